@@ -1,0 +1,1 @@
+"""One file a family: its Config, its published sizes, its builder and its name tables."""

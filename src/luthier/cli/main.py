@@ -1,0 +1,81 @@
+"""`luthier VERB ...`: finds the verb, runs it, and turns errors into one line and an exit code.
+
+Nothing here imports torch, tyro or rich: `luthier --help` answers at once. Each verb is a module of this folder with
+`main(arguments: list[str]) -> int`, imported only when it is called.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from importlib import import_module
+
+from luthier import __version__
+from luthier.errors import LuthierError, UsageError
+
+# verb: (module, one line of help), in the order in which a newcomer meets them
+VERBS = {
+    "train": ("train", "train a language model on a text: luthier train book.txt --out runs/book"),
+    "generate": ("generate", 'let a model speak: luthier generate runs/book "Once upon a time"'),
+    "plan": ("plan", "what a training run will cost, in memory and time, before it starts"),
+    "tokenizer": ("tokenizer", "train a tokenizer, or show how one cuts a text: luthier tokenizer show MODEL TEXT"),
+    "data": ("data", "list the named corpora, or prepare a text as token shards: luthier data list"),
+}
+INTERRUPTED = 130  # the shell's code for Ctrl-C
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb. Returns the exit code: 0 done, 1 an error, 2 a wrong command line, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return run(arguments)
+    except LuthierError as error:
+        if debug:
+            raise
+        print(f"luthier: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("luthier: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as end:  # tyro exits by itself after --help (0) and after a wrong command line (2)
+        return end.code if isinstance(end.code, int) else 1
+    except Exception as error:
+        if debug:
+            raise
+        print(f"luthier: unexpected {type(error).__name__}: {error} (run again with --debug to see where)",
+              file=sys.stderr)
+        return 1
+
+
+def run(arguments: list[str]) -> int:
+    """Find the verb and call it."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"luthier {__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"the verbs are {', '.join(VERBS)}"
+        raise UsageError(f"no verb '{verb}': {hint}")
+    module = import_module(f"luthier.cli.{VERBS[verb][0]}")
+    code: int = module.main(rest)
+    return code
+
+
+def usage() -> str:
+    """The first screen: what there is, one line a verb."""
+    lines = ["usage: luthier VERB ...", ""]
+    lines += [f"  {verb:<10} {text}" for verb, (_, text) in VERBS.items()]
+    lines += ["", "luthier VERB --help says more; --debug shows the traceback of an error; --version."]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""From any text to batches of ids: named corpora, cleaning, token shards, resumable batches."""

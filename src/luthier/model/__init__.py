@@ -1,0 +1,1 @@
+"""The parts of a Transformer. They know nothing of any architecture."""
