@@ -50,8 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"luthier: unexpected {type(error).__name__}: {error} (run again with --debug to see where)",
-              file=sys.stderr)
+        print(
+            f"luthier: unexpected {type(error).__name__}: {error} (run again with --debug to see where)",
+            file=sys.stderr,
+        )
         return 1
 
 

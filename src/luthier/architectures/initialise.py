@@ -1,0 +1,40 @@
+"""First weights. Drawn from a generator of their own, so that a seed names a model."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from luthier.model.attention import Attention
+from luthier.model.dropout import Dropout
+from luthier.model.feed_forward import FeedForward, SwiGLU
+from luthier.model.moe import Experts, MoE
+from luthier.model.norm import RMSNorm
+from luthier.model.transformer import Transformer
+
+
+@torch.no_grad()
+def initialise_normal(model: Transformer, generator: torch.Generator, *, std: float, residual_scale: float) -> None:
+    """Matrices N(0, std), those that write into the residual stream times residual_scale; norms 1, biases 0."""
+    into_stream = {id(weight) for module in model.modules() for weight in residual_outputs(module)}
+    for module in model.modules():
+        if isinstance(module, (RMSNorm, nn.LayerNorm)):
+            module.weight.fill_(1.0)
+        if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
+            module.bias.zero_()
+        if isinstance(module, (MoE, Dropout)):
+            for buffer in module.buffers(recurse=False):
+                buffer.zero_()
+    for weight in model.parameters():  # a tied matrix comes once
+        if weight.ndim > 1:
+            scale = residual_scale if id(weight) in into_stream else 1.0
+            weight.normal_(0, std * scale, generator=generator)
+
+
+def residual_outputs(module: nn.Module) -> list[nn.Parameter]:
+    """The weights of a part that write into the residual stream."""
+    if isinstance(module, Attention):
+        return [module.output.weight]
+    if isinstance(module, (FeedForward, SwiGLU)):
+        return [module.down.weight]
+    return [module.down] if isinstance(module, Experts) else []

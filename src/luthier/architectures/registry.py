@@ -1,0 +1,79 @@
+"""All the architectures by name, and the way from a name to a model."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from luthier.architectures import gpt2, llama, llama4
+from luthier.errors import UsageError
+from luthier.model.moe import MoE
+from luthier.model.transformer import Transformer
+
+ARCHITECTURES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
+Config = gpt2.Config | llama.Config | llama4.Config
+
+
+def presets() -> dict[str, Config]:
+    """Every named size of every architecture."""
+    return {name: config for module in ARCHITECTURES.values() for name, config in module.SIZES.items()}
+
+
+def preset(name: str, **changes: Any) -> Config:
+    """A named size, with some fields changed. An unknown name is a UsageError that names the nearest."""
+    known = presets()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UsageError(f"no preset '{name}'. {hint}There are {', '.join(known)}")
+    return replace(known[name], **changes)
+
+
+def name_of(config: Config) -> str:
+    """The architecture that a config belongs to: "gpt2", "llama" or "llama4"."""
+    for name, module in ARCHITECTURES.items():
+        if type(config) is module.Config:
+            return name
+    raise UsageError(f"{type(config).__name__} is no architecture's config")
+
+
+def module_of(config: Config) -> ModuleType:
+    """The module with `build`, `initialise` and the name tables."""
+    return ARCHITECTURES[name_of(config)]
+
+
+def build_on_meta(config: Config) -> Transformer:
+    """The model with shapes and no memory: for counting, and for weights that are assigned later."""
+    with torch.device("meta"):
+        model: Transformer = module_of(config).build(config)
+    return model
+
+
+def build(
+    name_or_config: str | Config,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Transformer:
+    """A model with fresh weights: `build("gpt2-124m")`. The same seed gives the same weights on every device."""
+    config = preset(name_or_config) if isinstance(name_or_config, str) else name_or_config
+    model = build_on_meta(config).to(dtype)
+    if torch.device(device).type == "meta":
+        return model
+    model.to_empty(device="cpu")  # drawn on the CPU, whose generator gives the same numbers everywhere
+    model.tie()
+    module_of(config).initialise(model, config, torch.Generator().manual_seed(seed))
+    return model.to(device)
+
+
+def count_parameters(config: Config) -> tuple[int, int]:
+    """(all, active): how many parameters there are, and how many each token meets. Tied matrices count once."""
+    model = build_on_meta(config)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    idle = sum(moe.idle_parameters for moe in model.modules() if isinstance(moe, MoE))
+    return total, total - idle

@@ -1,0 +1,97 @@
+"""Multi-head attention with grouped queries (arXiv 1706.03762, 2305.13245).
+
+Shapes: B batch, T tokens, S tokens seen (cached and new), C dim, H query heads, K key heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from luthier.errors import UsageError
+from luthier.model.cache import LayerCache
+from luthier.model.dropout import Dropout
+from luthier.model.mask import MaskRule, build_mask, causal
+
+
+class Attention(nn.Module):
+    """Each token asks (query) all that it may see (key) and takes a mix of what they say (value).
+
+    n_kv_heads: heads of keys and values, each shared by H / K query heads; n_heads unless given.
+    qk_steps: modules applied in order to q and k before the scores (positions, norms; see position.py).
+    mask: the rule of what a query sees. scale: of the scores, 1 / sqrt(head_dim) unless given.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int,
+        n_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        *,
+        qk_steps: Sequence[nn.Module] = (),
+        mask: MaskRule = causal,
+        scale: float | None = None,
+        bias: bool = False,
+        out_bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads = n_heads, n_kv_heads or n_heads
+        if head_dim is None and dim % n_heads:
+            raise UsageError(f"dim {dim} does not divide into n_heads {n_heads}: take a multiple of {n_heads}")
+        if n_heads % self.n_kv_heads:
+            raise UsageError(f"n_heads {n_heads} does not divide into n_kv_heads {self.n_kv_heads}")
+        self.head_dim = head_dim or dim // n_heads
+        self.mask, self.scale = mask, scale or self.head_dim**-0.5
+        self.query = nn.Linear(dim, self.n_heads * self.head_dim, bias=bias)
+        self.key = nn.Linear(dim, self.n_kv_heads * self.head_dim, bias=bias)
+        self.value = nn.Linear(dim, self.n_kv_heads * self.head_dim, bias=bias)
+        self.output = nn.Linear(self.n_heads * self.head_dim, dim, bias=out_bias)
+        self.qk_steps = nn.ModuleList(qk_steps)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, cache: LayerCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C).
+
+        positions (B or 1, T). mask (B or 1, 1, T, S) bool: what the Transformer built once for all layers of this
+        rule; None: plain causal attention within x, or a single new token that sees the whole cache.
+        """
+        B, T, _ = x.shape
+        q = self.query(x).view(B, T, self.n_heads, self.head_dim).transpose(1, 2)  # (B, H, T, D)
+        k = self.key(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, D)
+        v = self.value(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)
+        for step in self.qk_steps:
+            q, k = step(q, k, positions)
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, K, S, D)
+        elif mask is None:
+            mask = build_mask(self.mask, positions, T, None)
+        if self.training and self.dropout.p > 0:
+            mixed = self.attend_with_dropout(q, k, v, mask)
+        else:
+            grouped = self.n_heads != self.n_kv_heads
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, mask, is_causal=mask is None and T > 1, scale=self.scale, enable_gqa=grouped
+            )
+        joined = mixed.transpose(1, 2).reshape(B, T, self.n_heads * self.head_dim)
+        out: Tensor = self.output(joined)
+        return out
+
+    def attend_with_dropout(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """softmax(q k^T) v written out, to drop attention weights by our own mask. (B, H, T, D)."""
+        k = k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+        v = v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+        T, S = q.shape[2], k.shape[2]
+        if mask is None:
+            places = torch.arange(S, device=q.device)
+            mask = places <= places[-T:, None]
+        scores = (q * self.scale) @ k.transpose(2, 3)  # (B, H, T, S)
+        weights = scores.float().masked_fill(~mask, float("-inf")).softmax(-1).type_as(v)
+        mixed: Tensor = self.dropout(weights) @ v
+        return mixed

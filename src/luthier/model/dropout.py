@@ -1,0 +1,50 @@
+"""Dropout whose mask is a function of a seed and of the place, not of a generator's past.
+
+A mask is hash(place, seed) >= threshold. So nothing is drawn from the global generator, a run that resumes needs only
+the seeds, recomputed activations meet the same mask, and a compiler fuses the hash into the operation before it:
+drawing masks costs a third of a training step on CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Dropout(nn.Module):
+    """In training, zero each element with probability p and divide the others by 1 - p (arXiv 1207.0580)."""
+
+    seed: Tensor
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        # a tensor, not an int: a compiled block must not be compiled again for each seed
+        self.register_buffer("seed", torch.zeros((), dtype=torch.int32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        threshold = int(self.p * 2**32) - 2**31
+        places = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
+        keep = scramble(places ^ self.seed) >= threshold
+        return torch.where(keep, x * (1 / (1 - self.p)), torch.zeros((), dtype=x.dtype, device=x.device))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def scramble(x: Tensor) -> Tensor:
+    """A bijection on int32 whose bits look random: multiply and xor-shift, as hash finalisers do."""
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D  # the shift keeps the sign, so the upper bits are masked off
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * -0x7B935975
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def reseed(model: nn.Module, generator: torch.Generator) -> None:
+    """Give each Dropout of a model a new seed: once a forward in training."""
+    layers = [module for module in model.modules() if isinstance(module, Dropout)]
+    if layers:
+        seeds = torch.randint(-(2**31), 2**31, (len(layers),), dtype=torch.int64, generator=generator)
+        for layer, seed in zip(layers, seeds.to(torch.int32), strict=True):
+            layer.seed.copy_(seed)

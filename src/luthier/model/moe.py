@@ -1,0 +1,115 @@
+"""Mixture of experts as in Llama 4: a router picks few experts for each token, and one shared expert serves all.
+
+Only the chosen tokens reach an expert: they are sorted by expert, and each expert multiplies its own slice.
+
+Shapes: N tokens (B * T), k experts a token, E experts, C dim, F hidden_dim of an expert.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from luthier.errors import UsageError
+from luthier.model.feed_forward import SwiGLU
+
+
+class Experts(nn.Module):
+    """E SwiGLU feed-forwards in two stacked weights."""
+
+    def __init__(self, n_experts: int, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.empty(n_experts, dim, 2 * hidden_dim))  # (E, C, 2F), gate first
+        self.down = nn.Parameter(torch.empty(n_experts, hidden_dim, dim))  # (E, F, C)
+
+    def forward(self, x: Tensor, counts: list[int]) -> Tensor:
+        """(N, C) sorted by expert, and how many rows each expert has, -> (N, C)."""
+        outputs = []
+        # unbind, not self.gate_up[e]: the gradient of each index would be a whole (E, C, 2F) of zeros
+        for rows, gate_up, down in zip(x.split(counts), self.gate_up.unbind(), self.down.unbind(), strict=True):
+            gate, up = (rows @ gate_up).chunk(2, dim=-1)
+            outputs.append((F.silu(gate) * up) @ down)
+        return torch.cat(outputs)
+
+
+class MoE(nn.Module):
+    """Router, experts and shared expert.
+
+    The score of a chosen expert, sigmoid(router(x)), multiplies the expert's input, as in Meta's Llama 4. No token is
+    dropped. `balance` (E,) is added to the scores only to choose, only in training: see training/balance.py, which
+    also reads `load` (E,), the number of tokens that each expert got since it was last set to 0.
+    """
+
+    balance: Tensor
+    load: Tensor
+
+    def __init__(self, dim: int, hidden_dim: int, n_experts: int, experts_per_token: int) -> None:
+        super().__init__()
+        if not 1 <= experts_per_token <= n_experts:
+            raise UsageError(f"experts_per_token {experts_per_token} must lie between 1 and n_experts {n_experts}")
+        self.n_experts, self.experts_per_token = n_experts, experts_per_token
+        self.router = nn.Linear(dim, n_experts, bias=False)
+        self.experts = Experts(n_experts, dim, hidden_dim)
+        self.shared = SwiGLU(dim, hidden_dim)
+        self.auxiliary_weight = 0.0
+        self.register_buffer("balance", torch.zeros(n_experts), persistent=False)
+        self.register_buffer("load", torch.zeros(n_experts), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        tokens = x.flatten(0, -2)  # (N, C)
+        logits = self.router(tokens).float()  # (N, E)
+        chosen = self.choose(logits)  # (N, k)
+        scores = logits.gather(1, chosen).sigmoid()  # (N, k)
+        order, counts = sort_by_expert(chosen, self.n_experts)  # (N * k,), (E,)
+        if self.training:
+            self.load += counts
+            if self.auxiliary_weight:
+                loss = self.auxiliary_weight * load_balancing_loss(logits, counts, self.experts_per_token)
+                scores = WithLoss.apply(scores, loss)
+        rows = order // self.experts_per_token  # the token of each sorted slot
+        inputs = tokens[rows] * scores.flatten()[order, None].type_as(tokens)  # (N * k, C)
+        outputs = self.experts(inputs, counts.tolist())
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        mixed = outputs[back].view(*chosen.shape, -1).sum(1)  # (N, C)
+        out: Tensor = self.shared(x) + mixed.view_as(x)
+        return out
+
+    @property
+    def idle_parameters(self) -> int:
+        """Parameters of the experts that a token is not sent to."""
+        one_expert = sum(weight[0].numel() for weight in self.experts.parameters())
+        return one_expert * (self.n_experts - self.experts_per_token)
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """The k experts of each token, (N, E) -> (N, k)."""
+        with torch.no_grad():
+            # sigmoid first: the balance is measured in scores, which lie between 0 and 1
+            ranking = logits.sigmoid() + self.balance if self.training else logits
+            return ranking.topk(self.experts_per_token, dim=-1).indices
+
+
+def sort_by_expert(chosen: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
+    """(N, k) expert ids -> the order that groups the N * k slots by expert, and the slots of each expert, (E,)."""
+    flat = chosen.flatten()
+    return flat.argsort(stable=True), torch.bincount(flat, minlength=n_experts)
+
+
+def load_balancing_loss(logits: Tensor, counts: Tensor, experts_per_token: int) -> Tensor:
+    """E * sum over experts of (share of tokens) * (mean probability), 1 when balanced (arXiv 2101.03961)."""
+    n_tokens, n_experts = logits.shape
+    share = counts / (n_tokens * experts_per_token)
+    return n_experts * (share * logits.softmax(-1).mean(0)).sum()
+
+
+class WithLoss(torch.autograd.Function):
+    """Passes x on, and adds `loss` to whatever is minimised: its gradient is 1 in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, loss: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return gradient, gradient.new_ones(())

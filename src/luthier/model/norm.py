@@ -1,0 +1,24 @@
+"""Normalisation over the last dimension. (GPT-2 uses `torch.nn.LayerNorm` as it is.)"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Scale each vector to a root mean square of 1, then by a learned weight (arXiv 1910.07467). (..., C) -> (..., C)."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unit_rms(x, self.eps) * self.weight
+
+
+def unit_rms(x: Tensor, eps: float) -> Tensor:
+    """x over its root mean square in the last dimension. The mean is taken in float32: bfloat16 squares lose digits."""
+    x32 = x.float()
+    return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).type_as(x)

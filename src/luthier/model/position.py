@@ -1,0 +1,95 @@
+"""Steps on queries and keys before the scores: rotary positions, and Llama 4's two.
+
+Each step is called as `q, k = step(q, k, positions)`, in the order that the architecture lists them.
+
+Shapes: B batch (or 1), T tokens, H query heads, K key heads, D head_dim.
+    q (B, H, T, D)   k (B, K, T, D)   positions (B, T), counted from 0 in each row
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from luthier.model.norm import unit_rms
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's stretch of the slow rotations, for a context longer than the one trained on.
+
+    Wavelengths under original / high_freq_factor stay, those over original / low_freq_factor are divided by `factor`,
+    and those between are mixed. Llama 4 Scout has low = high = 1: then nothing lies between.
+    """
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context_length: int = 8192  # tokens
+
+
+class Rope(nn.Module):
+    """Rotary position embedding (arXiv 2104.09864): pair (i, i + D/2) turns by position * theta^(-2i/D) radians.
+
+    The pairs lie in halves, as in Hugging Face's Llama. Weights from formats whose pairs are interleaved have the rows
+    of q and k permuted when they are read; scores do not change when q and k are permuted alike.
+    """
+
+    def __init__(self, head_dim: int, theta: float = 10_000.0, scaling: RopeScaling | None = None) -> None:
+        super().__init__()
+        self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
+
+    def frequencies(self, device: torch.device | None = None) -> Tensor:
+        """Radians per token of each pair, (D/2,). Made anew at each call: a buffer would be empty after `meta`."""
+        exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
+        frequencies = 1.0 / self.theta**exponents
+        return frequencies if self.scaling is None else scale_frequencies(frequencies, self.scaling)
+
+    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        angles = positions[:, None, :, None].float() * self.frequencies(positions.device)  # (B, 1, T, D/2)
+        cos, sin = angles.cos(), angles.sin()
+        return rotate(q, cos, sin), rotate(k, cos, sin)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + D/2]) by its angle, in float32."""
+    first, second = x.float().chunk(2, dim=-1)  # (B, H, T, D/2) each
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).type_as(x)
+
+
+def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Apply Llama 3.1's scaling to (D/2,) frequencies."""
+    turns = scaling.original_context_length * frequencies / (2 * math.pi)  # over the original context
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    # share of the frequency that is kept as it is: 0 for slow pairs, 1 for fast ones. low == high must not divide by 0
+    kept = ((turns - low) / (high - low)).clamp(0, 1) if high > low else (turns >= low).float()
+    return frequencies * (kept + (1 - kept) / scaling.factor)
+
+
+class UnitQK(nn.Module):
+    """Llama 4's norm of queries and keys on layers with rotary positions: unit RMS over D, with no weights."""
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return unit_rms(q, self.eps), unit_rms(k, self.eps)
+
+
+class QueryTemperature(nn.Module):
+    """Llama 4's growing queries on layers without positions (arXiv 2501.19399).
+
+    q *= 1 + scale * log(floor((position + 1) / floor_scale) + 1): sharper attention over longer contexts.
+    """
+
+    def __init__(self, floor_scale: float = 8192.0, scale: float = 0.1) -> None:
+        super().__init__()
+        self.floor_scale, self.scale = floor_scale, scale
+
+    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        temperature = 1 + self.scale * torch.log(torch.floor((positions.float() + 1) / self.floor_scale) + 1)
+        return (q.float() * temperature[:, None, :, None]).type_as(q), k
