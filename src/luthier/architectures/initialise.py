@@ -31,7 +31,7 @@ def initialise_normal(model: Transformer, generator: torch.Generator, *, std: fl
             weight.normal_(0, std * scale, generator=generator)
 
 
-def residual_outputs(module: nn.Module) -> list[nn.Parameter]:
+def residual_outputs(module: nn.Module) -> list[torch.Tensor]:
     """The weights of a part that write into the residual stream."""
     if isinstance(module, Attention):
         return [module.output.weight]

@@ -105,5 +105,5 @@ def build_block(config: Config) -> Block:
 
 
 def initialise(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Meta's papers do not say; this is what its peers train with.)"""
+    """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Meta's papers do not say; its peers train so.)"""
     initialise_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)

@@ -81,7 +81,7 @@ class Config:
         return (layer + 1) % self.global_every == 0 if self.global_layers is None else layer in self.global_layers
 
 
-def small(vocab_size: int, *, context_length: int, dim: int, **fields: int) -> Config:
+def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
     """A Llama 4 for a CPU: experts as wide as the model, chunks of half the context."""
     return Config(
         vocab_size,
@@ -89,11 +89,13 @@ def small(vocab_size: int, *, context_length: int, dim: int, **fields: int) -> C
         dim,
         hidden_dim=dim,
         dense_hidden_dim=8 * dim // 3,
+        n_layers=n_layers,
+        n_heads=n_heads,
         n_kv_heads=2,
         head_dim=None,
+        n_experts=n_experts,
         attention_chunk=context_length // 2,
         tie_embeddings=True,
-        **fields,
     )
 
 

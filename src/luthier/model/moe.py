@@ -27,7 +27,7 @@ class Experts(nn.Module):
         """(N, C) sorted by expert, and how many rows each expert has, -> (N, C)."""
         outputs = []
         # unbind, not self.gate_up[e]: the gradient of each index would be a whole (E, C, 2F) of zeros
-        for rows, gate_up, down in zip(x.split(counts), self.gate_up.unbind(), self.down.unbind(), strict=True):
+        for rows, gate_up, down in zip(torch.split(x, counts), self.gate_up.unbind(), self.down.unbind(), strict=True):
             gate, up = (rows @ gate_up).chunk(2, dim=-1)
             outputs.append((F.silu(gate) * up) @ down)
         return torch.cat(outputs)
@@ -67,7 +67,7 @@ class MoE(nn.Module):
             self.load += counts
             if self.auxiliary_weight:
                 loss = self.auxiliary_weight * load_balancing_loss(logits, counts, self.experts_per_token)
-                scores = WithLoss.apply(scores, loss)
+                scores = WithLoss.apply(scores, loss)  # type: ignore[no-untyped-call]
         rows = order // self.experts_per_token  # the token of each sorted slot
         inputs = tokens[rows] * scores.flatten()[order, None].type_as(tokens)  # (N * k, C)
         outputs = self.experts(inputs, counts.tolist())
@@ -111,5 +111,5 @@ class WithLoss(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:
         return gradient, gradient.new_ones(())

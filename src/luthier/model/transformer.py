@@ -98,15 +98,20 @@ class Transformer(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         x = self.dropout(x)
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self.layers):
             x = block(x, positions, cache.layers[layer] if cache is not None else None, masks[block.attention.mask])
         out: Tensor = self.norm(x)
         return out
 
     @property
+    def layers(self) -> list[Block]:
+        """The blocks, typed."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    @property
     def mask_rules(self) -> set[MaskRule]:
         """The rules that the blocks use."""
-        return {block.attention.mask for block in self.blocks}
+        return {block.attention.mask for block in self.layers}
 
     def positions(self, n_keys: int, valid: Tensor | None, device: torch.device) -> Tensor:
         """Positions of all tokens so far, (B or 1, S). Padding has position 0 and is masked."""
