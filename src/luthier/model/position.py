@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from luthier.errors import UsageError
 from luthier.model.norm import unit_rms
 
 
@@ -40,6 +41,8 @@ class Rope(nn.Module):
 
     def __init__(self, head_dim: int, theta: float = 10_000.0, scaling: RopeScaling | None = None) -> None:
         super().__init__()
+        if head_dim % 2:
+            raise UsageError(f"head_dim {head_dim} is odd, and rotary positions turn pairs: take an even one")
         self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
 
     def frequencies(self, device: torch.device | None = None) -> Tensor:
