@@ -10,17 +10,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from luthier.errors import UsageError
+
 
 class Dropout(nn.Module):
-    """In training, zero each element with probability p and divide the others by 1 - p (arXiv 1207.0580)."""
+    """In training, zero each element with probability p and divide the others by 1 - p (arXiv 1207.0580).
+
+    The mask stays the same until `reseed` gives another seed.
+    """
 
     seed: Tensor
 
     def __init__(self, p: float) -> None:
         super().__init__()
+        if not 0 <= p < 1:
+            raise UsageError(f"dropout {p} must be at least 0 and less than 1")
         self.p = p
-        # a tensor, not an int: a compiled block must not be compiled again for each seed
-        self.register_buffer("seed", torch.zeros((), dtype=torch.int32), persistent=False)
+        # a tensor, not an int: a compiled block must not be compiled again for each seed. On the CPU even within
+        # `torch.device("meta")`: it is in no file of weights, so no assignment would make it real
+        self.register_buffer("seed", torch.zeros((), dtype=torch.int32, device="cpu"), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
@@ -28,7 +36,7 @@ class Dropout(nn.Module):
         threshold = int(self.p * 2**32) - 2**31
         places = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
         keep = scramble(places ^ self.seed) >= threshold
-        return torch.where(keep, x * (1 / (1 - self.p)), torch.zeros((), dtype=x.dtype, device=x.device))
+        return torch.where(keep, x * (1 / (1 - self.p)), 0.0)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
