@@ -23,11 +23,14 @@ class Experts(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(n_experts, dim, 2 * hidden_dim))  # (E, C, 2F), gate first
         self.down = nn.Parameter(torch.empty(n_experts, hidden_dim, dim))  # (E, F, C)
 
-    def forward(self, x: Tensor, counts: list[int]) -> Tensor:
-        """(N, C) sorted by expert, and how many rows each expert has, -> (N, C)."""
+    # sizes that change with the data would be compiled again and again: a compiled block leaves its graph here
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
+        """(N, C) sorted by expert, and how many rows each expert has, (E,), -> (N, C)."""
         outputs = []
         # unbind, not self.gate_up[e]: the gradient of each index would be a whole (E, C, 2F) of zeros
-        for rows, gate_up, down in zip(torch.split(x, counts), self.gate_up.unbind(), self.down.unbind(), strict=True):
+        slices = torch.split(x, counts.tolist())
+        for rows, gate_up, down in zip(slices, self.gate_up.unbind(), self.down.unbind(), strict=True):
             gate, up = (rows @ gate_up).chunk(2, dim=-1)
             outputs.append((F.silu(gate) * up) @ down)
         return torch.cat(outputs)
@@ -53,8 +56,10 @@ class MoE(nn.Module):
         self.experts = Experts(n_experts, dim, hidden_dim)
         self.shared = SwiGLU(dim, hidden_dim)
         self.auxiliary_weight = 0.0
-        self.register_buffer("balance", torch.zeros(n_experts), persistent=False)
-        self.register_buffer("load", torch.zeros(n_experts), persistent=False)
+        # on the CPU even within `torch.device("meta")`: they are in no file of weights. `load` counts in integers:
+        # bfloat16, to which a model may be cast, stops counting at 256
+        self.register_buffer("balance", torch.zeros(n_experts, device="cpu"), persistent=False)
+        self.register_buffer("load", torch.zeros(n_experts, dtype=torch.int64, device="cpu"), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -70,7 +75,7 @@ class MoE(nn.Module):
                 scores = WithLoss.apply(scores, loss)  # type: ignore[no-untyped-call]
         rows = order // self.experts_per_token  # the token of each sorted slot
         inputs = tokens[rows] * scores.flatten()[order, None].type_as(tokens)  # (N * k, C)
-        outputs = self.experts(inputs, counts.tolist())
+        outputs = self.experts(inputs, counts)
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         mixed = outputs[back].view(*chosen.shape, -1).sum(1)  # (N, C)
         out: Tensor = self.shared(x) + mixed.view_as(x)
@@ -93,7 +98,7 @@ class MoE(nn.Module):
 def sort_by_expert(chosen: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
     """(N, k) expert ids -> the order that groups the N * k slots by expert, and the slots of each expert, (E,)."""
     flat = chosen.flatten()
-    return flat.argsort(stable=True), torch.bincount(flat, minlength=n_experts)
+    return flat.argsort(stable=True), F.one_hot(flat, n_experts).sum(0)
 
 
 def load_balancing_loss(logits: Tensor, counts: Tensor, experts_per_token: int) -> Tensor:
