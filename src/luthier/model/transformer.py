@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, S tokens seen (cached and new), C dim, V vocab_size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,7 @@ class Transformer(nn.Module):
     @property
     def layers(self) -> list[Block]:
         """The blocks, typed."""
-        return [block for block in self.blocks if isinstance(block, Block)]
+        return cast("list[Block]", list(self.blocks))
 
     @property
     def mask_rules(self) -> set[MaskRule]:
@@ -117,7 +118,9 @@ class Transformer(nn.Module):
         """Positions of all tokens so far, (B or 1, S). Padding has position 0 and is masked."""
         if self.position_embedding is not None and n_keys > self.position_embedding.num_embeddings:
             table = self.position_embedding.num_embeddings
-            raise LuthierError(f"{n_keys} tokens are more than the {table} positions that this model learned")
+            raise LuthierError(f"{n_keys} tokens are more than the {table} positions of this model: give it fewer")
         if valid is None:
             return torch.arange(n_keys, device=device)[None]
+        if valid.shape[1] != n_keys:  # it could broadcast, and mask what it should not
+            raise LuthierError(f"valid is for {valid.shape[1]} tokens, and there are {n_keys} with those in the cache")
         return (valid.long().cumsum(1) - 1).clamp(min=0)
