@@ -1,20 +1,23 @@
-"""All the architectures by name, and the way from a name to a model."""
+"""All the architectures by name, and the ways to a model: from a name, from weights, from another's config."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from luthier.architectures import gpt2, llama, llama4
-from luthier.errors import UsageError
+from luthier.architectures import gpt2, gpt2_names, llama, llama4, llama4_names, llama_names
+from luthier.errors import LuthierError, UsageError
 from luthier.model.moe import MoE
 from luthier.model.transformer import Transformer
 
 ARCHITECTURES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
+NAMES: dict[str, ModuleType] = {"gpt2": gpt2_names, "llama": llama_names, "llama4": llama4_names}
 Config = gpt2.Config | llama.Config | llama4.Config
 
 
@@ -42,12 +45,39 @@ def name_of(config: Config) -> str:
 
 
 def module_of(config: Config) -> ModuleType:
-    """The module with `build`, `initialise` and the name tables."""
+    """The module with `build` and `initialise`."""
     return ARCHITECTURES[name_of(config)]
+
+
+def names_of(config: Config) -> ModuleType:
+    """The module with the names that weights and settings have in other formats."""
+    return NAMES[name_of(config)]
+
+
+def from_hugging_face(values: Mapping[str, Any]) -> Config:
+    """The Config of a Hugging Face config.json. Of what it says, nothing is executed: `auto_map` is not looked at."""
+    if values.get("quantization_config") is not None:
+        raise LuthierError("config.json: weights quantised for transformers cannot be read; take the original model")
+    classes = values.get("architectures")
+    asked = classes[0] if isinstance(classes, list) and classes else values.get("model_type")
+    known = {name: module for module in NAMES.values() for pair in module.HUGGING_FACE.items() for name in (*pair,)}
+    if not isinstance(asked, str) or asked not in known:
+        raise LuthierError(f"config.json: no architecture {asked!r:.60}; there are {', '.join(known)}")
+    config: Config = known[asked].from_hugging_face(values)
+    return config
+
+
+def check(config: Config) -> None:
+    """A size below 1 is a UsageError here; in a layer it would be a division by zero."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise UsageError(f"{field.name} {value} must be at least 1")
 
 
 def build_on_meta(config: Config) -> Transformer:
     """The model with shapes and no memory: for counting, and for weights that are assigned later."""
+    check(config)
     with torch.device("meta"):
         model: Transformer = module_of(config).build(config)
     return model
@@ -69,6 +99,24 @@ def build(
     model.tie()
     module_of(config).initialise(model, config, torch.Generator().manual_seed(seed))
     return model.to(device)
+
+
+def build_with(config: Config, weights: Mapping[str, Tensor]) -> Transformer:
+    """The model of these weights, which it takes as they are and does not copy. Tied ones may come once."""
+    model = build_on_meta(config)
+    if config.tie_embeddings:
+        weights = {**weights, "output.weight": weights["embedding.weight"]}
+    model.load_state_dict(weights, assign=True)
+    model.tie()
+    start_buffers(model, model.embedding.weight.device)
+    return model
+
+
+def start_buffers(model: nn.Module, device: torch.device) -> None:
+    """Give memory to what is no weight (the seeds of dropout, the loads of experts): all of it starts at 0."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.zeros_like(buffer, device=device))
 
 
 def count_parameters(config: Config) -> tuple[int, int]:
