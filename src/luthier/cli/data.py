@@ -1,0 +1,77 @@
+"""`luthier data list` and `luthier data prepare`: the named corpora, and text made into token shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from luthier.data.sources import CORPORA, DEFAULT, Texts
+from luthier.data.splits import Fractions
+from luthier.data.text import Invalid, Normalisation
+
+
+@dataclass(frozen=True)
+class List:
+    """Show the named corpora: what they are, their size and licence, and whether they are on this machine."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Encode text as token shards, ready to train on: luthier data prepare book.txt --tokenizer gpt2 --out tokens"""
+
+    tokenizer: str
+    """a model's folder, a tokenizer.json, a SentencePiece or tiktoken .model, or "gpt2\""""
+    out: Path
+    """the folder to write; it must not hold anything yet"""
+    data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA ...")] = (DEFAULT,)
+    """corpus names, files, folders or globs"""
+    field: str = "text"
+    """the field of .jsonl lines, or the column of .parquet files, that holds the text"""
+    normalisation: Normalisation = "NFC"
+    """Unicode normalisation form"""
+    invalid: Invalid = "error"
+    """bytes that are not UTF-8: stop with an error, or replace them by U+FFFD"""
+    fractions: Annotated[Fractions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Fractions)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb. Returns the exit code."""
+    verbs: dict[str, Callable[..., List | Prepare]] = {"list": List, "prepare": Prepare}
+    chosen = tyro.extras.subcommand_cli_from_dict(verbs, args=arguments, prog="luthier data")
+    return _list() if isinstance(chosen, List) else _prepare(chosen)
+
+
+def _list() -> int:
+    print(f"{'name':<18} {'download':>9}  {'here':<4}  {'language':<8}  licence")
+    for corpus in CORPORA.values():
+        here = "yes" if corpus.is_here else "no"
+        print(f"{corpus.name:<18} {_size(corpus.size):>9}  {here:<4}  {corpus.language:<8}  {corpus.licence}")
+        print(f"  {corpus.about}\n  {corpus.source}")
+        for file in corpus.files:
+            print(f"  sha256 {file.sha256}")
+    return 0
+
+
+def _size(size: int) -> str:
+    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size >= u), (1, ""))
+    return f"{size / unit:.1f} {name}" if size else "none"
+
+
+def _prepare(chosen: Prepare) -> int:
+    from luthier.data.prepare import prepare
+    from luthier.tokenizers.load import load
+
+    texts = Texts(chosen.data, chosen.field, chosen.normalisation, chosen.invalid)
+    settings = {"data": list(chosen.data), "normalisation": chosen.normalisation}
+    index = prepare(texts, load(chosen.tokenizer), chosen.out, fractions=chosen.fractions, settings=settings)
+    for split, entry in index.splits.items():
+        counts = [f"{entry[count]:>14,} {count}" for count in ("tokens", "bytes", "documents")]
+        print(f"{split:<10}", *counts)
+    print(f"wrote {chosen.out} ({index.dtype}, split by {index.settings['split_by']})", file=sys.stderr)
+    return 0

@@ -1,0 +1,325 @@
+"""Batches of ids to train on. Their order is their own state: saved, restored, and never the global generator's.
+
+Shapes: B rows of this rank, T = context_length tokens. Every batch of a source has the same shape, so that a compiled
+model is compiled once: rows that are missing at the end of an epoch are filled up with targets that carry no loss.
+
+Every draw comes from a generator made anew from (seed, number of the draw), so a state is a few numbers, and resuming
+is exact at any batch. With `world` ranks, `batch_size` counts the rows of all ranks together, and each rank gets its
+own share of the same batch: one process or eight see the same data in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from luthier.data.shards import TokenShards
+from luthier.errors import LuthierError, UsageError
+
+NO_LOSS = -100  # cross entropy's ignore_index
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model learns from in one go."""
+
+    inputs: Tensor  # (B, T) int64
+    targets: Tensor  # (B, T) int64: the id after each input, NO_LOSS where there is none
+    valid: Tensor | None = None  # (B, T) bool, False = padding; None = there is no padding to look away from
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        valid = None if self.valid is None else self.valid.to(device, non_blocking=True)
+        return Batch(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), valid)
+
+
+class BatchSource(Protocol):
+    """Where training takes its batches from, without end."""
+
+    @property
+    def epoch(self) -> float:
+        """How often the text has been seen."""
+        ...
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches that see the text once."""
+        ...
+
+    def next_batch(self) -> Batch:
+        """The next batch of this rank."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on with the very next batch; fit for JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where a source over the same text with the same settings stood."""
+        ...
+
+
+class _Source:
+    """What all sources share: settings, the share of a rank, and a state that is the number of batches given."""
+
+    def __init__(
+        self, tokens: TokenShards, context_length: int, batch_size: int, seed: int, rank: int, world: int
+    ) -> None:
+        if context_length < 1 or batch_size < 1:
+            raise UsageError(f"context_length {context_length} and batch_size {batch_size} must be at least 1")
+        if batch_size % world:
+            raise UsageError(f"batch_size {batch_size} cannot be shared evenly by {world} processes: take a multiple")
+        self.tokens, self.context_length, self.batch_size, self.seed = tokens, context_length, batch_size, seed
+        self._share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+        self._given = 0  # batches
+
+    @property
+    def batches_per_epoch(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def epoch(self) -> float:
+        return self._given / self.batches_per_epoch
+
+    def state(self) -> dict[str, Any]:
+        return {"batches": self._given, **self._settings()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name, value in self._settings().items():
+            if state.get(name) != value:
+                raise LuthierError(
+                    f"cannot go on with these batches: {name} was {state.get(name)!r} and is {value!r} now; "
+                    "resume with the settings and the text of the run"
+                )
+        self._given = int(state["batches"])
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "source": type(self).__name__,
+            "tokens": len(self.tokens),
+            "context_length": self.context_length,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+
+    def _mine(self, rows: NDArray[Any]) -> NDArray[Any]:
+        return rows[self._share]
+
+
+class RandomWindows(_Source):
+    """Windows that start anywhere, drawn with replacement, as nanoGPT does. An epoch is as many tokens as there are.
+
+    Raises UsageError when the text is shorter than one window.
+    """
+
+    def __init__(
+        self, tokens: TokenShards, context_length: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        super().__init__(tokens, context_length, batch_size, seed, rank, world)
+        _enough(tokens, context_length)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return max(1, len(self.tokens) // (self.batch_size * self.context_length))
+
+    def next_batch(self) -> Batch:
+        generator = np.random.default_rng([self.seed, self._given])
+        starts = generator.integers(len(self.tokens) - self.context_length, size=self.batch_size)
+        self._given += 1
+        return _windows(self.tokens, self._mine(starts), self.context_length)
+
+
+class SlidingWindows(_Source):
+    """Windows every `stride` tokens, each once an epoch: the way of the GPT-2 course and of the book it follows.
+
+    With `shuffle` each epoch has an order of its own. `drop_last` leaves out the last batch when it is not full;
+    without it, that batch is filled up with rows without loss. A tail shorter than a window is left out, as in the
+    course.
+
+    Raises UsageError when the text is shorter than one window, or gives no full batch and `drop_last` is set.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenShards,
+        context_length: int,
+        batch_size: int,
+        *,
+        stride: int | None = None,
+        seed: int,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        super().__init__(tokens, context_length, batch_size, seed, rank, world)
+        self.stride = context_length if stride is None else stride
+        if self.stride < 1:
+            raise UsageError(f"stride {stride} must be at least 1")
+        _enough(tokens, context_length)
+        self._order = _Order(
+            len(range(0, len(tokens) - context_length, self.stride)), batch_size, seed, shuffle, drop_last
+        )
+        if not self._order.batches:
+            raise UsageError(
+                f"the {tokens.name} split gives {self._order.items:,} windows of {context_length:,} tokens at stride "
+                f"{self.stride:,}, not one batch of {batch_size:,}: lower batch_size, stride or context_length, "
+                "or do not drop the last batch"
+            )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self._order.batches
+
+    def next_batch(self) -> Batch:
+        windows = self._order.batch(self._given)
+        self._given += 1
+        return _windows(self.tokens, self._mine(windows) * self.stride, self.context_length)
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "stride": self.stride, **self._order.settings()}
+
+
+class PaddedDocuments(_Source):
+    """One document a row, filled up on the right. A document longer than the context takes several rows.
+
+    The padding is `pad_id`, is False in `valid`, and carries no loss; the end-of-text id that ends a document does.
+
+    Raises UsageError when no document has two ids, or there is no full batch and `drop_last` is set.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenShards,
+        context_length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        pad_id: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        super().__init__(tokens, context_length, batch_size, seed, rank, world)
+        self.pad_id = pad_id
+        self._starts, self._lengths = _document_rows(tokens, context_length)
+        if not len(self._starts):
+            raise UsageError(f"the {tokens.name} split has no document of two tokens: there is nothing to predict")
+        self._order = _Order(len(self._starts), batch_size, seed, shuffle, drop_last)
+        if not self._order.batches:
+            raise UsageError(
+                f"the {tokens.name} split gives {self._order.items:,} rows, not one batch of {batch_size:,}: "
+                "lower batch_size, or do not drop the last batch"
+            )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self._order.batches
+
+    def next_batch(self) -> Batch:
+        rows = self._mine(self._order.batch(self._given))
+        self._given += 1
+        lengths = np.where(rows >= 0, self._lengths[rows], 0)
+        ids = np.full((len(rows), self.context_length + 1), self.pad_id, np.int64)
+        for row, start, length in zip(ids, self._starts[rows].tolist(), lengths.tolist(), strict=True):
+            row[: length + 1] = self.tokens[start : start + length + 1] if length else self.pad_id
+        valid = np.arange(self.context_length) < lengths[:, None]
+        targets = np.where(valid, ids[:, 1:], NO_LOSS)
+        valid[:, 0] = True  # a row of nothing but padding would leave its queries no key, and softmax would give NaN
+        return Batch(_tensor(np.where(valid, ids[:, :-1], self.pad_id)), _tensor(targets), _tensor(valid))
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), **self._order.settings()}
+
+
+class _Order:
+    """The order of `items` things over epochs, in batches; -1 fills up a batch that is not full."""
+
+    def __init__(self, items: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool) -> None:
+        self.items, self.batch_size, self.seed = items, batch_size, seed
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.batches = items // batch_size if drop_last else -(-items // batch_size)
+        self._epoch, self._items = -1, np.arange(items)
+
+    def batch(self, number: int) -> NDArray[np.int64]:
+        """(batch_size,) the things in a batch, counted from the first epoch's first."""
+        epoch, within = divmod(number, self.batches)
+        if self.shuffle and epoch != self._epoch:
+            self._epoch, self._items = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.items)
+        batch = self._items[within * self.batch_size : (within + 1) * self.batch_size]
+        return np.pad(batch, (0, self.batch_size - len(batch)), constant_values=-1)
+
+    def settings(self) -> dict[str, Any]:
+        return {"items": self.items, "shuffle": self.shuffle, "drop_last": self.drop_last}
+
+
+def evaluation_batches(
+    tokens: TokenShards,
+    context_length: int,
+    batch_size: int,
+    n_batches: int | None = None,
+    *,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """The same batches every time: windows side by side, as many as `n_batches` hold, spread evenly over the split.
+
+    With n_batches None (or large enough) every token but the first is predicted exactly once; the last window is
+    filled up with targets without loss. A split shorter than a window is one such window.
+
+    Raises UsageError when the split has fewer than two tokens.
+    """
+    if len(tokens) < 2:
+        raise UsageError(f"the {tokens.name} split has {len(tokens)} tokens: there is nothing to predict")
+    windows = -(-(len(tokens) - 1) // context_length)
+    taken = windows if n_batches is None else min(windows, n_batches * batch_size)
+    order = _Order(taken, batch_size, seed=0, shuffle=False, drop_last=False)
+    share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+    for number in range(order.batches):
+        numbers = order.batch(number)[share]
+        starts = np.where(numbers >= 0, numbers * windows // taken * context_length, -1)
+        yield _windows(tokens, starts, context_length)
+
+
+def _windows(tokens: TokenShards, starts: NDArray[np.int64], context_length: int) -> Batch:
+    """Windows from each start on; a start below 0 gives a row without loss, an end past the text likewise."""
+    lengths = np.where(starts >= 0, np.minimum(len(tokens) - 1 - starts, context_length), 0)
+    if lengths.min() == context_length:
+        ids = tokens.rows(starts, context_length + 1)
+        return Batch(_tensor(ids[:, :-1]), _tensor(ids[:, 1:]))
+    ids = np.zeros((len(starts), context_length + 1), np.int64)
+    for row, start, length in zip(ids, starts.tolist(), lengths.tolist(), strict=True):
+        if length:
+            row[: length + 1] = tokens[start : start + length + 1]
+    with_loss = np.arange(context_length) < lengths[:, None]
+    return Batch(_tensor(ids[:, :-1]), _tensor(np.where(with_loss, ids[:, 1:], NO_LOSS)))
+
+
+def _document_rows(tokens: TokenShards, context_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each row starts and how many ids it predicts: the documents, cut every context_length predictions."""
+    starts = np.asarray(tokens.documents)
+    predictions = np.diff(starts, append=len(tokens)) - 1
+    rows = -(-predictions // context_length)
+    first_row = np.repeat(np.cumsum(rows) - rows, rows)
+    offsets = (np.arange(rows.sum()) - first_row) * context_length
+    return np.repeat(starts, rows) + offsets, np.minimum(np.repeat(predictions, rows) - offsets, context_length)
+
+
+def _enough(tokens: TokenShards, context_length: int) -> None:
+    if len(tokens) <= context_length:
+        raise UsageError(
+            f"the {tokens.name} split has {len(tokens):,} tokens and one window needs {context_length + 1:,} "
+            f"(context_length and the token after): lower context_length to {max(len(tokens) - 1, 1):,} or less, "
+            "or give more text"
+        )
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))

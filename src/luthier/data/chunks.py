@@ -1,0 +1,98 @@
+"""Cutting a long document into chunks that can be encoded side by side, without changing a single id.
+
+A tokenizer reads a text as a whole, so it cannot be cut anywhere: "new|line" gives other ids than "newline", and some
+tokenizers put a space before the text they are given. Here a cut is tried only at the end of a line, between words or
+after a Chinese full stop, and it is kept only when encoding both sides apart gives the same ids as encoding across it.
+A document with no such place is encoded whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from luthier.errors import LuthierError
+
+CHUNK = 1 << 18  # characters: enough of them in a batch to feed every core, each large enough to be worth a call
+WINDOW = 500  # characters on each side of a cut that are encoded to check it
+TRIES = 8  # places tried before the chunk is let grow
+
+PLACES = (
+    re.compile(r"(?<=\S\n)(?=\w)"),  # a line that follows a line directly: the tokenizers in use all part words there
+    re.compile(r"(?<=\w)(?= \w)"),  # before the space between two words
+    re.compile(r"(?<=。)(?=\w)"),
+)
+
+
+class Encoder(Protocol):
+    """What a tokenizer has to offer here."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text; special tokens written in it are plain text."""
+        ...
+
+
+class Chunk(NamedTuple):
+    """A run of a document's text that can be encoded by itself.
+
+    `before` is the character that stands before it in the document, "" at the start. It is encoded with the chunk and
+    its ids are dropped, so that a tokenizer never takes the chunk for the beginning of a text.
+    """
+
+    text: str
+    before: str
+
+
+class Cutter:
+    """Takes a document in pieces with `push`, gives it back in chunks; `finish` gives the last and starts anew."""
+
+    def __init__(self, tokenizer: Encoder, size: int = CHUNK) -> None:
+        self.tokenizer, self.size = tokenizer, size
+        self._held, self._before, self._wanted = "", "", 2 * size
+        self._heads: dict[str, list[int]] = {"": []}  # the ids of the characters that stand before chunks
+
+    def push(self, text: str) -> Iterator[Chunk]:
+        """Add text, and give the chunks that are complete."""
+        self._held += text
+        while len(self._held) >= self._wanted:
+            cut = self._cut()
+            if cut:
+                yield Chunk(self._held[:cut], self._before)
+                self._held, self._before, self._wanted = self._held[cut:], self._held[cut - 1], 2 * self.size
+            else:
+                self._wanted = 2 * len(self._held)  # doubling keeps the work of the tries in proportion to the text
+
+    def finish(self) -> Chunk:
+        """The rest of the document."""
+        last = Chunk(self._held, self._before)
+        self._held, self._before, self._wanted = "", "", 2 * self.size
+        return last
+
+    def encode(self, chunks: Sequence[Chunk]) -> list[list[int]]:
+        """The ids of each chunk: those of a document's chunks, one after another, are the document's."""
+        for before in {chunk.before for chunk in chunks} - self._heads.keys():
+            self._heads[before] = self.tokenizer.encode_batch([before])[0]
+        rows = self.tokenizer.encode_batch([chunk.before + chunk.text for chunk in chunks])
+        return [_without(self._heads[chunk.before], row) for chunk, row in zip(chunks, rows, strict=True)]
+
+    def _cut(self) -> int:
+        """Where the held text can be cut after the chunk's size, or 0."""
+        for place in PLACES:
+            for match in islice(place.finditer(self._held, self.size), TRIES):
+                if self._keeps_ids(match.start()):
+                    return match.start()
+        return 0
+
+    def _keeps_ids(self, cut: int) -> bool:
+        held = self._held
+        left, before, right = held[max(cut - WINDOW, 0) : cut], held[cut - 1], held[cut : cut + WINDOW]
+        across, alone, head, after = self.tokenizer.encode_batch([left + right, left, before, before + right])
+        return after[: len(head)] == head and across == alone + after[len(head) :]
+
+
+def _without(before: list[int], ids: list[int]) -> list[int]:
+    if ids[: len(before)] != before:
+        raise LuthierError("this tokenizer joins a line end to text far after it: give the text in smaller files")
+    return ids[len(before) :]

@@ -1,0 +1,100 @@
+"""Downloading one file of known size and sha256, so that a wrong or broken one never reaches its name.
+
+The bytes go to a hidden name beside the target, are counted and hashed on the way, and take the target's name in one
+step when all is right. Only https is spoken, through redirects too; plain http is for this machine's own addresses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import IO, BinaryIO
+from urllib.parse import urlsplit
+
+from luthier.data.progress import progress
+from luthier.errors import LuthierError
+
+BLOCK = 1 << 20  # bytes
+SECONDS = 30.0  # without a byte before we give up
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def download(url: str, target: Path, *, sha256: str, size: int) -> None:
+    """Fetch `url` (`size` bytes) into `target`.
+
+    Raises LuthierError, and leaves nothing behind, when the network fails, when the file has another size or digest,
+    or when `target` cannot be written.
+    """
+    _check(url)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            digest = _copy(url, file, target.name, size)
+            if digest != sha256:
+                raise LuthierError(f"{url}: wrong sha256: expected {sha256}, got {digest}; nothing was kept")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        code = f"{error.code} " if isinstance(error, urllib.error.HTTPError) else ""
+        raise LuthierError(f"cannot download {url}: {code}{reason}") from error
+    except OSError as error:
+        raise LuthierError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _copy(url: str, file: BinaryIO, name: str, size: int) -> str:
+    digest, done = hashlib.sha256(), 0
+    with _open(url) as answer, progress(f"downloading {name} ({size / 1e6:,.1f} MB)", size) as advance:
+        while block := answer.read(BLOCK):
+            done += len(block)
+            if done > size:
+                raise LuthierError(f"{url}: larger than the {size:,} bytes it should be; nothing was kept")
+            file.write(block)
+            digest.update(block)
+            advance(len(block))
+    if done < size:
+        raise LuthierError(f"{url}: ended after {done:,} of {size:,} bytes; nothing was kept, try again")
+    return digest.hexdigest()
+
+
+def _open(url: str) -> IO[bytes]:
+    handlers: list[urllib.request.BaseHandler] = [_Redirect()]
+    if urlsplit(url).hostname in LOOPBACK:
+        handlers.append(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(url, headers={"User-Agent": "luthier"})  # noqa: S310 (the scheme is checked)
+    answer: IO[bytes] = urllib.request.build_opener(*handlers).open(request, timeout=SECONDS)
+    return answer
+
+
+class _Redirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        _check(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
+        raise LuthierError(f"{url}: not an https address; nothing was downloaded")

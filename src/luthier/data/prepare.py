@@ -1,0 +1,172 @@
+"""From text to token shards: measured, split, cut, encoded on all cores, and written so that it is whole or not there.
+
+The text is read twice, once to count it and once to encode it, and never held in memory. Everything is written into a
+hidden folder beside the target, which takes the target's name when the last byte is on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from luthier.data.chunks import Chunk, Cutter, Encoder
+from luthier.data.progress import progress
+from luthier.data.shards import FORMAT, INDEX, SHARD_TOKENS, Index, ShardWriter, dtype_for, read_index
+from luthier.data.splits import Fractions, Size, Span, measure, resolve, spans
+from luthier.data.text import Piece
+from luthier.errors import LuthierError, UsageError
+
+BATCH = 1 << 22  # characters encoded at once: 16 chunks, some tens of megabytes of ids
+
+
+class Tokenizer(Encoder, Protocol):
+    """What preparing needs of `luthier.tokenizers.tokenizer.Tokenizer`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The highest id and 1."""
+        ...
+
+    @property
+    def eos_id(self) -> int | None:
+        """The end-of-text id."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells one tokenizer from another."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files."""
+        ...
+
+
+class Job(NamedTuple):
+    """A chunk to encode, and where its ids go."""
+
+    split: str
+    chunk: Chunk
+    starts: bool  # the split's part of a document starts here
+    whole: bool  # the document ends here
+
+
+def prepare(
+    documents: Iterable[str | Piece],
+    tokenizer: Tokenizer,
+    out: str | Path,
+    *,
+    fractions: Fractions | None = None,
+    settings: dict[str, Any] | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+) -> Index:
+    """Encode documents into the folder `out`, which must not hold anything yet.
+
+    `documents` is read twice, so it is a list, a `sources.Texts`, or anything else that starts anew each time; a string
+    is a whole document. When there are several documents and the tokenizer has an end-of-text id, that id ends each.
+    `settings` are kept in the index, beside how the text was split.
+
+    Raises LuthierError when there is no text, when a split would be empty, and when the folder cannot be written; then,
+    and when it is interrupted, nothing is left behind.
+    """
+    out, fractions = Path(out), fractions or Fractions()
+    if iter(documents) is documents:
+        raise UsageError("the documents are read twice: give a list or a Texts, not a generator")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LuthierError(f"{out}: there is something here already; delete it or name another folder")
+    with progress("reading", None):
+        size = measure(_pieces(documents))
+    if not size.characters:
+        raise LuthierError("there is no text in what was given")
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        with progress("encoding", size.characters) as advance:
+            record = _write(_pieces(documents), tokenizer, part, fractions, size, shard_tokens, advance)
+        tokenizer.save(part)
+        record["settings"] = {**(settings or {}), **asdict(fractions), "split_by": resolve(fractions, size)}
+        (part / INDEX).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        for path in part.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        part.replace(out)
+    except OSError as error:
+        raise LuthierError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return read_index(out)
+
+
+def _pieces(documents: Iterable[str | Piece]) -> Iterator[Piece]:
+    pieces = (item if isinstance(item, Piece) else Piece(item, True) for item in documents)
+    return (piece for piece in pieces if piece.text)
+
+
+def _write(
+    pieces: Iterable[Piece],
+    tokenizer: Tokenizer,
+    folder: Path,
+    fractions: Fractions,
+    size: Size,
+    shard_tokens: int,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """Encode and write all splits. Returns the index, but for its settings."""
+    vocab_size = tokenizer.vocab_size
+    dtype = dtype_for(vocab_size)
+    writers = {split: ShardWriter(folder, split, dtype, vocab_size, shard_tokens) for split in fractions.wanted}
+    end_of_text = tokenizer.eos_id if size.documents > 1 else None
+    cutter = Cutter(tokenizer)
+    for batch in _batches(_jobs(spans(pieces, fractions, size), cutter)):
+        for job, ids in zip(batch, cutter.encode([job.chunk for job in batch]), strict=True):
+            writer = writers[job.split]
+            if job.starts:
+                writer.start_document()
+            writer.write([*ids, end_of_text] if job.whole and end_of_text is not None else ids)
+            writer.bytes += len(job.chunk.text.encode())
+            advance(len(job.chunk.text))
+    entries = {split: writer.close() for split, writer in writers.items()}
+    for split, entry in entries.items():
+        if not entry["tokens"]:
+            raise LuthierError(
+                f"the {split} split is empty: {size.characters:,} characters are too few to be split so; "
+                f"set the fraction for {split} to another value, or give more text"
+            )
+    return {
+        "format": FORMAT,
+        "dtype": dtype,
+        "vocab_size": vocab_size,
+        "end_of_text": end_of_text,
+        "tokenizer": tokenizer.fingerprint,
+        "splits": entries,
+    }
+
+
+def _jobs(parts: Iterable[Span], cutter: Cutter) -> Iterator[Job]:
+    starts = True
+    for span in parts:
+        for chunk in cutter.push(span.text):
+            yield Job(span.split, chunk, starts, whole=False)
+            starts = False
+        if span.ends:
+            yield Job(span.split, cutter.finish(), starts, span.whole)
+            starts = True
+
+
+def _batches(jobs: Iterable[Job]) -> Iterator[Sequence[Job]]:
+    batch: list[Job] = []
+    characters = 0
+    for job in jobs:
+        batch.append(job)
+        characters += len(job.chunk.text)
+        if characters >= BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

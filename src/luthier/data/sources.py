@@ -1,0 +1,270 @@
+"""The texts that a command can be given: named corpora, each with its licence, source and sha256, or paths.
+
+`Texts` reads both. A corpus is downloaded once, checked, and kept in `$LUTHIER_HOME/corpora` (`~/.cache/luthier` when
+that is not set); `python-docs` comes from the running Python and needs no network.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from luthier.data import python_docs
+from luthier.data.download import digest_of, download
+from luthier.data.text import Invalid, Normalisation, Piece, clean, find_files, join, read_file, read_stream
+from luthier.errors import LuthierError, UsageError
+
+DEFAULT = "python-docs"
+TEXT_MEMBERS = ("", ".txt", ".md", ".tokens", ".raw")  # suffixes of the texts inside a zip
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a corpus on the network, at a fixed revision."""
+
+    url: str
+    size: int  # bytes
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A named text. `boundary` is where one document ends and the next begins, for files that hold many."""
+
+    name: str
+    about: str
+    language: str
+    licence: str
+    source: str  # the page to read about it
+    files: tuple[File, ...] = ()
+    boundary: re.Pattern[str] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes to download."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def folder(self) -> Path:
+        return home() / "corpora" / self.name
+
+    @property
+    def is_here(self) -> bool:
+        """No download is needed."""
+        return all(_size(self.folder / file.name) == file.size for file in self.files)
+
+    def fetch(self) -> list[Path]:
+        """The corpus's files on this machine, with their sha256 checked; those missing or damaged are downloaded."""
+        paths = []
+        for file in self.files:
+            path = self.folder / file.name
+            if _size(path) != file.size or digest_of(path) != file.sha256:
+                try:
+                    download(file.url, path, sha256=file.sha256, size=file.size)
+                except LuthierError as error:
+                    raise LuthierError(
+                        f"corpus '{self.name}': {error}. Without a network, name a text file of your own instead, "
+                        f"or put {file.name} at {path}"
+                    ) from error
+            paths.append(path)
+        return paths
+
+
+_HUB = "https://huggingface.co/datasets"
+
+CORPORA = {
+    corpus.name: corpus
+    for corpus in (
+        Corpus(
+            name=DEFAULT,
+            about="the documentation of the running Python: its language reference and docstrings",
+            language="English",
+            licence="PSF-2.0",
+            source="https://docs.python.org",
+        ),
+        Corpus(
+            name="the-verdict",
+            about="The Verdict, a short story by Edith Wharton (1908)",
+            language="English",
+            licence="public domain",
+            source="https://en.wikisource.org/wiki/The_Verdict",
+            files=(
+                File(
+                    "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/01_main-chapter-code/the-verdict.txt",
+                    20_479,
+                    "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f",
+                ),
+            ),
+        ),
+        Corpus(
+            name="tiny-shakespeare",
+            about="40,000 lines of Shakespeare's plays",
+            language="English",
+            licence="public domain",
+            source="https://github.com/karpathy/char-rnn",
+            files=(
+                File(
+                    "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
+                    1_115_394,
+                    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+                ),
+            ),
+        ),
+        Corpus(
+            name="wikitext-fr",
+            about="2,126 quality articles of the French Wikipedia",
+            language="French",
+            licence="CC-BY-SA-4.0",
+            source=f"{_HUB}/asi/wikitext_fr",
+            files=(
+                File(
+                    f"{_HUB}/asi/wikitext_fr/resolve/b26c0044a44a16059c821551364719b675e45ed7/wikitext_35/wiki.zip",
+                    53_276_961,
+                    "b0fcd75aacd07022bdc2e0abc1821c433eaba7169c9e851383eb45a75546a3d8",
+                ),
+            ),
+            boundary=re.compile(r"^(?= ?= [^=\n]+ = ?$)", re.MULTILINE),  # before an article's title: = Title =
+        ),
+        Corpus(
+            name="tinystories",
+            about="2.7 million short stories in simple words, written by GPT-4 (arXiv 2305.07759)",
+            language="English",
+            licence="CDLA-Sharing-1.0",
+            source=f"{_HUB}/roneneldan/TinyStories",
+            files=(
+                File(
+                    f"{_HUB}/roneneldan/TinyStories/resolve/f54c09fd23315a6f9c86f9dc80f725de7d8f9c64/TinyStoriesV2-GPT4-train.txt",
+                    2_227_753_162,
+                    "6418d412de72888f52b5142c761ac21a582f7d1166f0bfbdb5f03ccfdec90443",
+                ),
+            ),
+            boundary=re.compile(r"<\|endoftext\|>"),
+        ),
+        Corpus(
+            name="fineweb-edu",
+            about="educational web pages: the last file of the 10-billion-token sample (arXiv 2406.17557)",
+            language="English",
+            licence="ODC-By-1.0",
+            source=f"{_HUB}/HuggingFaceFW/fineweb-edu",
+            files=(
+                File(
+                    f"{_HUB}/HuggingFaceFW/fineweb-edu/resolve/87f09149ef4734204d70ed1d046ddc9ca3f2b8f9/sample/10BT/013_00000.parquet",
+                    540_632_672,
+                    "b393f51fefab26cd6f4c8f65707c1924f6666c4961a0ebebe04bb57f7ec832de",
+                ),
+            ),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The clean text of named corpora and paths; iterating gives its `Piece`s, each time from the start.
+
+    `data` holds corpus names, files, folders and globs, in the order in which they are read. A corpus's name wins over
+    a file of that name here: write ./NAME for the file. The other fields are those of `text.read_pieces`.
+
+    Raises LuthierError when a path is not there; a corpus is downloaded when it is first read.
+    """
+
+    data: tuple[str | Path, ...] = (DEFAULT,)
+    field: str = "text"
+    normalisation: Normalisation = "NFC"
+    invalid: Invalid = "error"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", tuple(self.data))
+        if not self.data:
+            raise UsageError(f"no text is named: give a file, a folder, a glob, or a corpus ({', '.join(CORPORA)})")
+        for item in self.data:
+            if str(item) not in CORPORA:
+                _find(item)
+
+    def __iter__(self) -> Iterator[Piece]:
+        for item, paths in self._files:
+            if item == DEFAULT:
+                yield from (Piece(clean(document, self.normalisation), True) for document in python_docs.documents())
+            for path in paths:
+                pieces = self._read(path)
+                boundary = CORPORA[item].boundary if item in CORPORA else None
+                yield from pieces if boundary is None else split_documents(pieces, boundary)
+
+    def documents(self) -> Iterator[str]:
+        """Whole documents, for texts that fit in memory one by one."""
+        return join(self)
+
+    @cached_property
+    def _files(self) -> list[tuple[str, list[Path]]]:
+        items = [str(item) for item in self.data]
+        return [(item, CORPORA[item].fetch() if item in CORPORA else find_files(item)) for item in items]
+
+    def _read(self, path: Path) -> Iterator[Piece]:
+        if path.suffix == ".zip":
+            return _read_zip(path, self.normalisation, self.invalid)
+        return read_file(path, field=self.field, normalisation=self.normalisation, invalid=self.invalid)
+
+
+def home() -> Path:
+    """Where Luthier keeps what it downloads."""
+    return Path(os.environ.get("LUTHIER_HOME") or "~/.cache/luthier").expanduser()
+
+
+def split_documents(pieces: Iterable[Piece], boundary: re.Pattern[str]) -> Iterator[Piece]:
+    """Whole documents out of files that hold many, without the blank lines around them.
+
+    A boundary lies within one line, and pieces end with a line, so each piece is searched alone and only once.
+    """
+    held: list[str] = []
+    for piece in pieces:
+        for i, part in enumerate(boundary.split(piece.text)):
+            if i and (document := "".join(held).strip()):
+                yield Piece(document + "\n", True)
+            held = [*held, part] if i == 0 else [part]
+        if piece.ends:
+            if document := "".join(held).strip():
+                yield Piece(document + "\n", True)
+            held = []
+
+
+def _read_zip(path: Path, normalisation: Normalisation, invalid: Invalid) -> Iterator[Piece]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(member.filename for member in archive.infolist() if not member.is_dir())
+            texts = [name for name in names if _is_text(PurePosixPath(name))]
+            if not texts:
+                raise LuthierError(f"{path}: no text inside, only {', '.join(names) or 'nothing'}")
+            for name in texts:
+                with archive.open(name) as file:
+                    member = cast(BinaryIO, file)
+                    yield from read_stream(member, f"{path}/{name}", normalisation=normalisation, invalid=invalid)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise LuthierError(f"{path}: not a sound zip file: {error}") from error
+
+
+def _is_text(name: PurePosixPath) -> bool:
+    return name.suffix in TEXT_MEMBERS and not any(part.startswith((".", "__MACOSX")) for part in name.parts)
+
+
+def _find(item: str | Path) -> None:
+    try:
+        find_files(item)
+    except LuthierError as error:
+        if "/" in str(item) or "." in str(item):
+            raise
+        raise LuthierError(f"{error}; nor is it a corpus: {', '.join(CORPORA)}") from None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1

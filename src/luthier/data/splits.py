@@ -1,0 +1,133 @@
+"""Train, validation and test: which part of a text goes where.
+
+By characters, the text is cut twice: its first part trains, then comes validation, then test (nanoGPT's and the GPT-2
+course's way: with validation 0.1, the last tenth). By documents, whole documents are drawn for each split, so that none
+is known in part. Either way the choice depends on nothing but the text and the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from luthier.data.text import Piece
+from luthier.errors import LuthierError, UsageError
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Fractions:
+    """How a text is parted."""
+
+    validation: float = 0.1
+    """the fraction kept for validation"""
+    test: float = 0.0
+    """the fraction kept for a test at the very end"""
+    split_by: Literal["auto", "characters", "documents"] = "auto"
+    """what is counted; auto: documents when there are enough of them for these fractions, else characters"""
+    seed: int = 0
+    """chooses which documents are kept apart"""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.validation < 1 and 0 <= self.test < 1 and self.validation + self.test < 1):
+            raise UsageError(
+                f"validation {self.validation} and test {self.test} are fractions of the text: "
+                "each from 0 to below 1, and less than 1 together"
+            )
+        if self.split_by not in ("auto", "characters", "documents"):
+            raise UsageError(f"a text is split by 'auto', 'characters' or 'documents', not by {self.split_by!r}")
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The splits that are asked for."""
+        return tuple(split for split in SPLITS if split == "train" or getattr(self, split) > 0)
+
+
+class Size(NamedTuple):
+    """How much text there is."""
+
+    characters: int
+    documents: int
+
+
+class Span(NamedTuple):
+    """A run of text that goes to one split."""
+
+    split: str
+    text: str
+    ends: bool  # the split's part of the document ends here
+    whole: bool  # ... and the document itself does, too
+
+
+def measure(pieces: Iterable[Piece]) -> Size:
+    """Count a text by reading it once."""
+    characters = documents = 0
+    for piece in pieces:
+        characters += len(piece.text)
+        documents += piece.ends
+    return Size(characters, documents)
+
+
+def resolve(fractions: Fractions, size: Size) -> Literal["characters", "documents"]:
+    """What "auto" means for a text of this size.
+
+    Raises LuthierError when there are fewer documents than splits to fill with them.
+    """
+    if fractions.split_by == "documents":
+        if sum(_counts(fractions, size.documents)) >= size.documents:
+            asked = f"validation {fractions.validation}, test {fractions.test}"
+            raise LuthierError(f"too few documents ({size.documents:,}) for {asked} by documents: split by characters")
+        return "documents"
+    shares = [share for share in (fractions.validation, fractions.test) if share]
+    enough = bool(shares) and size.documents * min(shares) >= 1
+    return "documents" if fractions.split_by == "auto" and enough else "characters"
+
+
+def spans(pieces: Iterable[Piece], fractions: Fractions, size: Size) -> Iterator[Span]:
+    """Send each piece of a text of known size to its split."""
+    if resolve(fractions, size) == "documents":
+        return _by_documents(pieces, fractions, size.documents)
+    return _by_characters(pieces, fractions, size.characters)
+
+
+def _by_documents(pieces: Iterable[Piece], fractions: Fractions, documents: int) -> Iterator[Span]:
+    validation, test = _counts(fractions, documents)
+    order = np.random.default_rng(fractions.seed).permutation(documents)
+    split_of = np.zeros(documents, np.uint8)
+    split_of[order[:validation]] = 1
+    split_of[order[validation : validation + test]] = 2
+    number = 0
+    for piece in pieces:
+        yield Span(SPLITS[split_of[number]], piece.text, piece.ends, piece.ends)
+        number += piece.ends
+
+
+def _counts(fractions: Fractions, documents: int) -> tuple[int, int]:
+    """Documents for validation and for test: at least one where a share is asked for."""
+    validation, test = (
+        max(1, int(documents * share)) if share else 0 for share in (fractions.validation, fractions.test)
+    )
+    return validation, test
+
+
+def _by_characters(pieces: Iterable[Piece], fractions: Fractions, characters: int) -> Iterator[Span]:
+    # int(), not round(): nanoGPT and the course take int(0.9 * n) characters to train on
+    stops = [
+        int(characters * (1 - fractions.validation - fractions.test)),
+        int(characters * (1 - fractions.test)),
+        characters,
+    ]
+    position, split = 0, 0
+    for piece in pieces:
+        text = piece.text
+        while text:
+            while position == stops[split]:
+                split += 1
+            part, text = text[: stops[split] - position], text[stops[split] - position :]
+            position += len(part)
+            whole = piece.ends and not text
+            yield Span(SPLITS[split], part, whole or position == stops[split], whole)
