@@ -42,7 +42,7 @@ class Rope(nn.Module):
     def __init__(self, head_dim: int, theta: float = 10_000.0, scaling: RopeScaling | None = None) -> None:
         super().__init__()
         if head_dim % 2:
-            raise UsageError(f"head_dim {head_dim} (dim / n_heads) is odd: rotary positions turn pairs, so make it even")
+            raise UsageError(f"head_dim {head_dim} (dim / n_heads) is odd: rotary positions turn pairs, make it even")
         self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
 
     def frequencies(self, device: torch.device | None = None) -> Tensor:
