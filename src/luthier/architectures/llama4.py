@@ -37,7 +37,7 @@ class Config:
     """Query heads."""
     n_kv_heads: int = 8
     """Heads of keys and values."""
-    head_dim: int | None = 128
+    head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     n_experts: int = 16
     """Experts of a mixture layer, besides the shared one."""
@@ -57,7 +57,7 @@ class Config:
     """Unit norm of queries and keys on layers with positions."""
     temperature_tuning: bool = True
     """Let queries grow with the position on layers without."""
-    temperature_floor: float = 8192.0
+    temperature_floor: int = 8192
     """Tokens over which the temperature takes one step."""
     temperature_scale: float = 0.1
     """Size of the temperature's steps."""
@@ -92,7 +92,6 @@ def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads
         n_layers=n_layers,
         n_heads=n_heads,
         n_kv_heads=2,
-        head_dim=None,
         n_experts=n_experts,
         attention_chunk=context_length // 2,
         tie_embeddings=True,

@@ -1,0 +1,85 @@
+"""What Llama's weights and settings are called in other formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from luthier.architectures.config_json import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson, read_rope, write_rope
+from luthier.architectures.llama import Config
+from luthier.formats.names import Rule, Table, each_layer
+
+HUGGING_FACE = {"LlamaForCausalLM": "llama"}  # class -> model_type
+
+
+def hugging_face(config: Config) -> Table:
+    """Names of LlamaForCausalLM. Its rotary pairs lie in halves, as ours: nothing is moved."""
+    ours, theirs = "blocks.{layer}.", "model.layers.{layer}."
+    block = [
+        Rule(theirs + "input_layernorm.weight", ours + "attention_norm.weight"),
+        Rule(theirs + "self_attn.q_proj.weight", ours + "attention.query.weight"),
+        Rule(theirs + "self_attn.k_proj.weight", ours + "attention.key.weight"),
+        Rule(theirs + "self_attn.v_proj.weight", ours + "attention.value.weight"),
+        Rule(theirs + "self_attn.o_proj.weight", ours + "attention.output.weight"),
+        Rule(theirs + "post_attention_layernorm.weight", ours + "feed_forward_norm.weight"),
+        Rule(theirs + "mlp.gate_proj.weight", ours + "feed_forward.gate.weight"),
+        Rule(theirs + "mlp.up_proj.weight", ours + "feed_forward.up.weight"),
+        Rule(theirs + "mlp.down_proj.weight", ours + "feed_forward.down.weight"),
+    ]
+    rules = [
+        Rule("model.embed_tokens.weight", "embedding.weight"),
+        *each_layer(range(config.n_layers), block),
+        Rule("model.norm.weight", "norm.weight"),
+    ]
+    ignored = ("*rotary_emb.inv_freq",)  # in files of old
+    if config.tie_embeddings:
+        return Table(rules, ("model.",), ignored, (("lm_head.weight", "model.embed_tokens.weight"),))
+    return Table([*rules, Rule("lm_head.weight", "output.weight")], ("model.",), ignored)
+
+
+def to_hugging_face(config: Config) -> dict[str, Any]:
+    """The config.json of a LlamaForCausalLM."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim or config.dim // config.n_heads,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        **write_rope(config.rope_theta, config.rope_scaling),
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": config.dropout,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+
+
+def from_hugging_face(values: Mapping[str, Any]) -> Config:
+    """The Config of a config.json. What is missing means what it does in transformers' LlamaConfig."""
+    settings = ConfigJson(values)
+    settings.only("hidden_act", "silu", "swish")
+    settings.only("attention_bias", False)
+    settings.only("mlp_bias", False)
+    dim, n_heads = settings.count("hidden_size"), settings.count("num_attention_heads")
+    theta, scaling = read_rope(settings, theta=10_000.0)
+    return Config(
+        vocab_size=settings.count("vocab_size"),
+        context_length=settings.count("max_position_embeddings", 2048, most=LARGEST_CONTEXT),
+        dim=dim,
+        hidden_dim=settings.count("intermediate_size"),
+        n_layers=settings.count("num_hidden_layers", most=LARGEST_DEPTH),
+        n_heads=n_heads,
+        n_kv_heads=settings.count("num_key_value_heads", n_heads),
+        head_dim=settings.head_dim(dim, n_heads),
+        norm_eps=settings.number("rms_norm_eps", 1e-6),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tie_embeddings=settings.flag("tie_word_embeddings", False),
+        dropout=settings.share("attention_dropout", 0.0),
+    )

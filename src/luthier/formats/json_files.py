@@ -1,0 +1,34 @@
+"""JSON objects in files: read with care, since they come from outside, and written to be read by people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import LuthierError
+
+LARGEST = 64 * 2**20  # bytes: the index of the largest published models is a few MB
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Anything else is a LuthierError that names the file and the place."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise LuthierError(f"{path} is larger than {LARGEST // 2**20} MB: no config or index is")
+        value = json.loads(content)
+    except OSError as error:
+        raise LuthierError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: of JSON and of UTF-8
+        raise LuthierError(f"{path} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise LuthierError(f"{path} must hold a JSON object, it holds a {type(value).__name__}")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object, indented, with a line end."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,234 @@
+"""What a format calls each weight, and how it lays it out: one table, read both ways.
+
+A `Table` is a list of `Rule`s. A rule joins one or more of their tensors to one or more of ours by steps that can be
+undone, so that the same line reads a checkpoint and writes one. Tensors are converted one rule at a time and the shapes
+that a file must have are found by running the rules backwards on the `meta` device: nothing is held twice, and a wrong
+file is refused before any of its data is read.
+
+Shapes: D head_dim; "rows" are dimension 0 of a (out, in) weight or of an (out,) bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from luthier.errors import LuthierError
+
+Shape = tuple[int, ...]
+
+
+class Step(Protocol):
+    """A change of layout that can be undone. The lists are the tensors of one rule, in the rule's order."""
+
+    def to_ours(self, tensors: list[Tensor]) -> list[Tensor]: ...
+
+    def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """Their matrices are (in, out), ours (out, in)."""
+
+    def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor.mT for tensor in tensors]
+
+    to_theirs = to_ours
+
+
+@dataclass(frozen=True)
+class Split:
+    """One of their tensors is several of ours, side by side along `dim`."""
+
+    sizes: tuple[int, ...]
+    dim: int = 0
+
+    def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
+        return list(torch.split(tensors[0], list(self.sizes), self.dim))
+
+    def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [torch.cat(tensors, self.dim)]
+
+
+@dataclass(frozen=True)
+class PairsToHalves:
+    """Their rotary pairs are neighbours (0, 1), (2, 3), ...; ours lie in halves (0, D/2), (1, D/2 + 1), ...
+
+    n_heads: of each tensor of the rule, None for one that does not turn (the values).
+    """
+
+    n_heads: tuple[int | None, ...]
+
+    def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [swap_rows(tensor, heads, (-1, 2)) for tensor, heads in zip(tensors, self.n_heads, strict=True)]
+
+    def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [swap_rows(tensor, heads, (2, -1)) for tensor, heads in zip(tensors, self.n_heads, strict=True)]
+
+
+def swap_rows(tensor: Tensor, n_heads: int | None, grid: tuple[int, int]) -> Tensor:
+    """Read the rows of each head as a grid and transpose it."""
+    if n_heads is None:
+        return tensor
+    return tensor.reshape(n_heads, *grid, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+
+
+@dataclass(frozen=True)
+class ZeroBias:
+    """They have a bias (out,) beside the weight (in, out) where we have none: it is always zero."""
+
+    def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
+        weight, bias = tensors
+        if bias.any():
+            raise LuthierError("the bias is not zero, and by its config this model has none")
+        return [weight]
+
+    def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]:
+        (weight,) = tensors
+        return [weight, weight.new_zeros(weight.shape[1])]
+
+
+class Rule:
+    """Their tensors, ours, and the steps that lead from theirs to ours.
+
+    Rule("model.norm.weight", "norm.weight") renames; Rule("c_attn.weight", ("q", "k", "v"), Transpose(), Split(...))
+    also cuts one tensor in three.
+    """
+
+    def __init__(self, theirs: str | tuple[str, ...], ours: str | tuple[str, ...], *steps: Step) -> None:
+        self.theirs = (theirs,) if isinstance(theirs, str) else theirs
+        self.ours = (ours,) if isinstance(ours, str) else ours
+        self.steps = steps
+
+    def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Their tensors, in the order of `theirs` -> ours, in the order of `ours`: views where that is possible."""
+        for step in self.steps:
+            tensors = step.to_ours(tensors)
+        return tensors
+
+    def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The way back."""
+        for step in reversed(self.steps):
+            tensors = step.to_theirs(tensors)
+        return tensors
+
+
+def each_layer(layers: Iterable[int], rules: Sequence[Rule]) -> list[Rule]:
+    """The rules once for each of these layers, with its number for "{layer}" in the names."""
+    return [
+        Rule(
+            tuple(name.replace("{layer}", str(layer)) for name in rule.theirs),
+            tuple(name.replace("{layer}", str(layer)) for name in rule.ours),
+            *rule.steps,
+        )
+        for layer in layers
+        for rule in rules
+    ]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All the names of one format for one model.
+
+    prefixes: may stand before their names or be missing. ignored: patterns (fnmatch) of their names, without prefixes,
+    that hold nothing we need. repeats: a tensor that some files hold a second time, and the first: (again, first).
+    """
+
+    rules: list[Rule]
+    prefixes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    repeats: tuple[tuple[str, str], ...] = ()
+
+    def bare(self, name: str) -> str:
+        """One of their names without the prefixes that files add or leave out."""
+        while prefix := next((prefix for prefix in self.prefixes if name.startswith(prefix)), None):
+            name = name.removeprefix(prefix)
+        return name
+
+    def is_ignored(self, name: str) -> bool:
+        """Whether a tensor of theirs that no rule reads is expected there."""
+        bare = self.bare(name)
+        return bare in dict(self.repeats) or any(fnmatchcase(bare, pattern) for pattern in self.ignored)
+
+
+class Checkpoint(Protocol):
+    """A file or folder of weights whose tensors are read when they are asked for."""
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """The name and shape of every tensor."""
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, mapped and not read where the format allows it."""
+
+
+def to_theirs(table: Table, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that the format asks for, one at a time. From `meta` weights: names and shapes, at no cost."""
+    for rule in table.rules:
+        yield from zip(rule.theirs, rule.to_theirs([weights[name] for name in rule.ours]), strict=True)
+
+
+def to_ours(table: Table, checkpoint: Checkpoint, model: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of `model`, its state dict on `meta`, out of a checkpoint, one at a time.
+
+    Raises a LuthierError that names the tensors that are missing, unknown, or of another shape than the model's.
+    """
+    shapes = checkpoint.shapes()
+    names = bare_names(table, shapes)  # bare name -> name in the checkpoint
+    expected = {name: tuple(tensor.shape) for name, tensor in to_theirs(table, model)}
+    check_shapes(table, names, shapes, expected)
+    for again, first in table.repeats:
+        if again in names and not checkpoint.tensor(names[again]).equal(checkpoint.tensor(names[table.bare(first)])):
+            raise LuthierError(f"'{names[again]}' differs from '{first}', which it repeats by the config")
+    for rule in table.rules:
+        theirs = [checkpoint.tensor(names[table.bare(name)]) for name in rule.theirs]
+        for name, tensor in zip(rule.theirs, theirs, strict=True):
+            if not tensor.is_floating_point():
+                raise LuthierError(f"'{name}' holds {str(tensor.dtype).removeprefix('torch.')}, not floats")
+        try:
+            ours = rule.to_ours(theirs)
+        except LuthierError as error:
+            raise LuthierError(f"'{rule.theirs[-1]}': {error}") from None
+        yield from ((name, tensor.contiguous()) for name, tensor in zip(rule.ours, ours, strict=True))
+
+
+def bare_names(table: Table, names: Iterable[str]) -> dict[str, str]:
+    """A checkpoint's names by their bare form."""
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(table.bare(name), name)
+        if other != name:
+            raise LuthierError(f"two tensors for one weight: '{other}' and '{name}'")
+    return found
+
+
+def check_shapes(
+    table: Table, names: Mapping[str, str], shapes: Mapping[str, Shape], expected: Mapping[str, Shape]
+) -> None:
+    """Hold a checkpoint against what the model needs, before any data is read."""
+    needed = {table.bare(name): name for name in expected}
+    problems = {
+        "missing": [f"'{name}' {expected[name]}" for bare, name in needed.items() if bare not in names],
+        "unknown": [
+            f"'{name}' {shapes[name]}"
+            for bare, name in names.items()
+            if bare not in needed and not table.is_ignored(name)
+        ],
+        "of another shape": [
+            f"'{names[bare]}' is {shapes[names[bare]]} and must be {expected[name]}"
+            for bare, name in needed.items()
+            if bare in names and shapes[names[bare]] != expected[name]
+        ],
+    }
+    if any(problems.values()):
+        raise LuthierError("; ".join(f"{kind}: {listed(which)}" for kind, which in problems.items() if which))
+
+
+def listed(things: Sequence[str], most: int = 3) -> str:
+    """A few of many, and how many more: an error is one line."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(things[:most]) + more

@@ -1,0 +1,120 @@
+"""Tiny models of `transformers` with random weights, and their twins in Luthier by way of the name tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from luthier.architectures import registry
+from luthier.formats import names
+from luthier.model.transformer import Transformer
+
+VOCAB = 97
+SCALING_31 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+SCALING_SCOUT = {**SCALING_31, "rope_theta": 500_000.0, "factor": 16.0, "high_freq_factor": 1.0}
+
+transformers.logging.disable_progress_bar()
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Weights that show every mistake: no bias is 0, no norm is 1, and attention is far from uniform."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(0, 0.25, generator=generator)
+            if weight.ndim == 1 and "norm" in name.replace("ln_", "norm") and name.endswith("weight"):
+                weight += 1
+    return model.eval()
+
+
+def gpt2(**changes: Any) -> Any:
+    settings = {"vocab_size": VOCAB, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 3, **changes}
+    return randomise(transformers.GPT2LMHeadModel(transformers.GPT2Config(**settings)))
+
+
+def llama(**changes: Any) -> Any:
+    settings = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        **changes,
+    }
+    return randomise(transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)))
+
+
+LLAMA4 = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 24,
+    "intermediate_size_mlp": 40,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "num_local_experts": 4,
+    "attention_chunk_size": 6,
+    "floor_scale": 3,
+    "pad_token_id": None,
+}
+
+
+def llama4(**changes: Any) -> Any:
+    return randomise(transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**{**LLAMA4, **changes})))
+
+
+MODELS = {
+    "gpt2": gpt2,
+    "gpt2 untied": lambda: gpt2(tie_word_embeddings=False),
+    "llama 2": lambda: llama(num_key_value_heads=4, rms_norm_eps=1e-3),
+    "llama 3": lambda: llama(rope_parameters={"rope_type": "default", "rope_theta": 500_000.0}),
+    "llama 3.1": lambda: llama(rope_parameters=SCALING_31),
+    "llama 3.2, tied": lambda: llama(rope_parameters=SCALING_31, tie_word_embeddings=True),
+    "llama with wide heads": lambda: llama(head_dim=12),
+    "llama 4": llama4,
+    "llama 4 scout": lambda: llama4(rope_parameters=SCALING_SCOUT),
+    "llama 4 maverick": lambda: llama4(interleave_moe_layer_step=2, use_qk_norm=False, num_local_experts=8),
+    "llama 4, two experts a token": lambda: llama4(num_experts_per_tok=2),
+    "llama 4, own layers": lambda: llama4(moe_layers=[0, 3], no_rope_layers=[0, 1, 1, 0], tie_word_embeddings=True),
+    "llama 4, constant temperature": lambda: llama4(attn_temperature_tuning=False),
+}
+
+
+class Memory:
+    """A checkpoint in memory (`names.Checkpoint`)."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self.weights = weights
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(weight.shape) for name, weight in self.weights.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        return self.weights[name]
+
+
+def twin(peer: Any) -> Transformer:
+    """Luthier's model of the same weights."""
+    config = registry.from_hugging_face({**peer.config.to_dict(), "architectures": [type(peer).__name__]})
+    table = registry.names_of(config).hugging_face(config)
+    wanted = registry.build_on_meta(config).state_dict()
+    return registry.build_with(config, dict(names.to_ours(table, Memory(peer.state_dict()), wanted))).eval()
+
+
+def tokens(rows: int = 2, length: int = 20) -> Tensor:
+    """(rows, length) ids. 20 tokens cross three borders of Llama 4's chunks of 6."""
+    return torch.randint(VOCAB, (rows, length), generator=torch.Generator().manual_seed(2))
