@@ -6,6 +6,7 @@ step when all is right. Only https is spoken, through redirects too; plain http 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -47,7 +48,8 @@ def download(url: str, target: Path, *, sha256: str, size: int) -> None:
     except OSError as error:
         raise LuthierError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def digest_of(path: Path) -> str:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -120,18 +121,20 @@ def _write(
     """Encode and write all splits. Returns the index, but for its settings."""
     vocab_size = tokenizer.vocab_size
     dtype = dtype_for(vocab_size)
-    writers = {split: ShardWriter(folder, split, dtype, vocab_size, shard_tokens) for split in fractions.wanted}
     end_of_text = tokenizer.eos_id if size.documents > 1 else None
     cutter = Cutter(tokenizer)
-    for batch in _batches(_jobs(spans(pieces, fractions, size), cutter)):
-        for job, ids in zip(batch, cutter.encode([job.chunk for job in batch]), strict=True):
-            writer = writers[job.split]
-            if job.starts:
-                writer.start_document()
-            writer.write([*ids, end_of_text] if job.whole and end_of_text is not None else ids)
-            writer.bytes += len(job.chunk.text.encode())
-            advance(len(job.chunk.text))
-    entries = {split: writer.close() for split, writer in writers.items()}
+    with ExitStack() as files:
+        new = (ShardWriter(folder, split, dtype, vocab_size, shard_tokens) for split in fractions.wanted)
+        writers = {writer.split: files.enter_context(writer) for writer in new}
+        for batch in _batches(_jobs(spans(pieces, fractions, size), cutter)):
+            for job, ids in zip(batch, cutter.encode([job.chunk for job in batch]), strict=True):
+                writer = writers[job.split]
+                if job.starts:
+                    writer.start_document()
+                writer.write([*ids, end_of_text] if job.whole and end_of_text is not None else ids)
+                writer.bytes += len(job.chunk.text.encode())
+                advance(len(job.chunk.text))
+        entries = {split: writer.finish() for split, writer in writers.items()}
     for split, entry in entries.items():
         if not entry["tokens"]:
             raise LuthierError(

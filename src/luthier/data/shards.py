@@ -89,7 +89,7 @@ class TokenShards:
 
 
 class ShardWriter:
-    """Writes one split into a folder, shard after shard. `close` gives the split's entry of the index."""
+    """Writes one split into a folder, shard after shard. `finish` gives the split's entry of the index."""
 
     def __init__(self, folder: Path, split: str, dtype: str, vocab_size: int, shard_tokens: int = SHARD_TOKENS) -> None:
         self.folder, self.split, self.dtype = folder, split, DTYPES[dtype]
@@ -126,8 +126,8 @@ class ShardWriter:
             self._room -= len(part)
             self.tokens += len(part)
 
-    def close(self) -> dict[str, Any]:
-        """Finish the files."""
+    def finish(self) -> dict[str, Any]:
+        """Write what is left."""
         self._end_shard()
         np.save(self.folder / f"{self.split}-documents.npy", np.asarray(self.documents, np.int64), allow_pickle=False)
         return {
@@ -136,6 +136,12 @@ class ShardWriter:
             "documents": len(self.documents),
             "shards": self._shards,
         }
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_shard()
 
     def _next_shard(self) -> None:
         self._end_shard()
