@@ -1,0 +1,223 @@
+"""Attention beside a slow one that looks at one query and one key at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from luthier.errors import UsageError
+from luthier.model.attention import Attention
+from luthier.model.cache import LayerCache
+from luthier.model.mask import Chunked, MaskRule, SlidingWindow, build_mask, causal
+
+law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+RULES = (causal, SlidingWindow(3), Chunked(4))
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def lively(attention: Attention, seed: int = 0) -> Attention:
+    with torch.no_grad():
+        for number, weight in enumerate(attention.parameters()):
+            weight.copy_(draw(seed + number, *weight.shape) * (1.5 * weight.shape[-1] ** -0.5))
+    return attention.requires_grad_(False)
+
+
+def places(length: int) -> Tensor:
+    return torch.arange(length)[None]
+
+
+def sees(rule: MaskRule, query: int, key: int) -> bool:
+    """What the rules say, in words of one query and one key."""
+    if isinstance(rule, SlidingWindow):
+        return query - rule.window < key <= query
+    if isinstance(rule, Chunked):
+        return key <= query and query // rule.size == key // rule.size
+    return key <= query
+
+
+def slow_attention(attention: Attention, x: Tensor, rule: MaskRule) -> Tensor:
+    """(T, C) -> (T, C), by loops, in float64."""
+    size, group = attention.head_dim, attention.n_heads // attention.n_kv_heads
+    q, k, v = (part(x).double() for part in (attention.query, attention.key, attention.value))
+    mixed = torch.zeros_like(q)
+    for head in range(attention.n_heads):
+        own = slice(head * size, (head + 1) * size)
+        shared = slice(head // group * size, (head // group + 1) * size)
+        for t in range(len(x)):
+            keys = [s for s in range(len(x)) if sees(rule, t, s)]
+            scores = [float(q[t, own] @ k[s, shared]) * attention.scale for s in keys]
+            total = sum(math.exp(score - max(scores)) for score in scores)
+            for s, score in zip(keys, scores, strict=True):
+                mixed[t, own] += math.exp(score - max(scores)) / total * v[s, shared]
+    return attention.output(mixed.float())
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
+def test_it_is_what_the_formula_says(rule: MaskRule, n_kv_heads: int) -> None:
+    attention = lively(Attention(16, 4, n_kv_heads, 6, mask=rule, bias=True, out_bias=True))
+    x = draw(7, 11, 16)
+    expected = slow_attention(attention, x, rule)
+    assert expected.abs().max() > 1
+    assert_close(attention(x[None], places(11))[0], expected, atol=1e-5, rtol=1e-5)
+    attention.train()
+    attention.dropout.p = 1e-12  # drops nothing, but takes the way that is written out
+    assert_close(attention(x[None], places(11))[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_scale_of_the_scores_can_be_set() -> None:
+    attention = lively(Attention(16, 4, scale=0.9))
+    x = draw(7, 5, 16)
+    assert_close(attention(x[None], places(5))[0], slow_attention(attention, x, causal), atol=1e-5, rtol=1e-5)
+    assert attention.scale == 0.9
+    assert Attention(16, 4).scale == 0.5
+
+
+@law
+@given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([1, 2, 3]), st.booleans())
+def test_grouped_queries_equal_repeated_heads(seed: int, length: int, n_kv_heads: int, train: bool) -> None:
+    grouped = lively(Attention(12, 6, n_kv_heads, 4, dropout=0.3), seed).train(train)
+    repeated = Attention(12, 6, None, 4, dropout=0.3).train(train)
+    weights = grouped.state_dict()
+    for name in ("key.weight", "value.weight"):
+        heads = weights[name].view(n_kv_heads, 4, 12)
+        weights[name] = heads.repeat_interleave(6 // n_kv_heads, dim=0).reshape(24, 12)
+    repeated.load_state_dict(weights)
+    x = draw(seed, 2, length, 12)
+    assert_close(grouped(x, places(length)), repeated(x, places(length)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_kv_heads", [2, 4])
+def test_one_new_token_sees_the_whole_cache(n_kv_heads: int) -> None:
+    attention = lively(Attention(16, 4, n_kv_heads))
+    x, positions = draw(7, 3, 9, 16), places(9)
+    cache = LayerCache(9)
+    steps = [attention(x[:, t : t + 1], positions[:, t : t + 1], cache) for t in range(9)]
+    assert_close(torch.cat(steps, dim=1), attention(x, positions), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_fused_causal_attention_equals_a_mask_written_out(train: bool) -> None:
+    attention = lively(Attention(16, 4, 2, dropout=0.3)).train(train)
+    x = draw(7, 2, 9, 16)
+    mask = torch.ones(9, 9, dtype=torch.bool).tril()[None, None]
+    assert_close(attention(x, places(9)), attention(x, places(9), mask=mask), atol=1e-5, rtol=1e-5)
+
+
+def test_causal_attention_without_a_cache_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask written out costs three times the time on a CPU."""
+    asked: list[tuple[bool, bool]] = []
+    fused = nn.functional.scaled_dot_product_attention
+
+    def spy(*tensors: Tensor, is_causal: bool = False, **rest: object) -> Tensor:
+        asked.append((is_causal, len(tensors) > 3 and tensors[3] is not None))
+        return fused(*tensors, is_causal=is_causal, **rest)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", spy)
+    for rule in (causal, SlidingWindow(9), Chunked(9)):  # nine tokens do not reach beyond the window or the chunk
+        Attention(16, 4, mask=rule)(draw(7, 2, 9, 16), places(9))
+    assert asked == [(True, False)] * 3
+
+
+def test_dropout_acts_in_training_only_and_on_the_weights() -> None:
+    attention, without = lively(Attention(16, 4, 2, dropout=0.5)), lively(Attention(16, 4, 2))
+    x = draw(7, 2, 9, 16)
+    assert torch.equal(attention.eval()(x, places(9)), without(x, places(9)))
+    trained = attention.train()(x, places(9))
+    assert (trained - without(x, places(9))).abs().max() > 0.1
+    assert torch.equal(trained, attention(x, places(9)))  # one seed, one mask
+    # a weight that is dropped is 0 and the others double: the first token, which has one weight a head, shows it
+    attention.output.weight.copy_(torch.eye(16))
+    value = attention.value(x[:, 0]).view(2, 2, 1, 4).expand(2, 2, 2, 4).reshape(2, 4, 4)
+    ratio = attention(x, places(9))[:, 0].view(2, 4, 4) / value
+    assert_close(ratio, (ratio > 1).float() * 2, atol=1e-4, rtol=1e-4)
+    assert 0 < (ratio > 1).float().mean() < 1
+
+
+def test_steps_on_queries_and_keys_run_in_their_order() -> None:
+    class Affine(nn.Module):
+        def __init__(self, scale: float, shift: float) -> None:
+            super().__init__()
+            self.scale, self.shift = scale, shift
+
+        def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+            assert torch.equal(positions, places(5))
+            return q * self.scale + self.shift, k
+
+    x = draw(7, 1, 5, 16)
+    both = lively(Attention(16, 4, qk_steps=(Affine(2, 0), Affine(1, 3))))
+    joined = lively(Attention(16, 4, qk_steps=(Affine(2, 3),)))
+    swapped = lively(Attention(16, 4, qk_steps=(Affine(1, 3), Affine(2, 0))))
+    assert_close(both(x, places(5)), joined(x, places(5)))
+    assert (both(x, places(5)) - swapped(x, places(5))).abs().max() > 0.01
+
+
+def test_heads_that_do_not_divide_are_errors() -> None:
+    with pytest.raises(UsageError, match="dim 30 does not divide into n_heads 4: take a multiple of 4"):
+        Attention(30, 4)
+    with pytest.raises(UsageError, match="n_heads 6 is not a multiple of n_kv_heads 4"):
+        Attention(36, 6, 4)
+    Attention(30, 4, head_dim=8)  # heads of their own width need not divide dim
+
+
+def test_it_runs_on_meta() -> None:
+    with torch.device("meta"):
+        attention, x = Attention(16, 4, 2, mask=Chunked(4), dropout=0.1), torch.empty(2, 9, 16)
+        positions = torch.arange(9)[None]
+        assert attention.eval()(x, positions).is_meta
+        assert attention.train()(x, positions).is_meta
+        assert attention.eval()(x[:, :1], positions[:, :1], LayerCache(4)).is_meta
+
+
+@law
+@given(query=st.integers(0, 40), key=st.integers(0, 40), size=st.integers(1, 12))
+def test_rules_say_what_they_are_named_for(query: int, key: int, size: int) -> None:
+    for rule in (causal, SlidingWindow(size), Chunked(size)):
+        assert bool(rule(torch.tensor(query), torch.tensor(key))) == sees(rule, query, key)
+        assert rule.reach is None or max(query, key) >= rule.reach or sees(rule, query, key) == (key <= query)
+
+
+@law
+@given(
+    pattern=st.lists(st.booleans(), min_size=1, max_size=12),
+    n_queries=st.integers(1, 12),
+    rule=st.sampled_from([causal, SlidingWindow(3), Chunked(4)]),
+    padded=st.booleans(),
+)
+def test_a_built_mask_is_the_rule_on_real_tokens(
+    pattern: list[bool], n_queries: int, rule: MaskRule, padded: bool
+) -> None:
+    if not padded:
+        pattern = [True] * len(pattern)
+    n_keys, n_queries = len(pattern), min(n_queries, len(pattern))
+    valid = torch.tensor([pattern])
+    positions = (valid.long().cumsum(1) - 1).clamp(min=0)
+    mask = build_mask(rule, positions, n_queries, valid if padded else None)
+    first = n_keys - n_queries
+    expected = [
+        [
+            key == query
+            or (pattern[key] and key < query and sees(rule, int(positions[0, query]), int(positions[0, key])))
+            for key in range(n_keys)
+        ]
+        for query in range(first, n_keys)
+    ]
+    if mask is None:  # only where fused attention does the same, or one query sees all
+        assert not padded
+        assert expected == [[key <= query for key in range(n_keys)] for query in range(first, n_keys)]
+        assert n_queries in (1, n_keys)
+    else:
+        assert mask[0, 0].tolist() == expected
+
+
+def test_equal_rules_are_one_key_of_a_table() -> None:
+    assert len({causal, Chunked(4), Chunked(4), Chunked(5), SlidingWindow(4)}) == 4
