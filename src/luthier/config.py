@@ -1,0 +1,56 @@
+"""Flat dataclasses to and from TOML and JSON tables. A wrong key or value is one line that says what is right."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import tomli_w
+
+from luthier.errors import LuthierError, UsageError
+
+Table = TypeVar("Table")
+
+
+def from_table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table:
+    """A dataclass from a table. `where` names the file or the option in errors.
+
+    An unknown key is a UsageError that names the nearest known one; a wrong type says which is expected. None and
+    missing keys leave the default.
+    """
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UsageError(f"{where} has no setting {key}: {hint}")
+    try:
+        return msgspec.convert({key: value for key, value in table.items() if value is not None}, kind)
+    except msgspec.ValidationError as error:
+        cause = error.__cause__
+        raise UsageError(f"{where}: {cause if isinstance(cause, LuthierError) else error}") from None
+
+
+def to_table(instance: Any) -> dict[str, Any]:
+    """A table of a dataclass's fields, without those that are None: TOML has no word for it."""
+    return {key: value for key, value in asdict(instance).items() if value is not None}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. A LuthierError names the file and, where it is no TOML, the line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LuthierError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LuthierError(f"{path} is not TOML: {error}") from None
+
+
+def toml_text(table: Mapping[str, Any]) -> str:
+    """A table as TOML."""
+    return tomli_w.dumps(table)

@@ -1,0 +1,57 @@
+"""What a run needs besides its weights to go on as if it had never stopped: tensors in safetensors, the rest in JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from luthier.errors import LuthierError
+
+TENSORS = "training_state.safetensors"
+RECORD = "training_state.json"
+
+
+def write_state(folder: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Write both into a folder that is not yet in its place (see formats/atomic_folder.py)."""
+    copies = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(copies, folder / TENSORS)
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read both. A LuthierError names a file that is missing or damaged."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return safetensors.torch.load_file(folder / TENSORS), record
+    except FileNotFoundError as error:
+        raise LuthierError(f"{folder} cannot be resumed: {Path(error.filename).name} is missing") from None
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise LuthierError(f"{folder} cannot be resumed: its training state is damaged ({error})") from None
+
+
+def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """All that the optimizers remember of each weight, by flat names: "optimizer.0.17.exp_avg"."""
+    return {
+        f"optimizer.{index}.{weight}.{key}": value
+        for index, optimizer in enumerate(optimizers)
+        for weight, memory in optimizer.state_dict()["state"].items()
+        for key, value in memory.items()
+    }
+
+
+def restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Give the optimizers their memory back; their settings are those they were built with."""
+    for index, optimizer in enumerate(optimizers):
+        whole = optimizer.state_dict()
+        prefix = f"optimizer.{index}."
+        memory: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith(prefix):
+                weight, key = name.removeprefix(prefix).split(".")
+                memory.setdefault(int(weight), {})[key] = value
+        optimizer.load_state_dict({"state": memory, "param_groups": whole["param_groups"]})

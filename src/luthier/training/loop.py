@@ -1,0 +1,142 @@
+"""The training loop: batches in, a better model out.
+
+    trainer = Trainer(model, batches, settings, total_steps=1000)
+    while trainer.step < trainer.total_steps:
+        result = trainer.train_step()
+
+The loop knows no files, no screen and no tokenizer: see run/ for those.
+
+Shapes: B batch, T tokens, V vocab_size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.data.batches import Batch, BatchSource
+from luthier.errors import LuthierError
+from luthier.model.dropout import reseed
+from luthier.model.loss import IGNORE, Kernel, cross_entropy_sum, loss_and_gradient
+from luthier.model.transformer import Transformer
+from luthier.training.balance import Balancer
+from luthier.training.checkpoint import optimizer_tensors, restore_optimizers
+from luthier.training.machine import synchronize
+from luthier.training.optimizers import build_optimizers, clip_gradients, gradient_norm, set_learning_rate
+from luthier.training.schedule import learning_rate_factor
+from luthier.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did."""
+
+    loss: float  # nats a token
+    gradient_norm: float  # before clipping
+    learning_rate: float
+    tokens: int  # that carried loss
+    seconds: float
+    loads: list[list[float]] = field(default_factory=list)  # share of the tokens of each expert, a list a mixture layer
+
+
+class NonFiniteError(LuthierError):
+    """A loss or gradient that is not a number: the weights are as they were before the step."""
+
+
+class Trainer:
+    """A model in training: its optimizers, its place in the data and in the schedule."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        batches: BatchSource,
+        settings: Settings,
+        total_steps: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """dtype: of the matrix products; weights and optimizer stay as they are."""
+        self.model, self.batches, self.settings, self.total_steps = model, batches, settings, total_steps
+        self.dtype = dtype
+        self.device = model.embedding.weight.device
+        self.optimizers = build_optimizers(model, settings)
+        self.balancer = Balancer(model, settings)
+        self.generator = torch.Generator().manual_seed(settings.seed)  # of dropout
+        self.kernel: Kernel = loss_and_gradient
+        self.step = 0
+        self.tokens = 0
+
+    def compile(self) -> None:
+        """Compile each block and the loss. The blocks share one compilation: they are equal but for their weights."""
+        for block in self.model.layers:
+            block.compile(dynamic=False)
+        self.kernel = torch.compile(loss_and_gradient, dynamic=False)
+
+    def train_step(self) -> StepResult:
+        """One optimizer step over `accumulation` batches. Raises NonFiniteError, with the weights untouched."""
+        start = time.perf_counter()
+        self.model.train()
+        batches = [self.batches.next_batch().to(self.device) for _ in range(self.settings.accumulation)]
+        # over all batches of the step: rows with more padding must not weigh more
+        tokens = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            reseed(self.model, self.generator)
+            loss = self.loss_sum(batch) / max(1, tokens)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        norm = gradient_norm(self.model)
+        if not torch.isfinite(norm + total):
+            self.model.zero_grad()
+            raise NonFiniteError(
+                f"step {self.step + 1}: the loss is {total.item()} and the norm of its gradient {norm.item()} in batch "
+                f"{self.batches.state()['batches']}; lower learning_rate, raise warmup, or set clip"
+            )
+        if self.settings.clip:
+            clip_gradients(self.model, norm, self.settings.clip)
+        loads = self.balancer.update(self.step, self.total_steps)
+        factor = learning_rate_factor(self.settings, self.step, self.total_steps)
+        set_learning_rate(self.optimizers, factor)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.model.zero_grad()
+        synchronize(self.device)
+        self.step += 1
+        self.tokens += tokens
+        seconds = time.perf_counter() - start
+        return StepResult(total.item(), norm.item(), factor * self.settings.learning_rate, tokens, seconds, loads)
+
+    def loss_sum(self, batch: Batch) -> Tensor:
+        """The summed loss of a batch, in nats."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            hidden = self.model.hidden(batch.inputs, valid=batch.valid)  # (B, T, C)
+            return cross_entropy_sum(hidden, self.model.output.weight, batch.targets, self.kernel)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> float:
+        """The mean loss over batches, in nats a token, without dropout and without the experts' bias."""
+        self.model.eval()
+        total, tokens = 0.0, 0
+        for batch in batches:
+            on_device = batch.to(self.device)
+            total += self.loss_sum(on_device).item()
+            tokens += int((on_device.targets != IGNORE).sum())
+        return total / max(1, tokens)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All but the weights: (tensors, what JSON holds)."""
+        tensors = {**optimizer_tensors(self.optimizers), **self.balancer.state()}
+        tensors["generator"] = self.generator.get_state()
+        return tensors, {"step": self.step, "tokens": self.tokens, "batches": self.batches.state()}
+
+    def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        """Go on from a state, with the weights that were saved beside it."""
+        self.batches.restore(record["batches"])
+        restore_optimizers(self.optimizers, tensors)
+        self.balancer.restore(tensors)
+        self.generator.set_state(tensors["generator"])
+        self.step, self.tokens = record["step"], record["tokens"]

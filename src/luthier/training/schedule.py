@@ -1,0 +1,29 @@
+"""The learning rate as a function of the step: linear warmup, then constant, cosine, linear or warmup-stable-decay."""
+
+from __future__ import annotations
+
+import math
+
+from luthier.training.settings import Settings
+
+
+def warmup_steps(settings: Settings, total: int) -> int:
+    """The warmup in steps: settings.warmup itself, or that share of the run when it is below 1."""
+    return round(settings.warmup * total) if settings.warmup < 1 else round(settings.warmup)
+
+
+def learning_rate_factor(settings: Settings, step: int, total: int) -> float:
+    """What to multiply the peak learning rate by at `step`, counted from 0, of `total`. Between 0 and 1."""
+    warmup = warmup_steps(settings, total)
+    if step < warmup:
+        return (step + 1) / warmup
+    final = settings.final_learning_rate
+    done = (step - warmup) / max(1, total - 1 - warmup)  # 0 at the peak, 1 at the last step
+    if settings.schedule == "cosine":  # arXiv 1608.03983
+        return final + (1 - final) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+    if settings.schedule == "linear":
+        return final + (1 - final) * max(0.0, 1 - done)
+    if settings.schedule == "wsd":  # arXiv 2404.06395
+        left = (total - step) / max(1.0, settings.decay * total)
+        return final + (1 - final) * min(1.0, left)
+    return 1.0

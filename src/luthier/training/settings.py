@@ -1,0 +1,133 @@
+"""Every setting of a training run, in one flat table.
+
+The fields are the keys of the TOML file and the options of `luthier train`; their texts are its help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from luthier.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of a training run."""
+
+    # what is trained, and on what
+    preset: str = "llama-nano"
+    """The model's size, by name: gpt2-124m, llama-micro, llama4-nano, ..."""
+    tokenizer: str = "bpe"
+    """"bpe" or "characters", made from the training text; "gpt2"; or the path of a tokenizer or a model."""
+    vocab_size: int = 0
+    """Entries of a BPE made from the text; 0: what the preset says."""
+    validation: float = 0.1
+    """Share of the text held out to choose the best weights."""
+    test: float = 0.0
+    """Share of the text held out and never looked at in training."""
+    split_by: Literal["auto", "characters", "documents"] = "auto"
+    """Hold out the end of the text, or whole documents; auto: documents when there are at least 100."""
+    field: str = "text"
+    """The field that holds the text, in .jsonl and .parquet files."""
+    normalisation: Literal["NFC", "NFKC", "none"] = "NFC"
+    """Unicode normalisation of the text."""
+    invalid: Literal["error", "replace"] = "error"
+    """What to do with bytes that are not UTF-8."""
+
+    # batches
+    batches: Literal["random", "sliding", "documents"] = "random"
+    """Random windows; windows in order of epochs, `stride` apart; or one short document a row, padded."""
+    batch_size: int = 16
+    """Rows of context_length tokens that go through the model at once."""
+    stride: int = 0
+    """Tokens from one sliding window to the next; 0: the context length, so that windows do not overlap."""
+    accumulation: int = 1
+    """Batches whose gradients are added up before each step."""
+
+    # optimizer
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all, or Muon for the hidden matrices and AdamW for the rest."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    muon_learning_rate: float = 0.0
+    """Peak learning rate of Muon, scaled to match AdamW's updates; 0: the same as learning_rate."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, on matrices only."""
+    beta1: float = 0.9
+    """AdamW's average of gradients."""
+    beta2: float = 0.95
+    """AdamW's average of squared gradients."""
+    clip: float = 1.0
+    """Largest norm of the gradient of a step; 0: no clipping."""
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "cosine"
+    """The learning rate after the warmup; wsd: constant, then linear over the last decay share."""
+    warmup: float = 0.02
+    """Linear warmup: a number of steps, or a share of the run when below 1."""
+    decay: float = 0.2
+    """With wsd, the share of the run in which the learning rate falls."""
+    final_learning_rate: float = 0.1
+    """Where the schedule ends, as a share of the peak."""
+
+    # length and luck
+    steps: int = 0
+    """Optimizer steps; 0: as `epochs` says."""
+    epochs: float = 0.0
+    """Passes over the training tokens; 0 with steps = 0: 1 pass."""
+    seed: int = 1
+    """First weights, order of the batches and dropout."""
+
+    # mixture of experts
+    balance: Literal["bias", "auxiliary", "none"] = "bias"
+    """How the load of experts is kept even: a bias on the choice (no gradient), an auxiliary loss, or not at all."""
+    balance_rate: float = 1e-3
+    """Step of the bias, or weight of the auxiliary loss."""
+
+    # what is looked at on the way
+    evaluate_every: int = 0
+    """Steps between two looks at the losses; 0: 20 looks in a run."""
+    evaluate_batches: int = 8
+    """Batches of each look, for training and for validation; 0: the whole validation text."""
+    sample_every: int = 0
+    """Steps between two samples of text; 0: after each epoch, or 5 times in a run without epochs."""
+    sample_prompt: str = ""
+    """What samples begin with; empty: the first words of the validation text."""
+    sample_tokens: int = 50
+    """Length of a sample."""
+    save_every: int = 0
+    """Steps between two checkpoints; 0: at each look at the losses."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too (pip install luthier[tensorboard])."""
+
+    # the machine
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: cuda, then mps, then cpu."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the matrix products; weights and optimizer stay in float32."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Compile the blocks; auto: when the run is long enough to win the time back, timed on its first steps."""
+    threads: int = 0
+    """CPU threads; 0: all cores."""
+
+    def __post_init__(self) -> None:
+        above_zero = ("batch_size", "accumulation", "learning_rate", "sample_tokens")
+        for name in above_zero:
+            check(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+        not_negative = (
+            "vocab_size stride muon_learning_rate weight_decay clip warmup steps epochs balance_rate evaluate_every "
+            "evaluate_batches sample_every save_every threads final_learning_rate"
+        )
+        for name in not_negative.split():
+            check(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        for name in ("beta1", "beta2", "validation", "test"):
+            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1")
+        check(0 < self.decay <= 1, "decay", self.decay, "must be above 0 and at most 1")
+        share = self.validation + self.test
+        check(share < 1, "validation + test", share, "must leave something to train on: below 1")
+        check(not (self.steps and self.epochs), "steps and epochs", (self.steps, self.epochs), "give one of the two")
+
+
+def check(holds: bool, name: str, value: object, rule: str) -> None:
+    """Raise a UsageError that names the setting, its value and the rule."""
+    if not holds:
+        raise UsageError(f"{name} is {value}: it {rule}")
