@@ -130,9 +130,9 @@ def from_hugging_face(values: Mapping[str, Any]) -> Config:
 def read_moe_layers(settings: ConfigJson, n_layers: int) -> tuple[int, tuple[int, ...] | None]:
     """(moe_every, moe_layers): the list only where the step does not say the same."""
     step = settings.count("interleave_moe_layer_step", 1)
-    listed = settings.numbers("moe_layers")
     by_step = tuple(range(step - 1, n_layers, step))
-    layers = by_step if listed is None else tuple(layer for layer in range(n_layers) if layer in listed)
+    listed = settings.numbers("moe_layers")
+    layers = by_step if listed is None else tuple(sorted(set(range(n_layers)).intersection(listed)))
     return step, None if layers == by_step else layers
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from luthier.errors import LuthierError
 
 Shape = tuple[int, ...]
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class Step(Protocol):
@@ -187,8 +188,10 @@ def to_ours(table: Table, checkpoint: Checkpoint, model: Mapping[str, Tensor]) -
     for rule in table.rules:
         theirs = [checkpoint.tensor(names[table.bare(name)]) for name in rule.theirs]
         for name, tensor in zip(rule.theirs, theirs, strict=True):
-            if not tensor.is_floating_point():
-                raise LuthierError(f"'{name}' holds {str(tensor.dtype).removeprefix('torch.')}, not floats")
+            if tensor.dtype not in FLOATS:
+                raise LuthierError(
+                    f"'{name}' holds {str(tensor.dtype).removeprefix('torch.')}, not floats of 16 bits up"
+                )
         try:
             ours = rule.to_ours(theirs)
         except LuthierError as error:

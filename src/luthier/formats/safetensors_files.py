@@ -8,8 +8,10 @@ them one at a time.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from luthier.formats.json_files import read_json, write_json
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+\.safetensors")
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -41,7 +44,10 @@ class SafetensorsFolder:
         return {name: tuple(file.get_slice(name).get_shape()) for name, file in self.files.items()}
 
     def tensor(self, name: str) -> Tensor:
-        tensor: Tensor = self.files[name].get_tensor(name)
+        try:
+            tensor: Tensor = self.files[name].get_tensor(name)
+        except SafetensorError as error:
+            raise LuthierError(f"tensor '{name}' cannot be read: {error}") from None
         return tensor
 
 
@@ -57,16 +63,10 @@ def weight_files(folder: Path) -> list[str]:
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise LuthierError(f"{folder / INDEX}: no weight_map that says which file holds which tensor")
-    shards = list(dict.fromkeys(weight_map.values()))
-    for shard in shards:
-        if not isinstance(shard, str) or not is_plain(shard):
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not PLAIN_NAME.fullmatch(shard):
             raise LuthierError(f"{folder / INDEX}: {shard!r} is no name of a .safetensors file in this folder")
-    return shards
-
-
-def is_plain(name: str) -> bool:
-    """Whether this is the name of a safetensors file and not a way to another folder."""
-    return name == PurePosixPath(name).name == PureWindowsPath(name).name and name.endswith(".safetensors")
+    return list(dict.fromkeys(weight_map.values()))
 
 
 def open_file(path: Path) -> Any:
@@ -122,7 +122,7 @@ def write_file(path: Path, layout: Mapping[str, Tensor], stream: Iterator[tuple[
     text += b" " * (-len(text) % 8)  # data that starts at a multiple of 8 can be mapped
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, (came, tensor) in zip(layout, stream, strict=False):
-            if came != name or tensor.nbytes != layout[name].nbytes:
+        for (name, expected), (came, tensor) in zip(layout.items(), islice(stream, len(layout)), strict=True):
+            if came != name or tensor.nbytes != expected.nbytes:
                 raise ValueError(f"expected the tensor {name}, got {came}")
             file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -1,0 +1,241 @@
+"""A model with its tokenizer and config, opened from a folder and saved into one: the face that people import.
+
+    lm = luthier.load("runs/demo")
+    lm.model, lm.tokenizer, lm.config
+    lm.generate(["Once upon a time"], max_new_tokens=50)
+    lm.save("out")
+
+A training run is such a folder. What is opened and saved here is what `transformers` opens and saves: config.json,
+generation_config.json, model.safetensors (or shards with an index), tokenizer.json, tokenizer_config.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from luthier.architectures import registry
+from luthier.architectures.registry import Config
+from luthier.errors import LuthierError, UsageError
+from luthier.formats import names, safetensors_files
+from luthier.formats.atomic_folder import replacing
+from luthier.formats.json_files import read_json, write_json
+from luthier.generation.generate import encode_prompts, generate, grow
+from luthier.generation.row import Row
+from luthier.generation.settings import Settings
+from luthier.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from luthier.tokenizers.tokenizer import Tokenizer
+
+CONFIG = "config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json")
+FORMATS = ("hf",)
+OPENS = f"a folder with {CONFIG} and {safetensors_files.SINGLE} opens: a training run, or a Hugging Face model"
+
+
+class LanguageModel:
+    """A Transformer, the tokenizer that it was trained with, and the config that built it."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer | None, config: Config) -> None:
+        self.model, self.config = model, config
+        self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer. A model that came without one has token ids only: then this is a LuthierError."""
+        if self._tokenizer is None:
+            raise LuthierError("this model came without a tokenizer: put its tokenizer.json beside its config.json")
+        return self._tokenizer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.model.embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.embedding.weight.device
+
+    def save(self, folder: str | Path, format: str = "hf", *, shard_bytes: int = safetensors_files.SHARD_BYTES) -> None:
+        """Write the model into a folder that `luthier.load` and `transformers` open. Weights keep their dtype.
+
+        format: "hf". shard_bytes: the weights lie in files of at most this size. The folder changes in one go at the
+        end: an error on the way leaves it as it was. Raises a LuthierError where it cannot be written.
+        """
+        if format not in FORMATS:
+            raise UsageError(f"no format '{format}'; there is {', '.join(FORMATS)}")
+        table = registry.names_of(self.config).hugging_face(self.config)
+        weights = self.model.state_dict()
+        layout = dict(names.to_theirs(table, on_meta(weights)))
+        with replacing(Path(folder), stale=("model*.safetensors", safetensors_files.INDEX), last=CONFIG) as staging:
+            write_json(staging / CONFIG, self.hugging_face_config())
+            write_json(staging / "generation_config.json", self.token_ids())
+            safetensors_files.write(staging, layout, names.to_theirs(table, weights), shard_bytes)
+            if self._tokenizer is not None:
+                self._tokenizer.save(staging)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = 0.9,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        beams: int = 1,
+        length_penalty: float = 1.0,
+        samples: int = 1,
+        stop: str | Sequence[str] = (),
+        seed: int = 1,
+        use_cache: bool = True,
+    ) -> list[str]:
+        """What the model writes after each prompt (without the prompt), in the order of the prompts.
+
+            lm.generate("Once upon a time")                            # one prompt: a list of one text
+            lm.generate(["Once", "Twice upon a time"], temperature=0)  # a batch, always the likeliest token
+            lm.generate("Once upon a time", samples=3)                 # three texts, of seeds 1, 2 and 3
+
+        A text ends with the tokenizer's end token, before a string of `stop`, after max_new_tokens, or where the
+        model's context is full. Each next token is chosen so:
+
+        repetition_penalty: over 1, the tokens that prompt and text already have become less likely.
+        temperature: the logits are divided by it. Under 1 safer, over 1 wilder, 0 the likeliest token.
+        top_k: draw among the k likeliest tokens. top_p: among the likeliest that together have this probability.
+        min_p: not among those less likely than this share of the likeliest one's probability. None: off.
+        seed: the same seed gives the same text, alone or in a batch; in bfloat16 rounding may part them.
+        samples: texts for each prompt, which then stand together; text i (from 0) is drawn with seed + i.
+        beams: over 1, beam search for the likeliest text, which draws nothing; a text's log-probability is divided
+        by its length ** length_penalty. use_cache: False reads the whole text again for each token, for the same text.
+
+        Raises a UsageError for a setting out of its range, and a LuthierError for a prompt that fills the context, or
+        that is empty where the tokenizer has no token to begin a text with. The tokens, their log-probabilities and
+        the reason why a text ended are to be had from `luthier.generation.generate.generate`.
+        """
+        settings = Settings(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            beams=beams,
+            length_penalty=length_penalty,
+            samples=samples,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            seed=seed,
+            use_cache=use_cache,
+        )
+        texts = encode_prompts(self.tokenizer, [prompts] if isinstance(prompts, str) else prompts)
+        results = generate(self.model, self.tokenizer, texts, settings, self.config.context_length)
+        return [result.text for result in results]
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = 0.9,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        stop: str | Sequence[str] = (),
+        seed: int = 1,
+        use_cache: bool = True,
+    ) -> Iterator[str]:
+        """The text of `generate`, piece by piece as it is written. Settings and errors are those of `generate`.
+
+            for piece in lm.stream("Once upon a time"):
+                print(piece, end="", flush=True)
+
+        A piece has whole characters only. What may be the beginning of a stop string waits until that is known.
+        """
+        settings = Settings(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            seed=seed,
+            use_cache=use_cache,
+        )
+        [text] = encode_prompts(self.tokenizer, [prompt])
+        row = Row(self.tokenizer, text, settings, self.config.context_length)
+        return (piece for _, piece in grow(self.model, [row], settings))
+
+    def hugging_face_config(self) -> dict[str, object]:
+        """What config.json holds."""
+        settings = registry.names_of(self.config).to_hugging_face(self.config)
+        return {**settings, "dtype": str(self.dtype).removeprefix("torch."), **self.token_ids()}
+
+    def token_ids(self) -> dict[str, object]:
+        """The special tokens by the names that Hugging Face gives them. Nulls are written: its defaults are others."""
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+        ends = list(tokenizer.eos_ids)
+        return {
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": ends if len(ends) > 1 else tokenizer.eos_id,
+            "pad_token_id": tokenizer.pad_id,
+        }
+
+
+def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
+    """Open a training run or a Hugging Face model folder (GPT-2, Llama 2 to 3.2, Llama 4's text part).
+
+    dtype: that of the file unless given. On the CPU, weights that need no conversion are mapped: they cost memory only
+    as they are used, and the file may be replaced but not changed in place. Raises a LuthierError that names what is
+    missing, unknown or of another shape.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise LuthierError(f"there is no {folder}: {OPENS}")
+    if not (folder / CONFIG).is_file() or not safetensors_files.has_weights(folder):
+        raise LuthierError(f"{folder} holds no model that can be read: {OPENS}")
+    values, checkpoint = read_json(folder / CONFIG), safetensors_files.SafetensorsFolder(folder)
+    try:
+        config = registry.from_hugging_face(values)
+        model = registry.build_with(config, dict(read_weights(checkpoint, config, torch.device(device), dtype)))
+    except LuthierError as error:
+        raise LuthierError(f"{folder}: {error}") from None
+    return LanguageModel(model.eval(), read_tokenizer(folder, config), config)
+
+
+def read_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
+    """The tokenizer beside the weights, if there is one."""
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    from luthier.tokenizers.load import load as load_tokenizer  # after the weights: a folder may come without
+
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise LuthierError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model knows {config.vocab_size}"
+        )
+    return tokenizer
+
+
+def read_weights(
+    checkpoint: names.Checkpoint, config: Config, device: torch.device, dtype: torch.dtype | None
+) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a checkpoint by our names, one at a time. All take the dtype of the first, the embedding."""
+    table = registry.names_of(config).hugging_face(config)
+    for name, tensor in names.to_ours(table, checkpoint, registry.build_on_meta(config).state_dict()):
+        dtype = dtype or tensor.dtype
+        yield name, tensor.to(device, dtype)
+
+
+def on_meta(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Their shapes and dtypes, with no memory."""
+    return {name: tensor.to("meta") for name, tensor in weights.items()}
