@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from luthier.errors import LuthierError
 
-CHUNK = 1 << 18  # characters: enough of them in a batch to feed every core, each large enough to be worth a call
+CHUNK = 1 << 16  # characters: many in a batch, to feed every core; each long enough that checking its cut costs little
 WINDOW = 500  # characters on each side of a cut that are encoded to check it
 TRIES = 8  # places tried before the chunk is let grow
 

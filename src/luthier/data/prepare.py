@@ -22,7 +22,7 @@ from luthier.data.splits import Fractions, Size, Span, measure, resolve, spans
 from luthier.data.text import Piece
 from luthier.errors import LuthierError, UsageError
 
-BATCH = 1 << 22  # characters encoded at once: 16 chunks, some tens of megabytes of ids
+BATCH = 1 << 22  # characters encoded at once: 64 chunks; their ids take some hundred megabytes on the way
 
 
 class Tokenizer(Encoder, Protocol):
@@ -80,8 +80,8 @@ def prepare(
         raise UsageError("the documents are read twice: give a list or a Texts, not a generator")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LuthierError(f"{out}: there is something here already; delete it or name another folder")
-    with progress("reading", None):
-        size = measure(_pieces(documents))
+    with progress("reading characters", None) as advance:
+        size = measure(_watched(_pieces(documents), advance))
     if not size.characters:
         raise LuthierError("there is no text in what was given")
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -107,6 +107,12 @@ def prepare(
 def _pieces(documents: Iterable[str | Piece]) -> Iterator[Piece]:
     pieces = (item if isinstance(item, Piece) else Piece(item, True) for item in documents)
     return (piece for piece in pieces if piece.text)
+
+
+def _watched(pieces: Iterable[Piece], advance: Callable[[int], None]) -> Iterator[Piece]:
+    for piece in pieces:
+        yield piece
+        advance(len(piece.text))
 
 
 def _write(
