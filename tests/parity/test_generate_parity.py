@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import pytest
 import torch
 from peers import VOCAB, gpt2, llama, llama4, twin
@@ -18,6 +20,7 @@ class Numbers:
     """A tokenizer whose text is of no interest."""
 
     vocab_size = VOCAB
+    special_tokens = MappingProxyType({})
 
     def __init__(self, ends):
         self.eos_ids = tuple(ends)

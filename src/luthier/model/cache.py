@@ -54,3 +54,12 @@ class KVCache:
             if layer.buffers is not None:
                 keys, values = layer.buffers
                 layer.buffers = (keys.index_select(0, rows), values.index_select(0, rows))
+
+    def drop_first(self, count: int) -> None:
+        """Forget the first `count` slots: padding that no row of the batch needs."""
+        for layer in self.layers:
+            layer.length -= count
+            layer.capacity -= count
+            if layer.buffers is not None:
+                keys, values = layer.buffers
+                layer.buffers = (keys[:, :, count:], values[:, :, count:])

@@ -1,0 +1,98 @@
+"""Beam search: the likeliest text, not the likeliest next token.
+
+Of each prompt, the `beams` likeliest beginnings are kept. Each step goes on with their likeliest next tokens. A text
+that ends is set aside with its score: the sum of its log-probabilities over its length to the power length_penalty.
+The search is over when `beams` texts are set aside and no beginning would, at its present length, score above the
+worst of them. (The rules and their defaults are those of transformers' `generate`, so that the texts are the same.)
+
+Shapes: N beginnings of all prompts, V vocab_size, W candidates of each beginning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from luthier.generation.reader import Reader
+from luthier.generation.row import Row
+from luthier.generation.sampling import penalise_repetition
+from luthier.generation.settings import Settings
+
+
+@dataclass
+class Beam:
+    """New tokens behind a prompt, and the sum of their log-probabilities. parent: the beginning they come from."""
+
+    ids: list[int]
+    logprobs: list[float]
+    score: float
+    parent: int
+
+
+class Search:
+    """The beams of one prompt."""
+
+    def __init__(self, row: Row) -> None:
+        self.row, self.settings = row, row.settings
+        self.width = self.settings.beams * max(2, 1 + len(row.end_tokens))  # enough to go on if every beam can end
+        self.live = [Beam([], [], 0.0, 0)]
+        self.ended: list[Beam] = []  # the best `beams`, best first
+
+    def rank(self, beam: Beam) -> float:
+        """The score that texts of different length are compared by."""
+        return beam.score / math.pow(len(beam.ids), self.settings.length_penalty)
+
+    def advance(self, logprobs: Sequence[Sequence[float]], tokens: Sequence[Sequence[int]]) -> None:
+        """Take one step, from the likeliest next tokens of each live beam, (live, W) each, the likeliest first."""
+        beams = self.settings.beams
+        candidates = [
+            Beam([*beam.ids, token], [*beam.logprobs, logprob], beam.score + logprob, parent)
+            for parent, beam in enumerate(self.live)
+            for logprob, token in zip(logprobs[parent], tokens[parent], strict=True)
+        ]
+        candidates.sort(key=lambda beam: beam.score, reverse=True)
+        self.live = []
+        for place, beam in enumerate(candidates[: self.width]):
+            if not self.row.would_end(beam.ids):
+                self.live.append(beam)
+            elif place < beams:  # the others are there only so that enough can go on
+                self.ended.append(beam)
+        self.live = self.live[:beams]
+        self.ended = sorted(self.ended, key=self.rank, reverse=True)[:beams]
+        if self.live and len(self.ended) == beams and self.rank(self.live[0]) <= self.rank(self.ended[-1]):
+            self.live = []
+
+    def finish(self) -> str:
+        """Write the best text into the row."""
+        best = self.ended[0]
+        return "".join(self.row.add(token, logprob) for token, logprob in zip(best.ids, best.logprobs, strict=True))
+
+
+def beam_search(reader: Reader, rows: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, str]]:
+    """Fill rows, one for each text of the reader, with the best text found. Yields each row with its text."""
+    searches = [Search(row) for row in rows]
+    width = min(max(search.width for search in searches), reader.vocab_size)
+    going = searches
+    while going:
+        logits = reader.logits()  # (N, V)
+        if settings.repetition_penalty != 1:
+            logits = penalise_repetition(logits, reader.tokens, settings.repetition_penalty)
+        best = logits.log_softmax(-1).topk(width)  # (N, W)
+        logprobs, tokens = best.values.tolist(), best.indices.tolist()
+        parents: list[int] = []
+        first = 0  # the row of the reader where a prompt's beams begin
+        for search in going:
+            last = first + len(search.live)
+            search.advance(logprobs[first:last], tokens[first:last])
+            parents += [first + beam.parent for beam in search.live]
+            first = last
+        going = [search for search in going if search.live]
+        if going:
+            reader.select(parents)
+            last_tokens = [beam.ids[-1] for search in going for beam in search.live]
+            reader.append(torch.tensor(last_tokens, device=reader.device))
+    for search in searches:
+        yield search.row, search.finish()

@@ -1,0 +1,112 @@
+"""Let a model go on with texts: a batch at once, each row until its own end.
+
+Shapes: B rows of the batch, V vocab_size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from luthier.errors import LuthierError
+from luthier.generation.beam import beam_search
+from luthier.generation.reader import Reader
+from luthier.generation.row import Result, Row
+from luthier.generation.sampling import choose, uniforms
+from luthier.generation.settings import Settings
+from luthier.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from luthier.tokenizers.tokenizer import Tokenizer
+
+
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of prompts, begun with the bos token if the tokenizer does so. What they say is all plain text.
+
+    An empty prompt lets the model begin a text: it stands for the token that comes before or between texts, and is a
+    LuthierError if the tokenizer has none. So is a prompt that the tokenizer cannot encode.
+    """
+    texts = tokenizer.encode_batch(prompts, bos=tokenizer.adds_bos)
+    return [ids or [beginning(tokenizer)] for ids in texts]
+
+
+def beginning(tokenizer: Tokenizer) -> int:
+    """The token that a model begins a text after."""
+    first = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+    if first is None:
+        raise LuthierError("the prompt is empty, and this tokenizer has no token that begins a text: give a character")
+    return first
+
+
+def generate(
+    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], settings: Settings, context_length: int
+) -> list[Result]:
+    """Go on with prompts (token ids, see `encode_prompts`). Results in their order, `samples` for each prompt."""
+    rows = [
+        Row(tokenizer, prompt, settings, context_length, number)
+        for prompt in prompts
+        for number in range(settings.samples)
+    ]
+    for _ in grow(model, rows, settings):
+        pass
+    return [row.result for row in rows]
+
+
+@torch.inference_mode()
+def grow(model: Transformer, rows: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, str]]:
+    """Fill rows in one batch: those of one prompt's samples stand together. Yields each piece of text with its row.
+
+    Beam search knows a text only at its end: then there is one piece a row.
+    """
+    if not rows:
+        return
+    prompts = [row.prompt for row in rows[:: settings.samples]]
+    room = max(row.room for row in rows)
+    vocab_size = rows[0].tokenizer.vocab_size
+    with evaluating(model):
+        reader = Reader(model, prompts, room, vocab_size=vocab_size, use_cache=settings.use_cache)
+        if settings.beams > 1:
+            yield from beam_search(reader, rows, settings)
+        else:
+            yield from sample(reader, rows, settings, room)
+
+
+def sample(reader: Reader, rows: Sequence[Row], settings: Settings, room: int) -> Iterator[tuple[Row, str]]:
+    """Draw one token for each row until all rows have ended."""
+    numbers = uniforms(settings.seed, settings.samples, room)  # (samples, room)
+    numbers = numbers[[row.number for row in rows]].to(reader.device)  # (B, room)
+    logits = reader.logits()
+    prompts = [i // settings.samples for i in range(len(rows))]
+    reader.select(prompts)
+    logits = logits[prompts]
+    for step in range(room):
+        tokens = choose(logits, reader.tokens, settings, numbers[:, step])  # (B,)
+        logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+        for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
+            if not row.ended and (piece := row.add(token, logprob)):
+                yield row, piece
+        going = [i for i, row in enumerate(rows) if not row.ended]
+        if not going:
+            return
+        # leaving rows out copies the cache: worth it when half are gone. When the slots are as many as the context
+        # has, it must be: the rows that are still going have padding, which select removes
+        if 2 * len(going) <= len(rows) or reader.slots == rows[0].context_length:
+            reader.select(going)
+            rows, tokens, numbers = [rows[i] for i in going], tokens[going], numbers[going]
+        reader.append(tokens)
+        logits = reader.logits()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout, whatever mode the model was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

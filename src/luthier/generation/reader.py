@@ -1,0 +1,70 @@
+"""What a model has read: a batch of texts that grow by one token at a time, and the logits of each one's next token.
+
+Texts of different length are padded on the left, so that all end in the same slot.
+
+Shapes: B batch, S slots so far (padding and tokens), V vocab_size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from luthier.model.cache import KVCache
+from luthier.model.transformer import Transformer
+
+
+class Reader:
+    """A batch of texts, and the cache of what the model knows of them (none: everything is read again each time).
+
+    room: tokens that will be added at most. vocab_size: the tokenizer's. An output matrix may be larger, but stands
+    for no text there.
+    """
+
+    def __init__(
+        self, model: Transformer, texts: Sequence[Sequence[int]], room: int, *, vocab_size: int, use_cache: bool = True
+    ) -> None:
+        self.model, self.vocab_size = model, vocab_size
+        self.device = model.embedding.weight.device
+        longest = max(len(text) for text in texts)
+        self.padding = [longest - len(text) for text in texts]  # slots before each text
+        # padding repeats the text's first token, so that a row holds no token that its text does not
+        rows = [[text[0]] * pad + list(text) for text, pad in zip(texts, self.padding, strict=True)]
+        self.tokens = torch.tensor(rows, device=self.device)  # (B, S)
+        self.starts = torch.tensor(self.padding, device=self.device)[:, None]  # (B, 1)
+        self.cache = KVCache(len(model.blocks), longest + room) if use_cache else None
+
+    @property
+    def slots(self) -> int:
+        """S: tokens of the longest text, padding of the others included."""
+        return self.tokens.shape[1]
+
+    def logits(self) -> Tensor:
+        """Read what was not yet read. The logits of the next token of each text, (B, V) float32."""
+        unread = self.tokens if self.cache is None else self.tokens[:, self.cache.length :]
+        valid = torch.arange(self.slots, device=self.device) >= self.starts if any(self.padding) else None
+        last = self.model.hidden(unread, self.cache, valid=valid)[:, -1]  # (B, C)
+        logits: Tensor = self.model.output(last)
+        return logits[:, : self.vocab_size].float()
+
+    def append(self, tokens: Tensor) -> None:
+        """Add one token to each text, (B,)."""
+        self.tokens = torch.cat((self.tokens, tokens[:, None]), dim=1)
+
+    def select(self, rows: list[int]) -> None:
+        """Keep these texts, in this order; one that comes twice is copied. Padding that all of them have goes."""
+        if rows == list(range(len(self.padding))):
+            return
+        index = torch.tensor(rows, device=self.device)
+        self.padding = [self.padding[row] for row in rows]
+        self.tokens, self.starts = self.tokens[index], self.starts[index]
+        if self.cache is not None:
+            self.cache.select(index)
+        shared = min(self.padding)
+        if shared:
+            self.padding = [pad - shared for pad in self.padding]
+            self.tokens, self.starts = self.tokens[:, shared:], self.starts - shared
+            if self.cache is not None:
+                self.cache.drop_first(shared)

@@ -1,0 +1,102 @@
+"""One text that grows behind a prompt, and what became of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from luthier.errors import LuthierError
+from luthier.generation.settings import Settings
+from luthier.generation.text import Writer
+
+if TYPE_CHECKING:
+    from luthier.tokenizers.tokenizer import Tokenizer
+
+FinishReason = Literal["end", "stop", "length", "context"]
+
+
+@dataclass
+class Result:
+    """What a model wrote after a prompt.
+
+    ids: the new tokens, with the end token or those of the stop string if one came. text: without them.
+    finish_reason: "end" an end token came, "stop" a stop string, "length" there are max_new_tokens, "context" the
+    model's context is full; None while the text grows. logprobs: the natural logarithm of the probability that the
+    model gave each token, before penalty, temperature and filters.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    logprobs: list[float] = field(default_factory=list)
+
+
+class Row:
+    """A prompt (token ids) and what is added to it, up to an end token, a stop string, or until there is no room.
+
+    number: which sample of its prompt it is, from 0.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], settings: Settings, context_length: int, number: int = 0
+    ) -> None:
+        if not prompt:
+            raise LuthierError("the prompt has no tokens: give at least one")
+        if len(prompt) >= context_length:
+            raise LuthierError(
+                f"the prompt has {len(prompt)} tokens and the model's context holds {context_length}, "
+                f"new tokens included: shorten the prompt to at most {context_length - 1}"
+            )
+        self.tokenizer, self.prompt, self.settings = tokenizer, prompt, settings
+        self.context_length, self.number = context_length, number
+        # a stop string may be a special token, which never comes as text
+        stops = {tokenizer.special_tokens[string] for string in settings.stop if string in tokenizer.special_tokens}
+        self.end_tokens = stops.union(tokenizer.eos_ids)
+        self.room = min(settings.max_new_tokens, context_length - len(prompt))  # tokens
+        self.writer = self.new_writer()
+        self.result = Result()
+
+    def new_writer(self) -> Writer:
+        """What turns the tokens after the prompt into text."""
+        return Writer(self.tokenizer, self.prompt, self.settings.stop)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more tokens are wanted."""
+        return self.result.finish_reason is not None
+
+    def add(self, token: int, logprob: float) -> str:
+        """Add a token. Returns the text that can be shown now."""
+        result = self.result
+        if math.isnan(logprob):
+            raise LuthierError(
+                f"the model's output after {len(self.prompt) + len(result.ids)} tokens is not a number (NaN): "
+                "its weights are damaged or do not fit the type they run in (float32 is the safest)"
+            )
+        result.ids.append(token)
+        result.logprobs.append(logprob)
+        ends = token in self.end_tokens
+        piece = "" if ends else self.writer.push(token)
+        if token in self.tokenizer.eos_ids:
+            result.finish_reason = "end"
+        elif ends or self.writer.stopped:
+            result.finish_reason = "stop"
+        elif len(result.ids) == self.room:
+            result.finish_reason = "length" if self.room == self.settings.max_new_tokens else "context"
+        if self.ended:
+            piece += self.writer.flush()
+        result.text += piece
+        return piece
+
+    def would_end(self, ids: Sequence[int]) -> bool:
+        """Whether these tokens, added to an empty row, would end it with the last one."""
+        if ids[-1] in self.end_tokens or len(ids) == self.room:
+            return True
+        if not self.settings.stop:
+            return False
+        writer = self.new_writer()
+        for token in ids:
+            writer.push(token)
+        return writer.stopped

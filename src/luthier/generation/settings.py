@@ -1,0 +1,67 @@
+"""What a person can set about the text that a model writes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from luthier.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the next tokens are chosen, and when to stop. A value out of its range is a UsageError.
+
+    The logits pass through repetition_penalty, temperature, top_k, top_p and min_p, in this order, and then one token
+    is drawn. With beams above 1 nothing is drawn: temperature, top_k, top_p, min_p and seed play no part.
+    """
+
+    max_new_tokens: int = 200
+    """Most tokens that are added to a prompt. Fewer are when the model's context is full."""
+    temperature: float = 0.8
+    """The logits are divided by it: under 1 safer, over 1 wilder, 0 always the likeliest token (greedy)."""
+    top_k: int | None = None
+    """Draw among the K likeliest tokens only."""
+    top_p: float | None = 0.9
+    """Draw among the likeliest tokens that together have this probability; 1 keeps all (arXiv 1904.09751)."""
+    min_p: float | None = None
+    """Drop tokens less likely than this share of the likeliest one's probability (arXiv 2407.01082)."""
+    repetition_penalty: float = 1.0
+    """Over 1: make tokens that the text already has less likely (arXiv 1909.05858)."""
+    beams: int = 1
+    """Over 1: beam search, which keeps this many texts at each step and returns the likeliest in the end."""
+    length_penalty: float = 1.0
+    """Of beam search: a text's log-probability is divided by its length to this power; higher favours longer texts."""
+    samples: int = 1
+    """Texts for each prompt; text number i (from 0) is drawn with seed + i."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the text. They are not part of it."""
+    seed: int = 1
+    """The same seed gives the same text, alone or among other prompts."""
+    use_cache: bool = True
+    """Keep the keys and values of the tokens read: the same text, without reading all of it again for each token."""
+
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
+        steady = self.temperature == 0 or 1e-3 <= self.temperature < math.inf  # under it the logits could overflow
+        require(steady, "temperature", self.temperature, "0 (always the likeliest token), or at least 0.001")
+        require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "at least 1")
+        require(self.top_p is None or 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        require(self.min_p is None or 0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")
+        require(0 < self.repetition_penalty < math.inf, "repetition_penalty", self.repetition_penalty, "above 0")
+        require(self.beams >= 1, "beams", self.beams, "at least 1")
+        require(math.isfinite(self.length_penalty), "length_penalty", self.length_penalty, "a finite number")
+        require(self.samples >= 1, "samples", self.samples, "at least 1")
+        require(all(self.stop), "stop", self.stop, "strings of at least one character")
+        require(0 <= self.seed < 2**62, "seed", self.seed, "between 0 and 2^62 - 1")
+        if self.beams > 1 and self.samples > 1:
+            raise UsageError(
+                f"beams {self.beams} and samples {self.samples}: beam search gives one text a prompt, "
+                "take samples 1, or beams 1 to draw several"
+            )
+
+
+def require(holds: bool, name: str, value: object, range_: str) -> None:
+    """Raise a UsageError that names the setting, its value and its range, unless it holds."""
+    if not holds:
+        raise UsageError(f"{name} is {value}: it must be {range_}")

@@ -1,0 +1,68 @@
+"""Text as it comes: stop strings however the tokens cut them, and whole characters only."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from byte_models import ByteTokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.generation.text import StopFinder, Writer
+
+law = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+LETTERS = st.text("ab<é", max_size=30)  # few, so that stop strings do come
+
+
+def until_stop(text, stop):
+    """The same from the whole text: what stands before the first string to be complete."""
+    found = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
+    return text[: min(found)[1]] if found else text
+
+
+@law
+@given(
+    text=LETTERS, stop=st.lists(st.text("ab<é", min_size=1, max_size=4), max_size=3), cuts=st.sets(st.integers(0, 30))
+)
+def test_stop_strings_end_the_text_wherever_its_pieces_are_cut(text, stop, cuts):
+    finder = StopFinder(stop)
+    edges = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+    shown = ""
+    for start, end in pairwise(edges):
+        shown += finder.push(text[start:end])
+        assert not any(s in shown for s in stop)
+        if finder.stopped:
+            break
+    shown += finder.flush()
+    assert shown == until_stop(text, stop)
+    assert finder.stopped == any(s in text for s in stop)
+
+
+def test_only_what_may_begin_a_stop_string_is_held_back():
+    finder = StopFinder(["\nUser:"])
+    assert finder.push("Hello.\nU") == "Hello."
+    assert finder.push("nder") == "\nUnder"
+    assert finder.push("\nUser") == ""
+    assert finder.flush() == "\nUser"
+
+
+@law
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_a_stream_has_whole_characters_only(prompt, text):
+    tokenizer = ByteTokenizer()
+    writer = Writer(tokenizer, tokenizer.encode(prompt), ())
+    pieces = [writer.push(token) for token in tokenizer.encode(text)] + [writer.flush()]
+    assert "".join(pieces) == text
+    assert all(len(piece) <= 1 for piece in pieces)  # one byte a token: each character at its last byte
+
+
+def test_half_a_character_at_the_end_is_shown_as_one_replacement(tokenizer):
+    writer = Writer(tokenizer, [65], ())
+    assert [writer.push(token) for token in "é".encode()[:1]] == [""]
+    assert writer.flush() == "�"
+
+
+def test_the_prompt_plays_no_part_in_stop_strings(tokenizer):
+    writer = Writer(tokenizer, tokenizer.encode("EN"), ["END"])
+    assert "".join(writer.push(token) for token in tokenizer.encode("D END")) == "D "
+    assert writer.stopped
