@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -16,6 +18,7 @@ from luthier.architectures.registry import Config, build, preset
 from luthier.model.cache import KVCache
 from luthier.model.dropout import reseed
 from luthier.model.mask import Chunked, causal
+from luthier.model.moe import Experts
 from luthier.model.transformer import Transformer
 
 # torch's own tracing looks at it, and hides the warning, which cannot be hidden when warnings are errors
@@ -71,21 +74,21 @@ def test_a_training_step_in_autocast_gives_finite_float32_gradients(name: str) -
 
 
 @pytest.fixture
-def graphs() -> Iterator[list[fx.GraphModule]]:
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[fx.GraphModule]]:
+    monkeypatch.setattr(Experts, "forward", Experts.forward)  # which compiling changes
     torch.compiler.reset()
     yield []
     torch.compiler.reset()
 
 
-def compile_blocks(model: Transformer, graphs: list[fx.GraphModule], *, fullgraph: bool = False) -> None:
+def compile_blocks(model: Transformer, graphs: list[fx.GraphModule]) -> None:
     """Each by itself, as training does; a graph that is made shows in `graphs`."""
 
     def backend(graph: fx.GraphModule, example: list[Tensor]) -> Callable[..., object]:
         graphs.append(graph)
         return graph.forward
 
-    for block in model.blocks:
-        block.compile(backend=backend, fullgraph=fullgraph)
+    model.compile_blocks(backend=backend)
 
 
 def train(model: Transformer, config: Config, steps: int) -> list[Tensor]:
@@ -103,7 +106,7 @@ def test_one_compiled_block_serves_all_blocks_and_all_steps(name: str, graphs: l
     config = replace(NANO[name], dropout=0.1)
     model = build(config).train()
     expected = train(model, config, 2)
-    compile_blocks(model, graphs, fullgraph=True)
+    compile_blocks(model, graphs)
     for actual, right in zip(train(model, config, 2), expected, strict=True):
         assert_close(actual, right, atol=1e-5, rtol=1e-4)
     assert len(graphs) == 1
@@ -130,8 +133,21 @@ def test_a_compiled_block_reads_token_by_token_with_no_graph_for_each_length(gra
     """One for many tokens at once, one for a single token, and perhaps one until the length is seen to vary."""
     model, tokens = build(NANO["llama"]).eval().requires_grad_(False), random_tokens(1, 2, 24)
     expected = model(tokens)
-    compile_blocks(model, graphs, fullgraph=True)
+    compile_blocks(model, graphs)
     cache = KVCache(len(model.blocks), 24)
     logits = torch.cat([model(piece, cache) for piece in tokens.split([9, *[1] * 15], dim=1)], dim=1)
     assert_close(logits, expected, atol=1e-5, rtol=1e-4)
     assert len(graphs) <= 3
+
+
+def test_a_model_is_made_and_read_without_loading_the_compiler() -> None:
+    """It takes a second to import: most of what the command line does needs none of it."""
+    program = """
+import sys, torch
+from luthier.architectures.registry import build
+for name in ("gpt2-nano", "llama-nano", "llama4-nano"):
+    with torch.inference_mode():
+        build(name).eval()(torch.zeros(1, 4, dtype=torch.long))
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from luthier.architectures.initialise import initialise_normal
+from luthier.architectures.initialise import empty_embedding, initialise_normal
 from luthier.model.attention import Attention
 from luthier.model.feed_forward import FeedForward
 from luthier.model.transformer import Block, Transformer
@@ -54,10 +54,10 @@ SIZES = {
 def build(config: Config) -> Transformer:
     """Parts joined as GPT-2 joins them, with weights that are not yet set (see registry.build)."""
     return Transformer(
-        nn.Embedding(config.vocab_size, config.dim),
+        empty_embedding(config.vocab_size, config.dim),
         [build_block(config) for _ in range(config.n_layers)],
         nn.LayerNorm(config.dim, eps=config.norm_eps),
-        position_embedding=nn.Embedding(config.context_length, config.dim),
+        position_embedding=empty_embedding(config.context_length, config.dim),
         tie_embeddings=config.tie_embeddings,
         dropout=config.dropout,
     )

@@ -13,6 +13,11 @@ from luthier.model.norm import RMSNorm
 from luthier.model.transformer import Transformer
 
 
+def empty_embedding(n_entries: int, dim: int) -> nn.Embedding:
+    """A table of vectors to be set later. `nn.Embedding` draws its own, which on `meta` loads torch's compiler: 1 s."""
+    return nn.Embedding(n_entries, dim, _weight=torch.empty(n_entries, dim))
+
+
 @torch.no_grad()
 def initialise_normal(model: Transformer, generator: torch.Generator, *, std: float, residual_scale: float) -> None:
     """Matrices N(0, std), those that write into the residual stream times residual_scale; norms 1, biases 0."""

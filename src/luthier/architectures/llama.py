@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from luthier.architectures.initialise import initialise_normal
+from luthier.architectures.initialise import empty_embedding, initialise_normal
 from luthier.model.attention import Attention
 from luthier.model.feed_forward import SwiGLU
 from luthier.model.norm import RMSNorm
@@ -77,7 +76,7 @@ SIZES = {
 def build(config: Config) -> Transformer:
     """Parts joined as Llama joins them, with weights that are not yet set (see registry.build)."""
     return Transformer(
-        nn.Embedding(config.vocab_size, config.dim),
+        empty_embedding(config.vocab_size, config.dim),
         [build_block(config) for _ in range(config.n_layers)],
         RMSNorm(config.dim, config.norm_eps),
         tie_embeddings=config.tie_embeddings,

@@ -23,8 +23,6 @@ class Experts(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(n_experts, dim, 2 * hidden_dim))  # (E, C, 2F), gate first
         self.down = nn.Parameter(torch.empty(n_experts, hidden_dim, dim))  # (E, F, C)
 
-    # sizes that change with the data would be compiled again and again: a compiled block leaves its graph here
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """(N, C) sorted by expert, and how many rows each expert has, (E,), -> (N, C)."""
         outputs = []
@@ -34,6 +32,13 @@ class Experts(nn.Module):
             gate, up = (rows @ gate_up).chunk(2, dim=-1)
             outputs.append((F.silu(gate) * up) @ down)
         return torch.cat(outputs)
+
+
+def leave_experts_uncompiled() -> None:
+    """Let compiled code leave its graph at the experts: how many tokens each gets changes at every step, and each
+    change would be compiled anew. (Not a decorator, which would load torch's compiler in every program: 1 s.)
+    """
+    Experts.forward = torch.compiler.disable(Experts.forward)  # type: ignore[method-assign, no-untyped-call]
 
 
 class MoE(nn.Module):

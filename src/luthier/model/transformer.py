@@ -5,8 +5,8 @@ Shapes: B batch, T tokens, S tokens seen (cached and new), C dim, V vocab_size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from luthier.model.attention import Attention
 from luthier.model.cache import KVCache, LayerCache
 from luthier.model.dropout import Dropout
 from luthier.model.mask import MaskRule, build_mask
+from luthier.model.moe import leave_experts_uncompiled
 
 
 class Block(nn.Module):
@@ -103,6 +104,12 @@ class Transformer(nn.Module):
             x = block(x, positions, cache.layers[layer] if cache is not None else None, masks[block.attention.mask])
         out: Tensor = self.norm(x)
         return out
+
+    def compile_blocks(self, *, dynamic: bool | None = None, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile each block by itself, where it is: one compilation serves all the blocks that are alike."""
+        leave_experts_uncompiled()
+        for block in self.layers:
+            block.compile(dynamic=dynamic, backend=backend)
 
     @property
     def layers(self) -> list[Block]:

@@ -72,8 +72,7 @@ class Trainer:
 
     def compile(self) -> None:
         """Compile each block and the loss. The blocks share one compilation: they are equal but for their weights."""
-        for block in self.model.layers:
-            block.compile(dynamic=False)
+        self.model.compile_blocks(dynamic=False)
         self.kernel = torch.compile(loss_and_gradient, dynamic=False)
 
     def train_step(self) -> StepResult:
