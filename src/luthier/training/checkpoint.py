@@ -1,4 +1,4 @@
-"""What a run needs besides its weights to go on as if it had never stopped: tensors in safetensors, the rest in JSON."""
+"""What a run needs besides its weights to go on as if it had never stopped: tensors in safetensors, the rest as JSON."""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ def build_optimizers(model: Transformer, settings: Settings) -> list[torch.optim
     Weight decay acts on matrices only: norms, biases and scales are left alone. Muon takes the hidden matrices; the
     embedding, the output matrix and stacked experts (three dimensions, which torch.optim.Muon refuses) stay with AdamW.
     """
-    hidden, matrices, vectors = [], [], []
+    hidden: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     inside_blocks = {id(parameter) for parameter in model.blocks.parameters()}
     for parameter in model.parameters():
         if settings.optimizer == "muon" and parameter.ndim == 2 and id(parameter) in inside_blocks:

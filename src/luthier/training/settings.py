@@ -27,7 +27,7 @@ class Settings:
     test: float = 0.0
     """Share of the text held out and never looked at in training."""
     split_by: Literal["auto", "characters", "documents"] = "auto"
-    """Hold out the end of the text, or whole documents; auto: documents when there are at least 100."""
+    """Hold out the end of the text, or whole documents; auto: documents when there are enough of them."""
     field: str = "text"
     """The field that holds the text, in .jsonl and .parquet files."""
     normalisation: Literal["NFC", "NFKC", "none"] = "NFC"
@@ -94,6 +94,8 @@ class Settings:
     """What samples begin with; empty: the first words of the validation text."""
     sample_tokens: int = 50
     """Length of a sample."""
+    sample_temperature: float = 0.8
+    """Temperature of samples; 0: always the likeliest token."""
     save_every: int = 0
     """Steps between two checkpoints; 0: at each look at the losses."""
     tensorboard: bool = False
@@ -115,7 +117,7 @@ class Settings:
             check(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
         not_negative = (
             "vocab_size stride muon_learning_rate weight_decay clip warmup steps epochs balance_rate evaluate_every "
-            "evaluate_batches sample_every save_every threads final_learning_rate"
+            "evaluate_batches sample_every sample_temperature save_every threads final_learning_rate"
         )
         for name in not_negative.split():
             check(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")

@@ -1,0 +1,26 @@
+"""`luthier plan`: what a run will cost, before it starts."""
+
+from __future__ import annotations
+
+from luthier.cli.run_arguments import parse
+
+ABOUT = """Say what a training run will cost, in memory and time, without starting it.
+
+    luthier plan --preset gpt2-124m
+    luthier plan book.txt --preset llama-mini --steps 2000
+    luthier plan --preset llama4-scout
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Print the cost of a run."""
+    if arguments and not arguments[0].startswith("-"):
+        from luthier.architectures.registry import presets
+
+        if arguments[0] in presets():  # luthier plan gpt2-124m
+            arguments = ["--preset", arguments[0], *arguments[1:]]
+    given = parse("plan", ABOUT, arguments)
+    from luthier.run.forecast import forecast, show
+
+    show(forecast(given.plan, with_data=bool(given.data)))
+    return 0

@@ -1,0 +1,87 @@
+"""The command line of a run, for `luthier train` and `luthier plan`: its options are the fields of the settings.
+
+Preset and recipe are read first, because they decide the defaults that --help shows and which options [model] has.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from luthier.architectures.registry import Config
+from luthier.run.plan import Plan, read_recipe, recipes, resolve
+from luthier.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line says."""
+
+    plan: Plan
+    out: Path
+    resume: bool
+    data: tuple[str, ...]  # empty when not given
+    options: dict[str, Any]  # of Settings, those that differ from preset and recipe
+    model: dict[str, Any]  # of the Config, likewise
+
+
+def parse(verb: str, about: str, arguments: list[str]) -> Given:
+    """Read the command line of `luthier VERB`. Wrong options end with a message and exit code 2."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    first.add_argument("--recipe")
+    first.add_argument("--out", type=Path)
+    first.add_argument("--resume", action="store_true")
+    known, _ = first.parse_known_args(arguments)
+    recipe, where = {}, "the command line"
+    if known.resume and known.out is not None:
+        recipe, where = read_recipe(str(known.out)), str(known.out)
+    elif known.recipe:
+        recipe, where = read_recipe(known.recipe), known.recipe
+    base = resolve(recipe=recipe, options={"preset": known.preset} if known.preset else {}, where=where)
+    name = Path(known.recipe).stem if known.recipe else base.settings.preset
+    parsed = tyro.cli(
+        arguments_type(base.model),
+        prog=f"luthier {verb}",
+        description=about,
+        args=arguments,
+        default=arguments_type(base.model)(
+            data=(), out=Path("runs") / name, recipe=known.recipe or "", resume=False,
+            settings=base.settings, model=base.model,
+        ),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+    )  # fmt: skip
+    options = changes(base.settings, parsed.settings)
+    model = changes(base.model, parsed.model)
+    explicit = {"preset": known.preset, **options} if known.preset else options
+    plan = resolve(parsed.data, recipe, explicit, model, where)
+    return Given(plan, parsed.out, parsed.resume, parsed.data, explicit, model)
+
+
+def changes(before: Settings | Config, after: Settings | Config) -> dict[str, Any]:
+    """The fields whose values differ."""
+    names = [item.name for item in fields(before)]
+    return {name: getattr(after, name) for name in names if getattr(after, name) != getattr(before, name)}
+
+
+def arguments_type(model: Config) -> Any:
+    """The dataclass that tyro turns into options: those of the settings plain, those of the model as --model.NAME."""
+    shipped = ", ".join(recipes())
+    return make_dataclass(
+        "Arguments",
+        [
+            ("data", tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(
+                metavar="[DATA ...]", help="Files, folders, globs, a prepared folder, or corpora by name "
+                "(luthier data list); python-docs unless given.")]]),
+            ("out", Annotated[Path, tyro.conf.arg(help="The run's folder.")]),
+            ("recipe", Annotated[str, tyro.conf.arg(help=f"A TOML file of settings, a run's folder, or {shipped}.")]),
+            ("resume", tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(
+                help="Go on with the run in --out where it stopped.")]]),
+            ("settings", tyro.conf.OmitArgPrefixes[Settings]),
+            ("model", Annotated[type(model), tyro.conf.arg(name="model")]),
+        ],
+    )  # fmt: skip

@@ -1,0 +1,25 @@
+"""`luthier train`: from a text to a model."""
+
+from __future__ import annotations
+
+from luthier.cli.run_arguments import parse
+
+ABOUT = """Train a language model on a text.
+
+    luthier train book.txt --out runs/book
+    luthier train tiny-shakespeare --preset llama-micro --tokenizer characters --steps 2000
+    luthier train --recipe course
+    luthier train --out runs/book --resume
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Train, or go on with a run."""
+    given = parse("train", ABOUT, arguments)
+    from luthier.run import train
+
+    if given.resume:
+        train.resume(given.out, given.options, given.model, given.data)
+    else:
+        train.start(given.plan, given.out)
+    return 0

@@ -1,0 +1,109 @@
+"""What a run costs before it starts: parameters, arithmetic, memory, disk and time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from luthier.architectures import registry
+from luthier.model.loss import LOGITS_AT_ONCE
+from luthier.model.moe import MoE
+from luthier.model.transformer import Transformer
+from luthier.run.folder import RunFolder
+from luthier.run.plan import Plan
+from luthier.training.flops import flops_per_token
+from luthier.training.optimizers import build_optimizers
+
+FLOAT = 4  # bytes of a float32
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counts and bytes of a run."""
+
+    parameters: int
+    active_parameters: int
+    flops_per_token: int  # of a training step
+    weights: int  # bytes
+    gradients: int
+    optimizer: int
+    activations: int
+    checkpoint: int  # bytes on disk: weights and what resuming needs
+
+    @property
+    def memory(self) -> int:
+        """Bytes of a training step in all."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def estimate(plan: Plan) -> Cost:
+    """Count on the meta device: nothing of the model's size is taken."""
+    model = registry.build_on_meta(plan.model)
+    parameters, active = registry.count_parameters(plan.model)
+    moments = sum(
+        parameter.numel() * (1 if isinstance(optimizer, torch.optim.Muon) else 2)
+        for optimizer in build_optimizers(model, plan.settings)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )
+    return Cost(
+        parameters, active, flops_per_token(model, plan.model.context_length),
+        FLOAT * parameters, FLOAT * parameters, FLOAT * moments, activation_bytes(model, plan),
+        FLOAT * (parameters + moments),
+    )  # fmt: skip
+
+
+def activation_bytes(model: Transformer, plan: Plan) -> int:
+    """What the backward pass needs of the forward one, for one batch, in bytes; from the products of each layer.
+
+    Each linear layer keeps its input, each norm and residual its own in float32, attention its q, k, v and result. With
+    dropout the attention weights, (T, T) a head, are kept too. Only one piece of the logits is there at a time.
+    """
+    context, dim = plan.model.context_length, plan.model.dim
+    tokens = plan.settings.batch_size * context
+    product = FLOAT if plan.settings.precision == "float32" else 2  # bytes of an element in a matrix product
+    a_token = 0
+    for block in model.layers:
+        attention, feed_forward = block.attention, block.feed_forward
+        a_token += product * 2 * (attention.n_heads + attention.n_kv_heads) * attention.head_dim
+        a_token += product * 3 * attention.n_heads * context if plan.model.dropout else 0
+        a_token += product * 3 * hidden_width(feed_forward) + 2 * product * dim
+        a_token += FLOAT * 4 * dim  # the stream, twice, and the inputs of two norms
+    logits = min(tokens * plan.model.vocab_size, LOGITS_AT_ONCE) * (FLOAT + 2 * product)
+    return tokens * a_token + logits
+
+
+def hidden_width(feed_forward: nn.Module) -> int:
+    """The hidden elements of one token: of all the experts that it meets, or of the one feed-forward."""
+    if isinstance(feed_forward, MoE):
+        return (
+            feed_forward.experts.down.shape[1] * feed_forward.experts_per_token + feed_forward.shared.down.in_features
+        )
+    return int(feed_forward.get_submodule("down").weight.shape[1])
+
+
+def available_memory() -> int:
+    """Bytes of memory that the machine has, or its share of them in a container."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:  # noqa: PTH123
+            limit = file.read().strip()
+        return min(total, int(limit)) if limit.isdigit() else total
+    except OSError:
+        return total
+
+
+def check(plan: Plan, folder: RunFolder, device: torch.device) -> list[str]:
+    """Warnings about a run that starts now. A LuthierError when the disk cannot hold it."""
+    cost = estimate(plan)
+    folder.check_space(cost.weights + 2 * cost.checkpoint)  # the best, the last, and the next being written
+    there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else available_memory()
+    if there and cost.memory > there:
+        return [
+            f"the run needs about {cost.memory / 1e9:.1f} GB of memory and there are {there / 1e9:.1f} GB: "
+            "lower batch_size (and raise accumulation), context_length, or take a smaller preset"
+        ]
+    return []

@@ -1,0 +1,91 @@
+"""Where things lie in a run's folder.
+
+runs/demo/
+    config.json model.safetensors tokenizer.json ...    the best weights, as a Hugging Face model folder
+    checkpoints/step-00000500/                          the last weights, likewise, with what resuming needs
+    run.toml                                            the recipe of this run, every setting resolved
+    metrics.jsonl samples.jsonl                         what was measured, and what the model said
+    losses.png                                          the curves
+    tokens/                                             the text as ids
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from luthier.errors import LuthierError
+from luthier.language_model import LanguageModel
+from luthier.run.plan import RECIPE
+from luthier.training.checkpoint import RECORD, read_state, write_state
+
+
+class RunFolder:
+    """The paths of a run, and its checkpoints."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe, self.tokens = path / RECIPE, path / "tokens"
+        self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
+        self.picture, self.checkpoints = path / "losses.png", path / "checkpoints"
+
+    def create(self) -> None:
+        """Make the folder. A LuthierError when something is there already or it cannot be written."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            hint = "go on with --resume, or " if self.recipe.is_file() else ""
+            raise LuthierError(f"{self.path} exists: {hint}name another folder with --out")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise LuthierError(f"{self.path} cannot be written: {error.strerror}") from None
+
+    def check_space(self, needed: int) -> None:
+        """A LuthierError when the disk has less than `needed` bytes free."""
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise LuthierError(
+                f"{self.path}: the run will write up to {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
+                "make room, or name a folder on another disk with --out"
+            )
+
+    def save_checkpoint(self, lm: LanguageModel, tensors: dict[str, Tensor], record: dict[str, Any]) -> Path:
+        """Write weights and training state as one folder, which takes its name when it is whole; older ones go."""
+        target = self.checkpoints / f"step-{record['step']:08d}"
+        if (target / RECORD).is_file():
+            return target
+        part = self.checkpoints / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            lm.save(part)
+            write_state(part, tensors, record)
+            for path in part.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            part.replace(target)
+        except OSError as error:
+            raise LuthierError(f"{target} cannot be written: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        for older in self.whole_checkpoints()[:-1]:
+            shutil.rmtree(older)
+        return target
+
+    def whole_checkpoints(self) -> list[Path]:
+        """Those that are complete, the oldest first."""
+        return sorted(path.parent for path in self.checkpoints.glob(f"step-*/{RECORD}"))
+
+    def newest_checkpoint(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+        """The last complete one and its state. A LuthierError when the run cannot be resumed."""
+        if not self.recipe.is_file():
+            raise LuthierError(f"{self.path} is no run that could go on: it has no {RECIPE}")
+        whole = self.whole_checkpoints()
+        if not whole:
+            raise LuthierError(f"{self.path} stopped before its first checkpoint: delete it and start again")
+        return (whole[-1], *read_state(whole[-1]))

@@ -1,0 +1,141 @@
+"""`luthier plan`: a run's cost as a table, with the time that it will take here, from a few timed steps."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from luthier.architectures import registry
+from luthier.data.batches import Batch
+from luthier.run import corpus
+from luthier.run.cost import Cost, available_memory, estimate
+from luthier.run.plan import Plan, with_vocabulary
+from luthier.run.watch import console, duration
+from luthier.training.loop import Trainer
+from luthier.training.machine import choose_device, has_fast_bfloat16, keep_freed_memory, matrix_product_peak
+
+TIMED = 4  # steps, the first of which prepares
+LONGEST = 30.0  # seconds given to timing
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A plan, its cost, and what it will take here."""
+
+    plan: Plan
+    cost: Cost
+    device: str
+    training_tokens: int | None  # of the text, when one is given
+    steps: int | None  # None: without a text or --steps there is no end to count
+    step_seconds: float | None  # None: too large for this machine, nothing was timed
+    peak: float  # FLOP/s of a matrix product
+
+
+class RandomIds:
+    """Batches of a plan's shape with nothing to learn."""
+
+    epoch, batches_per_epoch = 0.0, 1
+
+    def __init__(self, plan: Plan) -> None:
+        generator = torch.Generator().manual_seed(0)
+        shape = (plan.settings.batch_size, plan.model.context_length + 1)
+        ids = torch.randint(plan.model.vocab_size, shape, generator=generator)
+        self.batch = Batch(ids[:, :-1], ids[:, 1:])
+
+    def next_batch(self) -> Batch:
+        """The same each time."""
+        return self.batch
+
+    def state(self) -> dict[str, int]:
+        """Nothing to keep."""
+        return {"batches": 0}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Nothing to restore."""
+
+
+def forecast(plan: Plan, *, with_data: bool) -> Forecast:
+    """Count, and time a few uncompiled steps where the machine can hold them."""
+    keep_freed_memory()
+    tokens = None
+    if with_data:
+        plan, tokens = count_tokens(plan)
+    settings = plan.settings
+    steps = settings.steps or None
+    if tokens is not None and not steps:
+        per_step = settings.batch_size * settings.accumulation * plan.model.context_length
+        steps = math.ceil((settings.epochs or 1) * tokens / per_step)
+    device = choose_device(settings.device)
+    low = settings.precision == "bfloat16" or (settings.precision == "auto" and has_fast_bfloat16(device))
+    dtype = torch.bfloat16 if low else torch.float32
+    cost = estimate(plan)
+    fits = cost.memory < 0.8 * available_memory()
+    seconds = time_steps(plan, device, dtype) * settings.accumulation if fits else None
+    return Forecast(plan, cost, device.type, tokens, steps, seconds, matrix_product_peak(device, dtype))
+
+
+def count_tokens(plan: Plan) -> tuple[Plan, int]:
+    """Prepare the text in a folder that goes again. Returns the plan with its vocabulary, and its training tokens."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer, tokens = corpus.prepare_tokens(plan, Path(folder) / "tokens")
+        return with_vocabulary(plan, tokenizer.vocab_size), len(corpus.open_splits(tokens)[0])
+
+
+def time_steps(plan: Plan, device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds of one batch, forward, backward and the optimizer, the best of a few."""
+    trainer = Trainer(registry.build(plan.model, device=device), RandomIds(plan), plan.settings, TIMED, dtype)
+    times = [trainer.train_step().seconds]
+    while len(times) < TIMED and sum(times) + times[-1] < LONGEST:
+        times.append(trainer.train_step().seconds)
+    return float(np.min(times))
+
+
+def show(forecast: Forecast) -> None:
+    """Print the table."""
+    plan, cost, settings = forecast.plan, forecast.cost, forecast.plan.settings
+    tokens = settings.batch_size * plan.model.context_length
+    table = Table(title=f"{settings.preset} on {forecast.device}", show_header=False, title_justify="left")
+    rows = [("parameters", f"{cost.parameters:,}")]
+    if cost.active_parameters != cost.parameters:
+        rows.append(("active for a token", f"{cost.active_parameters:,}"))
+    rows += [
+        ("FLOPs a token, in training", f"{cost.flops_per_token / 1e9:,.3g} G"),
+        ("memory: weights", size(cost.weights)),
+        ("memory: gradients", size(cost.gradients)),
+        (f"memory: {settings.optimizer}", size(cost.optimizer)),
+        (f"memory: activations of {settings.batch_size} x {plan.model.context_length} tokens", size(cost.activations)),
+        ("memory: in all", f"{size(cost.memory)} of {size(available_memory())}"),
+        ("a checkpoint on disk", size(cost.checkpoint)),
+        ("the model on disk", size(cost.weights)),
+    ]
+    if forecast.training_tokens is not None:
+        rows.append(("training tokens in the text", f"{forecast.training_tokens:,}"))
+    if forecast.step_seconds is None:
+        rows.append(("a step", "too large for this machine: nothing was timed"))
+    else:
+        speed = tokens * settings.accumulation / forecast.step_seconds
+        share = speed * cost.flops_per_token / forecast.peak
+        rows.append(
+            ("a step, uncompiled", f"{forecast.step_seconds:,.3g} s, {speed:,.0f} tokens/s, {share:.0%} of peak")
+        )
+        if forecast.steps is not None:
+            rows.append((f"the run of {forecast.steps:,} steps", duration(forecast.steps * forecast.step_seconds)))
+        else:
+            rows.append(("the run", "name a text, or --steps, to know"))
+    for name, value in rows:
+        table.add_row(name, value)
+    console.print(table)
+
+
+def size(n: float) -> str:
+    """Bytes as people read them."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if n >= scale:
+            return f"{n / scale:,.2f} {unit}"
+    return f"{n / 1e3:,.0f} kB"

@@ -1,0 +1,60 @@
+"""losses.png: loss over epochs with a second axis of tokens, and perplexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TRAIN, VALIDATION, INK = "#0072B2", "#D55E00", "#333333"  # told apart by colour-blind eyes (Okabe and Ito)
+
+
+def draw_losses(looks: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """Draw the curves of the looks of a run (see Watch.looked) into a PNG file."""
+    from matplotlib.figure import Figure  # slow to import
+
+    epochs = [look["epoch"] for look in looks]
+    tokens = [look["tokens"] for look in looks]
+    held_out = [look for look in looks if look.get("validation_loss") is not None]
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, key, label in ((left, "loss", "loss (nats a token)"), (right, "perplexity", "perplexity")):
+        shown = (lambda loss: loss) if key == "loss" else perplexity
+        axes.plot(epochs, [shown(look["train_loss"]) for look in looks], color=TRAIN, label="training")
+        axes.plot(
+            [look["epoch"] for look in held_out], [shown(look["validation_loss"]) for look in held_out],
+            color=VALIDATION, linestyle="--", label="validation",
+        )  # fmt: skip
+        axes.set(xlabel="epochs", ylabel=label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+    right.set_yscale("log")
+    per_epoch = tokens[-1] / epochs[-1] if epochs and epochs[-1] else 0
+    if per_epoch:
+        above = left.secondary_xaxis("top", functions=(lambda e: e * per_epoch, lambda t: t / per_epoch))
+        above.set_xlabel("tokens seen")
+        above.xaxis.set_major_formatter(lambda value, _: short(value))
+    if held_out:
+        best = min(held_out, key=lambda look: float(look["validation_loss"]))
+        left.plot(best["epoch"], best["validation_loss"], "o", color=VALIDATION)
+        left.annotate(
+            f"best {best['validation_loss']:.3f}", (best["epoch"], best["validation_loss"]), xytext=(0, 9),
+            textcoords="offset points", ha="center", color=INK,
+        )  # fmt: skip
+    figure.suptitle(title, color=INK)
+    figure.savefig(path, dpi=130)
+
+
+def perplexity(loss: float) -> float:
+    """Turn a loss in nats into exp(loss): how many tokens the model wavers between."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def short(value: float) -> str:
+    """Large numbers as people read them: 1.2M."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"

@@ -1,0 +1,94 @@
+"""The number type and the compilation that are fastest here, chosen by timing the first steps."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+
+from luthier.run.watch import duration, say
+from luthier.training.loop import StepResult, Trainer
+from luthier.training.machine import has_compiler, has_fast_bfloat16
+from luthier.training.settings import Settings
+
+WORTH_TIMING = 50  # steps: a shorter run would spend more on timing than it could win
+GAIN = 0.2  # of a step, that compiling saves at least, on CPU and in either type (docs/experiments.md)
+COMPILING = 30.0  # seconds, at most, seen here for the three families
+TIMED = 3  # steps, the first of which prepares
+
+
+def choose_precision(trainer: Trainer, settings: Settings) -> Settings:
+    """Settings with `precision` decided: bfloat16 where the machine has units for it and a step proves faster.
+
+    The weights, the generators and the place in the data stay as they were.
+    """
+    if settings.precision != "auto":
+        return settings
+    choice: Literal["float32", "bfloat16"] = "bfloat16" if has_fast_bfloat16(trainer.device) else "float32"
+    if choice == "bfloat16" and trainer.device.type == "cpu" and trainer.total_steps >= WORTH_TIMING:
+        seconds = {dtype: time_gradients(trainer, dtype) for dtype in (torch.float32, torch.bfloat16)}
+        if seconds[torch.float32] < seconds[torch.bfloat16]:
+            choice = "float32"
+    return replace(settings, precision=choice)
+
+
+def time_gradients(trainer: Trainer, dtype: torch.dtype) -> float:
+    """Seconds of one forward and backward pass over a batch, the better of two."""
+    place, trainer.dtype, best = trainer.batches.state(), dtype, float("inf")
+    batch = trainer.batches.next_batch().to(trainer.device)
+    trainer.batches.restore(place)
+    trainer.model.train()
+    for _ in range(2):
+        start = time.perf_counter()
+        trainer.loss_sum(batch).backward()  # type: ignore[no-untyped-call]
+        trainer.model.zero_grad()
+        best = min(best, time.perf_counter() - start)
+    for layer in trainer.balancer.layers:
+        layer.load.zero_()
+    return best
+
+
+class Compiler:
+    """Compiles a trainer's blocks when that is asked for, or when the run is long enough to win the time back."""
+
+    def __init__(self, trainer: Trainer, settings: Settings) -> None:
+        self.trainer = trainer
+        self.first = trainer.step
+        self.decided = settings.compile == "no"
+        self.wanted = settings.compile
+        if not self.decided and not has_compiler(trainer.device):
+            self.decided = True
+            say("no C++ compiler here: training uncompiled, which is up to a third slower (install g++ or clang)")
+        if not self.decided and settings.compile == "yes":
+            self.compile("as asked")
+
+    def stepped(self, recent: list[StepResult]) -> None:
+        """After each step: decide once enough are timed."""
+        done = self.trainer.step - self.first
+        if self.decided or done < TIMED or not recent:
+            return
+        left = (self.trainer.total_steps - self.trainer.step) * min(result.seconds for result in recent)
+        if left * GAIN > COMPILING * 1.5:
+            self.compile(f"{duration(left)} of training are left")
+        self.decided = True
+
+    def compile(self, reason: str) -> None:
+        """Tell the trainer to compile with its next step."""
+        say(f"compiling the blocks with the next step: {reason}")
+        self.decided = True
+        self.trainer.compile()
+
+
+def summary(recent: list[StepResult], flops_per_token: int, peak: float) -> dict[str, Any]:
+    """Speed and health of the steps since the last look."""
+    tokens_per_second = statistics.median(result.tokens / result.seconds for result in recent)
+    return {
+        "step_loss": recent[-1].loss,
+        "learning_rate": recent[-1].learning_rate,
+        "gradient_norm": statistics.median(result.gradient_norm for result in recent),
+        "tokens_per_second": tokens_per_second,
+        "peak_share": tokens_per_second * flops_per_token / peak,
+    }

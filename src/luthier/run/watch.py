@@ -1,0 +1,132 @@
+"""What a person sees of a run while it goes, and what is written down: metrics, samples, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from luthier.errors import LuthierError
+
+console = Console(highlight=False)
+
+
+def say(text: str = "") -> None:
+    """A line for people, as it is: a model's text may hold what rich takes for colours."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+class Watch:
+    """The screen and the files of one run. On a terminal a bar moves; elsewhere there is a line at each look."""
+
+    def __init__(self, metrics: Path, samples: Path, total_steps: int, done: int, tensorboard: Path | None) -> None:
+        self.metrics, self.samples, self.total_steps = metrics, samples, total_steps
+        self.bar: Progress | None = None
+        if console.is_terminal:
+            self.bar = Progress(
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
+                TimeRemainingColumn(), console=console, transient=True,
+            )  # fmt: skip
+            self.task = self.bar.add_task("training", total=total_steps, completed=done, loss="")
+        self.started, self.first = time.monotonic(), done
+        self.board = open_tensorboard(tensorboard) if tensorboard is not None else None
+
+    def __enter__(self) -> Self:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        if self.board is not None:
+            self.board.close()
+
+    def stepped(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """After each step: move the bar."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, loss=f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s")
+
+    def looked(self, look: Mapping[str, Any]) -> None:
+        """At each look: a line on the screen, a line in metrics.jsonl."""
+        append(self.metrics, look)
+        left = (time.monotonic() - self.started) / max(1, look["step"] - self.first) * (self.total_steps - look["step"])
+        validation = f"  validation {look['validation_loss']:.4f}" if "validation_loss" in look else ""
+        perplexity = f"  perplexity {look['perplexity']:,.1f}" if "perplexity" in look else ""
+        speed = f"  {look['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in look else ""
+        peak = f" ({look['peak_share']:.0%} of peak)" if "peak_share" in look else ""
+        even = f"  busiest expert x{look['imbalance']:.2f}" if "imbalance" in look else ""
+        eta = f"  {duration(left)} left" if self.first < look["step"] < self.total_steps else ""
+        width = len(str(self.total_steps))
+        say(
+            f"step {look['step']:>{width}}/{self.total_steps}  epoch {look['epoch']:.2f}  "
+            f"train {look['train_loss']:.4f}{validation}{perplexity}{speed}{peak}{even}{eta}"
+        )
+        if self.board is not None:
+            for name, value in look.items():
+                if isinstance(value, (int, float)) and name != "step":
+                    self.board.add_scalar(name, value, look["step"])
+
+    def sampled(self, sample: Mapping[str, Any]) -> None:
+        """Show a sample and write it into samples.jsonl."""
+        append(self.samples, sample)
+        say(f"  | {' '.join(str(sample['text']).split())}")
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a line of JSON; a number that is none becomes null."""
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(clean, ensure_ascii=False) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All records of a .jsonl file; a last line that was cut off by a stop is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the records after `step`: a run that resumes makes them again."""
+    kept = [record for record in read_lines(path) if record["step"] <= step]
+    if path.exists():
+        path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min 5 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def open_tensorboard(folder: Path) -> Any:
+    """TensorBoard's writer. A LuthierError says how to install it."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
+    except ImportError:
+        raise LuthierError("TensorBoard is not installed: pip install 'luthier[tensorboard]'") from None
+    return SummaryWriter(str(folder))
+
+
+def warn(text: str) -> None:
+    """A line on stderr that stops nothing."""
+    print(f"luthier: warning: {text}", file=sys.stderr)
