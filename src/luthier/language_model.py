@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from luthier.architectures import registry
+from luthier.architectures import hugging_face
 from luthier.architectures.registry import Config
 from luthier.errors import LuthierError, UsageError
-from luthier.formats import names, safetensors_files
 from luthier.formats.atomic_folder import replacing
-from luthier.formats.json_files import read_json, write_json
+from luthier.formats.safetensors_files import SHARD_BYTES
 from luthier.generation.generate import encode_prompts, generate, grow
 from luthier.generation.row import Row
 from luthier.generation.settings import Settings
@@ -32,10 +30,10 @@ from luthier.model.transformer import Transformer
 if TYPE_CHECKING:
     from luthier.tokenizers.tokenizer import Tokenizer
 
-CONFIG = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json")
+STALE = ("chat_template.jinja", "special_tokens_map.json", "added_tokens.json")  # of an earlier tokenizer
 FORMATS = ("hf",)
-OPENS = f"a folder with {CONFIG} and {safetensors_files.SINGLE} opens: a training run, or a Hugging Face model"
+OPENS = "a folder with config.json and model.safetensors opens: a training run, or a Hugging Face model"
 
 
 class LanguageModel:
@@ -62,7 +60,7 @@ class LanguageModel:
         """Where the weights are."""
         return self.model.embedding.weight.device
 
-    def save(self, folder: str | Path, format: str = "hf", *, shard_bytes: int = safetensors_files.SHARD_BYTES) -> None:
+    def save(self, folder: str | Path, format: str = "hf", *, shard_bytes: int = SHARD_BYTES) -> None:
         """Write the model into a folder that `luthier.load` and `transformers` open. Weights keep their dtype.
 
         format: "hf". shard_bytes: the weights lie in files of at most this size. The folder changes in one go at the
@@ -70,13 +68,8 @@ class LanguageModel:
         """
         if format not in FORMATS:
             raise UsageError(f"no format '{format}'; there is {', '.join(FORMATS)}")
-        table = registry.names_of(self.config).hugging_face(self.config)
-        weights = self.model.state_dict()
-        layout = dict(names.to_theirs(table, on_meta(weights)))
-        with replacing(Path(folder), stale=("model*.safetensors", safetensors_files.INDEX), last=CONFIG) as staging:
-            write_json(staging / CONFIG, self.hugging_face_config())
-            write_json(staging / "generation_config.json", self.token_ids())
-            safetensors_files.write(staging, layout, names.to_theirs(table, weights), shard_bytes)
+        with replacing(Path(folder), stale=(*hugging_face.WEIGHTS, *STALE), last=hugging_face.CONFIG) as staging:
+            hugging_face.write(staging, self.model, self.config, self.token_ids(), shard_bytes)
             if self._tokenizer is not None:
                 self._tokenizer.save(staging)
 
@@ -173,11 +166,6 @@ class LanguageModel:
         row = Row(self.tokenizer, text, settings, self.config.context_length)
         return (piece for _, piece in grow(self.model, [row], settings))
 
-    def hugging_face_config(self) -> dict[str, object]:
-        """What config.json holds."""
-        settings = registry.names_of(self.config).to_hugging_face(self.config)
-        return {**settings, "dtype": str(self.dtype).removeprefix("torch."), **self.token_ids()}
-
     def token_ids(self) -> dict[str, object]:
         """The special tokens by the names that Hugging Face gives them. Nulls are written: its defaults are others."""
         tokenizer = self._tokenizer
@@ -201,14 +189,9 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.d
     folder = Path(path)
     if not folder.exists():
         raise LuthierError(f"there is no {folder}: {OPENS}")
-    if not (folder / CONFIG).is_file() or not safetensors_files.has_weights(folder):
+    if not hugging_face.is_model(folder):
         raise LuthierError(f"{folder} holds no model that can be read: {OPENS}")
-    values, checkpoint = read_json(folder / CONFIG), safetensors_files.SafetensorsFolder(folder)
-    try:
-        config = registry.from_hugging_face(values)
-        model = registry.build_with(config, dict(read_weights(checkpoint, config, torch.device(device), dtype)))
-    except LuthierError as error:
-        raise LuthierError(f"{folder}: {error}") from None
+    model, config = hugging_face.read(folder, torch.device(device), dtype)
     return LanguageModel(model.eval(), read_tokenizer(folder, config), config)
 
 
@@ -224,18 +207,3 @@ def read_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model knows {config.vocab_size}"
         )
     return tokenizer
-
-
-def read_weights(
-    checkpoint: names.Checkpoint, config: Config, device: torch.device, dtype: torch.dtype | None
-) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a checkpoint by our names, one at a time. All take the dtype of the first, the embedding."""
-    table = registry.names_of(config).hugging_face(config)
-    for name, tensor in names.to_ours(table, checkpoint, registry.build_on_meta(config).state_dict()):
-        dtype = dtype or tensor.dtype
-        yield name, tensor.to(device, dtype)
-
-
-def on_meta(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their shapes and dtypes, with no memory."""
-    return {name: tensor.to("meta") for name, tensor in weights.items()}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.architectures import gpt2, llama, llama4, registry
+from luthier.architectures import gpt2, hugging_face, llama, llama4, registry
 from luthier.errors import LuthierError
 from luthier.model.position import RopeScaling
 
@@ -34,11 +34,11 @@ STRETCH = {
 
 
 def test_missing_settings_mean_what_they_mean_in_transformers():
-    assert registry.from_hugging_face(GPT2) == gpt2.Config(10, 8, 8, 2, 2)
-    assert registry.from_hugging_face({**LLAMA, "rope_theta": None, "num_key_value_heads": None}) == llama.Config(
+    assert hugging_face.read_config(GPT2) == gpt2.Config(10, 8, 8, 2, 2)
+    assert hugging_face.read_config({**LLAMA, "rope_theta": None, "num_key_value_heads": None}) == llama.Config(
         10, 2048, 8, 12, 2, 2, 2, norm_eps=1e-6
     )
-    scout = registry.from_hugging_face(LLAMA4)
+    scout = hugging_face.read_config(LLAMA4)
     assert scout == llama4.Config(context_length=131_072)
 
 
@@ -54,13 +54,13 @@ def test_missing_settings_mean_what_they_mean_in_transformers():
     ],
 )
 def test_rotary_settings_have_two_forms(form):
-    config = registry.from_hugging_face({**LLAMA, **form})
+    config = hugging_face.read_config({**LLAMA, **form})
     assert (config.rope_theta, config.rope_scaling) == (500.0, RopeScaling(8.0, 1.0, 4.0, 64))
 
 
 def test_llama4_layers_are_read_from_lists_and_from_steps():
     def layers(**settings):
-        config = registry.from_hugging_face({**LLAMA4, "num_hidden_layers": 6, **settings})
+        config = hugging_face.read_config({**LLAMA4, "num_hidden_layers": 6, **settings})
         kinds = "".join("gl"[not config.is_global(i)] for i in range(6))
         return kinds, [i for i in range(6) if config.is_moe(i)]
 
@@ -72,26 +72,26 @@ def test_llama4_layers_are_read_from_lists_and_from_steps():
 
 
 def test_settings_beside_the_text_part_are_not_read():
-    config = registry.from_hugging_face(
+    config = hugging_face.read_config(
         {"architectures": ["Llama4ForConditionalGeneration"], "text_config": {"hidden_size": 80}, "hidden_size": 7}
     )
     assert config == llama4.Config(context_length=131_072, dim=80, head_dim=128)
 
 
 def test_auto_map_is_not_looked_at():
-    assert registry.from_hugging_face({**GPT2, "auto_map": {"AutoModelForCausalLM": "evil.Model"}})
+    assert hugging_face.read_config({**GPT2, "auto_map": {"AutoModelForCausalLM": "evil.Model"}})
 
 
 @pytest.mark.parametrize("classes", [["MistralForCausalLM"], ["__import__"], [["LlamaForCausalLM"]], [7], [None]])
 def test_an_unknown_architecture_gets_the_list_of_known_ones(classes):
     with pytest.raises(LuthierError, match=r"no architecture .*; there are GPT2LMHeadModel, .*Llama4ForCausalLM"):
-        registry.from_hugging_face({**LLAMA, "architectures": classes})
+        hugging_face.read_config({**LLAMA, "architectures": classes})
 
 
 @pytest.mark.parametrize("values", [{}, {"architectures": None}, {"architectures": []}, {"model_type": 3}])
 def test_a_config_without_architecture_is_refused(values):
     with pytest.raises(LuthierError, match="no architecture"):
-        registry.from_hugging_face(values)
+        hugging_face.read_config(values)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_config_without_architecture_is_refused(values):
 )
 def test_what_cannot_be_honoured_is_refused_by_name(base, change, message):
     with pytest.raises(LuthierError, match=message) as caught:
-        registry.from_hugging_face({**base, **change})
+        hugging_face.read_config({**base, **change})
     assert len(str(caught.value)) < 250
     assert "\n" not in str(caught.value)
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(base, change, message):
 @pytest.mark.parametrize("name", registry.presets())
 def test_every_preset_survives_the_way_there_and_back(name):
     config = registry.preset(name)
-    assert registry.from_hugging_face(registry.names_of(config).to_hugging_face(config)) == config
+    assert hugging_face.read_config(registry.names_of(config).to_hugging_face(config)) == config
 
 
 layers = st.none() | st.sets(st.integers(0, 4)).map(lambda found: tuple(sorted(found)))
@@ -166,7 +166,7 @@ layers = st.none() | st.sets(st.integers(0, 4)).map(lambda found: tuple(sorted(f
 )
 def test_every_llama4_survives_the_way_there_and_back(config):
     values = registry.names_of(config).to_hugging_face(config)
-    again = registry.from_hugging_face(values)
+    again = hugging_face.read_config(values)
     assert registry.names_of(again).to_hugging_face(again) == values
     for layer in range(config.n_layers):
         assert (again.is_moe(layer), again.is_global(layer)) == (config.is_moe(layer), config.is_global(layer))
@@ -182,8 +182,8 @@ json = st.recursive(
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from([GPT2, LLAMA, LLAMA4]), st.data())
 def test_any_value_in_any_setting_is_a_config_or_a_clear_error(base, data):
-    known = registry.from_hugging_face(base)
+    known = hugging_face.read_config(base)
     settings = registry.names_of(known).to_hugging_face(known)
     values = {**settings, data.draw(st.sampled_from(sorted(settings))): data.draw(json)}
     with contextlib.suppress(LuthierError):
-        registry.from_hugging_face(values)
+        hugging_face.read_config(values)

@@ -74,6 +74,17 @@ def test_an_opened_model_can_be_trained_on(kind, tmp_path):
     assert torch.equal(luthier.load(tmp_path).model(TOKENS), fresh(kind).model.eval()(TOKENS)), "the file has changed"
 
 
+@pytest.mark.parametrize("opened", [True, False])
+def test_the_counts_of_experts_stay_exact_whatever_the_dtype_of_the_weights(opened, tmp_path):
+    fresh("llama4").save(tmp_path)
+    if opened:
+        model = luthier.load(tmp_path, dtype=torch.bfloat16).model
+    else:
+        model = registry.build(CONFIGS["llama4"], dtype=torch.bfloat16)
+    assert model.blocks[1].feed_forward.load.dtype == torch.float32
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
 def test_weights_are_mapped_and_not_copied(folder):
     weight = luthier.load(folder).model.blocks[0].feed_forward.up.weight
@@ -137,7 +148,7 @@ def change(path: Path, **values: object) -> None:
         ({"num_hidden_layers": 3}, r"missing: 'model\.layers\.2\.input_layernorm\.weight' \(8,\),.* and 6 more"),
         ({"num_hidden_layers": 1}, r"unknown: 'model\.layers\.1\."),
         ({"intermediate_size": 13}, r"'model\.layers\.0\.mlp\.gate_proj\.weight' is \(12, 8\) and must be \(13, 8\)"),
-        ({"num_attention_heads": 3}, "n_heads 3"),
+        ({"num_attention_heads": 3, "num_key_value_heads": 2}, "n_heads 3 is not a multiple"),
         ({"tie_word_embeddings": False}, r"missing: 'lm_head\.weight' \(31, 8\)"),
         ({"architectures": ["FalconForCausalLM"]}, "no architecture 'FalconForCausalLM'"),
         ({"hidden_size": 2**20, "vocab_size": 2**20, "num_hidden_layers": 2}, "of another shape"),

@@ -8,8 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from luthier.architectures import registry
-from luthier.formats import names
+from luthier.architectures import hugging_face, registry
 from luthier.model.transformer import Transformer
 
 VOCAB = 97
@@ -109,10 +108,11 @@ class Memory:
 
 def twin(peer: Any) -> Transformer:
     """Luthier's model of the same weights."""
-    config = registry.from_hugging_face({**peer.config.to_dict(), "architectures": [type(peer).__name__]})
-    table = registry.names_of(config).hugging_face(config)
-    wanted = registry.build_on_meta(config).state_dict()
-    return registry.build_with(config, dict(names.to_ours(table, Memory(peer.state_dict()), wanted))).eval()
+    config = hugging_face.read_config({**peer.config.to_dict(), "architectures": [type(peer).__name__]})
+    model = registry.build_on_meta(config)
+    checkpoint = Memory(peer.state_dict())
+    registry.assign(model, dict(hugging_face.read_weights(checkpoint, config, model, torch.device("cpu"), None)))
+    return model.eval()
 
 
 def tokens(rows: int = 2, length: int = 20) -> Tensor:

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import luthier
 from luthier.architectures import gpt2 as our_gpt2
-from luthier.architectures import registry
+from luthier.architectures import hugging_face, registry
 from luthier.formats.safetensors_files import INDEX
 from luthier.language_model import LanguageModel
 
@@ -166,7 +166,7 @@ def test_half_precision_keeps_its_type(make, tmp_path):
 def test_every_preset_has_a_config_that_transformers_counts_alike(name):
     config = registry.preset(name)
     values = registry.names_of(config).to_hugging_face(config)
-    assert registry.from_hugging_face(json.loads(json.dumps(values))) == config
+    assert hugging_face.read_config(json.loads(json.dumps(values))) == config
     their_config = transformers.AutoConfig.for_model(**values)
     with torch.device("meta"):
         peer = transformers.AutoModelForCausalLM.from_config(their_config)

@@ -1,4 +1,4 @@
-"""All the architectures by name, and the ways to a model: from a name, from weights, from another's config."""
+"""All the architectures by name, and the ways to a model: with fresh weights, or with given ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.architectures import gpt2, gpt2_names, llama, llama4, llama4_names, llama_names
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import UsageError
 from luthier.model.moe import MoE
 from luthier.model.transformer import Transformer
 
@@ -54,19 +54,6 @@ def names_of(config: Config) -> ModuleType:
     return NAMES[name_of(config)]
 
 
-def from_hugging_face(values: Mapping[str, Any]) -> Config:
-    """The Config of a Hugging Face config.json. Of what it says, nothing is executed: `auto_map` is not looked at."""
-    if values.get("quantization_config") is not None:
-        raise LuthierError("config.json: weights quantised for transformers cannot be read; take the original model")
-    classes = values.get("architectures")
-    asked = classes[0] if isinstance(classes, list) and classes else values.get("model_type")
-    known = {name: module for module in NAMES.values() for pair in module.HUGGING_FACE.items() for name in (*pair,)}
-    if not isinstance(asked, str) or asked not in known:
-        raise LuthierError(f"config.json: no architecture {asked!r:.60}; there are {', '.join(known)}")
-    config: Config = known[asked].from_hugging_face(values)
-    return config
-
-
 def check(config: Config) -> None:
     """A size below 1 is a UsageError here; in a layer it would be a division by zero."""
     for field in fields(config):
@@ -92,7 +79,9 @@ def build(
 ) -> Transformer:
     """A model with fresh weights: `build("gpt2-124m")`. The same seed gives the same weights on every device."""
     config = preset(name_or_config) if isinstance(name_or_config, str) else name_or_config
-    model = build_on_meta(config).to(dtype)
+    model = build_on_meta(config)
+    for weight in model.parameters():  # not model.to(dtype): experts' loads are counts, and bfloat16 stops at 256
+        weight.data = weight.data.to(dtype)
     if torch.device(device).type == "meta":
         return model
     model.to_empty(device="cpu")  # drawn on the CPU, whose generator gives the same numbers everywhere
@@ -101,15 +90,13 @@ def build(
     return model.to(device)
 
 
-def build_with(config: Config, weights: Mapping[str, Tensor]) -> Transformer:
-    """The model of these weights, which it takes as they are and does not copy. Tied ones may come once."""
-    model = build_on_meta(config)
-    if config.tie_embeddings:
+def assign(model: Transformer, weights: Mapping[str, Tensor]) -> None:
+    """Give a model made on `meta` its weights, taken as they are and not copied. Tied ones may come once."""
+    if model.tie_embeddings:
         weights = {**weights, "output.weight": weights["embedding.weight"]}
     model.load_state_dict(weights, assign=True)
     model.tie()
     start_buffers(model, model.embedding.weight.device)
-    return model
 
 
 def start_buffers(model: nn.Module, device: torch.device) -> None:
