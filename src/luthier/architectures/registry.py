@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from luthier.architectures import gpt2, gpt2_names, llama, llama4, llama4_names, llama_names
 from luthier.errors import UsageError
@@ -80,7 +80,7 @@ def build(
     """A model with fresh weights: `build("gpt2-124m")`. The same seed gives the same weights on every device."""
     config = preset(name_or_config) if isinstance(name_or_config, str) else name_or_config
     model = build_on_meta(config)
-    for weight in model.parameters():  # not model.to(dtype): experts' loads are counts, and bfloat16 stops at 256
+    for weight in model.parameters():  # not model.to(dtype): bfloat16 would round the small steps of experts' balance
         weight.data = weight.data.to(dtype)
     if torch.device(device).type == "meta":
         return model
@@ -96,14 +96,7 @@ def assign(model: Transformer, weights: Mapping[str, Tensor]) -> None:
         weights = {**weights, "output.weight": weights["embedding.weight"]}
     model.load_state_dict(weights, assign=True)
     model.tie()
-    start_buffers(model, model.embedding.weight.device)
-
-
-def start_buffers(model: nn.Module, device: torch.device) -> None:
-    """Give memory to what is no weight (the seeds of dropout, the loads of experts): all of it starts at 0."""
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.zeros_like(buffer, device=device))
+    model.to(model.embedding.weight.device)  # what is no weight: the seeds of dropout, the loads of experts
 
 
 def count_parameters(config: Config) -> tuple[int, int]:
