@@ -82,7 +82,7 @@ def hidden_width(feed_forward: nn.Module) -> int:
         return (
             feed_forward.experts.down.shape[1] * feed_forward.experts_per_token + feed_forward.shared.down.in_features
         )
-    return int(feed_forward.get_submodule("down").weight.shape[1])
+    return int(feed_forward.get_submodule("down").get_parameter("weight").shape[1])
 
 
 def available_memory() -> int:

@@ -34,7 +34,7 @@ class Balancer:
 
     @torch.no_grad()
     def update(self, step: int, total: int) -> list[list[float]]:
-        """Move the biases at step `step` of `total`. Returns each layer's load as shares of its tokens, (E,) a layer."""
+        """Move the biases at step `step` of `total`. Returns each layer's load as shares of its tokens, (E,) each."""
         shares = []
         for layer in self.layers:
             load = layer.load.float()

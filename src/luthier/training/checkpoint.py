@@ -1,4 +1,4 @@
-"""What a run needs besides its weights to go on as if it had never stopped: tensors in safetensors, the rest as JSON."""
+"""What a run needs besides its weights to go on as if it had never stopped: safetensors and JSON, nothing else."""
 
 from __future__ import annotations
 

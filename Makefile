@@ -1,0 +1,44 @@
+# make demo | test | check | bench: each makes .venv first, with what it needs and nothing more.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.installed
+	rm -rf runs/demo
+	$(BIN)/luthier train --recipe demo --out runs/demo
+	$(BIN)/luthier generate runs/demo "The function returns" --max-new-tokens 60
+
+test: $(VENV)/.tested
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/.measured
+	$(BIN)/python benchmarks/train.py --json runs/bench-train.json
+	$(BIN)/python benchmarks/time_to_loss.py --json runs/bench-time-to-loss.json
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.tested: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	touch $@
+
+# the book's code asks for notebooks and more to be installed: its models need torch alone
+$(VENV)/.measured: $(VENV)/.tested
+	$(PIP) --no-deps llms-from-scratch
+	touch $@
