@@ -184,15 +184,23 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.d
 
     dtype: that of the file unless given. On the CPU, weights that need no conversion are mapped: they cost memory only
     as they are used, and the file may be replaced but not changed in place. Raises a LuthierError that names what is
-    missing, unknown or of another shape.
+    missing, unknown or of another shape, and a UsageError for a device that is not there.
     """
     folder = Path(path)
     if not folder.exists():
         raise LuthierError(f"there is no {folder}: {OPENS}")
     if not hugging_face.is_model(folder):
         raise LuthierError(f"{folder} holds no model that can be read: {OPENS}")
-    model, config = hugging_face.read(folder, torch.device(device), dtype)
+    model, config = hugging_face.read(folder, existing(device), dtype)
     return LanguageModel(model.eval(), read_tokenizer(folder, config), config)
+
+
+def existing(device: torch.device | str) -> torch.device:
+    """The device, if this machine has it."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):  # torch's errors here are long, and of both kinds
+        raise UsageError(f"device '{device}' is not to be had here; 'cpu' is") from None
 
 
 def read_tokenizer(folder: Path, config: Config) -> Tokenizer | None:

@@ -127,6 +127,12 @@ def test_dtype_is_that_of_the_file_unless_given(folder):
     assert luthier.load(folder, dtype=torch.float32).dtype == torch.float32
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_a_wrong_setting(device, folder):
+    with pytest.raises(UsageError, match=f"device '{device}' is not to be had here"):
+        luthier.load(folder, device=device)
+
+
 @pytest.mark.parametrize("path", ["nothing", "empty", "pickle", "model/config.json"])
 def test_what_cannot_be_opened_gets_the_list_of_what_can(path, folder):
     root = folder.parent
