@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +87,13 @@ def test_without_a_network_the_way_out_is_a_file_of_your_own(monkeypatch):
         LuthierError, match=r"corpus 'the-verdict': cannot download.*name a text file of your own.*put v\.txt at"
     ):
         list(texts)
+
+
+def test_a_corpus_that_could_not_be_read_is_not_downloaded(downloads, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(LuthierError, match=r"corpus 'fineweb-edu': reading \.parquet needs pyarrow"):
+        list(Texts(("fineweb-edu",)))
+    assert downloads == []
 
 
 def test_a_file_put_by_hand_needs_no_network(corpus, downloads):

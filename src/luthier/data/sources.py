@@ -18,7 +18,17 @@ from typing import BinaryIO, cast
 
 from luthier.data import python_docs
 from luthier.data.download import digest_of, download
-from luthier.data.text import Invalid, Normalisation, Piece, clean, find_files, join, read_file, read_stream
+from luthier.data.text import (
+    Invalid,
+    Normalisation,
+    Piece,
+    clean,
+    find_files,
+    join,
+    need_pyarrow,
+    read_file,
+    read_stream,
+)
 from luthier.errors import LuthierError, UsageError
 
 DEFAULT = "python-docs"
@@ -69,6 +79,8 @@ class Corpus:
         paths = []
         for file in self.files:
             path = self.folder / file.name
+            if path.suffix == ".parquet":
+                need_pyarrow(f"corpus '{self.name}'")  # before half a gigabyte is on its way
             if _size(path) != file.size or digest_of(path) != file.sha256:
                 try:
                     download(file.url, path, sha256=file.sha256, size=file.size)

@@ -18,6 +18,8 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, cast
 
@@ -222,7 +224,7 @@ def _last_safe(text: str, start: int) -> int:
 
 def _json_lines(file: BinaryIO, name: str, field: str, invalid: Invalid) -> Iterator[str]:
     offset = 0
-    for number in range(1, 1 << 62):
+    for number in count(1):
         line = file.readline(LONGEST_LINE)
         if not line:
             return
@@ -242,12 +244,17 @@ def _json_lines(file: BinaryIO, name: str, field: str, invalid: Invalid) -> Iter
         yield _without_surrogates(record[field], where, invalid)
 
 
+def need_pyarrow(name: str) -> None:
+    """Raise LuthierError if a .parquet file could not be read here."""
+    if find_spec("pyarrow") is None:
+        raise LuthierError(f"{name}: reading .parquet needs pyarrow: pip install 'luthier[hub]'")
+
+
 def _parquet_rows(file: BinaryIO, name: str, field: str, invalid: Invalid) -> Iterator[str]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise LuthierError(f"{name}: reading .parquet needs pyarrow: pip install 'luthier[hub]'") from None
+    need_pyarrow(name)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     row = 0
     try:
         table = pq.ParquetFile(file)
