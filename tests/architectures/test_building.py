@@ -92,11 +92,18 @@ def test_dropout_follows_the_seeds_and_nothing_else(config: Config) -> None:
     assert torch.equal(run(1), without(tokens))
 
 
-def test_dropout_sits_where_the_config_says(config: Config) -> None:
-    """On the embeddings, on the attention weights and on both branches of each block."""
-    model = build_on_meta(replace(config, dropout=0.3))
-    rates = [module.p for module in model.modules() if isinstance(module, Dropout)]
-    assert rates == [0.3] * (1 + 3 * config.n_layers)
+def test_dropout_acts_on_embeddings_attention_weights_and_both_branches_of_each_block(config: Config) -> None:
+    model, tokens = build(replace(config, dropout=0.3)).train(), random_tokens(config, 1, 2, 16)
+    layers = [module for module in model.modules() if isinstance(module, Dropout)]
+    assert [layer.p for layer in layers] == [0.3] * (1 + 3 * config.n_layers)
+    for layer in layers:
+        layer.p = 0.0
+    without = model(tokens)
+    for layer in layers:  # each alone changes what the model says
+        layer.p = 0.3
+        assert (model(tokens) - without).abs().max() > 1e-4
+        layer.p = 0.0
+    assert torch.equal(model(tokens), without)
 
 
 def test_the_first_loss_is_that_of_knowing_nothing(config: Config) -> None:

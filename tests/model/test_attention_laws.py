@@ -78,6 +78,9 @@ def test_the_scale_of_the_scores_can_be_set() -> None:
     attention = lively(Attention(16, 4, scale=0.9))
     x = draw(7, 5, 16)
     assert_close(attention(x[None], places(5))[0], slow_attention(attention, x, causal), atol=1e-5, rtol=1e-5)
+    cache = LayerCache(5)
+    steps = [attention(x[None, t : t + 1], places(5)[:, t : t + 1], cache) for t in range(5)]
+    assert_close(torch.cat(steps, dim=1), attention(x[None], places(5)), atol=1e-5, rtol=1e-5)
     assert attention.scale == 0.9
     assert Attention(16, 4).scale == 0.5
 
