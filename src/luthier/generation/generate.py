@@ -46,19 +46,26 @@ def generate(
     model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], settings: Settings, context_length: int
 ) -> list[Result]:
     """Go on with prompts (token ids, see `encode_prompts`). Results in their order, `samples` for each prompt."""
-    rows = [
-        Row(tokenizer, prompt, settings, context_length, number)
-        for prompt in prompts
-        for number in range(settings.samples)
-    ]
+    rows = new_rows(tokenizer, prompts, settings, context_length)
     for _ in grow(model, rows, settings):
         pass
     return [row.result for row in rows]
 
 
+def new_rows(
+    tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], settings: Settings, context_length: int
+) -> list[Row]:
+    """The rows to fill: `samples` for each prompt, side by side."""
+    return [
+        Row(tokenizer, prompt, settings, context_length, number)
+        for prompt in prompts
+        for number in range(settings.samples)
+    ]
+
+
 @torch.inference_mode()
 def grow(model: Transformer, rows: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, str]]:
-    """Fill rows in one batch: those of one prompt's samples stand together. Yields each piece of text with its row.
+    """Fill rows (see `new_rows`) in one batch. Yields each piece of text with its row, as it comes.
 
     Beam search knows a text only at its end: then there is one piece a row.
     """

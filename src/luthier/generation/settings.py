@@ -10,7 +10,7 @@ from luthier.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """How the next tokens are chosen, and when to stop. A value out of its range is a UsageError.
+    """How each next token is chosen, and when to stop. A value out of its range is an error (UsageError).
 
     The logits pass through repetition_penalty, temperature, top_k, top_p and min_p, in this order, and then one token
     is drawn. With beams above 1 nothing is drawn: temperature, top_k, top_p, min_p and seed play no part.

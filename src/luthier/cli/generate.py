@@ -1,0 +1,147 @@
+"""`luthier generate`: prompts in, text out.
+
+The text goes to stdout and nothing else does; how many tokens a second, and why a text is short, go to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from luthier.errors import LuthierError, UsageError
+from luthier.generation.settings import Settings
+
+if TYPE_CHECKING:
+    from luthier.generation.row import Row
+    from luthier.language_model import LanguageModel
+
+ABOUT = """Let a model go on with prompts. One prompt: its text comes as it is written.
+
+    luthier generate runs/book "Once upon a time"
+    luthier generate runs/book "Once upon a time" "The end" --temperature 0
+    luthier generate runs/book "Once upon a time" --samples 3 --seed 7 --max-new-tokens 50
+    luthier generate runs/book "Once upon a time" --beams 4
+    luthier generate runs/book - < prompt.txt
+"""
+BETWEEN = "---"  # the line between two texts
+# control characters that a model writes could steer a terminal: there they are shown as pictures
+PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+BOLD, PLAIN = "\033[1m", "\033[0m"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A training run, or a Hugging Face model folder."""
+    prompts: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT ...", help_behavior_hint="")
+    ] = ()
+    """Texts to go on with, all in one batch. One of them may be - to read it from stdin."""
+    settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes cuda, then mps, then cpu."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number type to compute in; auto takes that of the model's file. bfloat16 takes half the memory of float32."""
+
+
+def main(arguments: list[str]) -> int:
+    """Print what the model makes of the prompts."""
+    given = tyro.cli(
+        Arguments,
+        prog="luthier generate",
+        description=ABOUT,
+        args=arguments,
+        config=(tyro.conf.UseAppendAction,),
+    )
+    if not given.prompts:
+        raise UsageError('no prompt: luthier generate MODEL "Once upon a time", or - to read one from stdin')
+    if given.prompts.count("-") > 1:
+        raise UsageError("stdin (-) can be one of the prompts only")
+    prompts = [read_stdin() if prompt == "-" else prompt for prompt in given.prompts]
+    lm = open_model(given)
+    speak(lm, prompts, given.settings)
+    return 0
+
+
+def read_stdin() -> str:
+    """The prompt on stdin, without the line end that `echo` and editors add."""
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise LuthierError(f"the prompt on stdin is not UTF-8: byte {error.start} is wrong") from None
+
+
+def open_model(given: Arguments) -> LanguageModel:
+    """The model, where and as it is wanted."""
+    import torch
+
+    from luthier.language_model import load
+    from luthier.training.machine import choose_device, keep_freed_memory
+
+    keep_freed_memory()
+    dtype = None if given.dtype == "auto" else getattr(torch, given.dtype)
+    return load(given.model, device=choose_device(given.device), dtype=dtype)
+
+
+def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings) -> None:
+    """Print each prompt with its text: a single one as it comes, several in their order at the end."""
+    from luthier.generation.generate import encode_prompts, grow, new_rows
+
+    rows = new_rows(lm.tokenizer, encode_prompts(lm.tokenizer, prompts), settings, lm.config.context_length)
+    single = len(rows) == 1
+    show = Screen()
+    if single:
+        show.prompt(prompts[0])
+    start = time.perf_counter()
+    try:
+        for _, piece in grow(lm.model, rows, settings):
+            if single:
+                show.text(piece)
+    finally:
+        if single:
+            show.text("\n")
+    seconds = time.perf_counter() - start
+    if not single:
+        for number, row in enumerate(rows):
+            if number:
+                show.text(f"{BETWEEN}\n")
+            show.prompt(prompts[number // settings.samples])
+            show.text(f"{row.result.text}\n")
+    report(rows, seconds)
+
+
+def report(rows: Sequence[Row], seconds: float) -> None:
+    """How fast it was, and where the context was too short, on stderr."""
+    tokens = sum(len(row.result.ids) for row in rows)
+    print(f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s", file=sys.stderr)
+    full = sum(row.result.finish_reason == "context" for row in rows)
+    if full:
+        which = "the text" if len(rows) == 1 else f"{full} of {len(rows)} texts"
+        print(f"{which} ended where the model's context of {rows[0].context_length} tokens is full", file=sys.stderr)
+
+
+class Screen:
+    """stdout: plain text, or a terminal, where the prompt is bold and control characters are harmless."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stdout.isatty()
+
+    def prompt(self, text: str) -> None:
+        """The prompt, which stands before its text."""
+        self.text(text, BOLD)
+
+    def text(self, text: str, style: str = "") -> None:
+        """Show text at once."""
+        if self.terminal:
+            text = text.translate(PICTURES)
+            text = f"{style}{text}{PLAIN}" if style else text
+        sys.stdout.write(text)
+        sys.stdout.flush()
