@@ -73,3 +73,20 @@ def test_selected_rows_go_on_in_their_new_order(model: Transformer) -> None:
     cache.select(torch.tensor([3]))  # fewer rows
     expected = model(torch.cat((tokens[[1]], other[[3]], other[[0]]), dim=1))[:, -1:]
     assert_close(model(other[[0]], cache), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_padding_that_no_row_needs_can_be_dropped(model: Transformer) -> None:
+    """When the longest row of a left-padded batch has ended, the others need not carry its length."""
+    tokens, other = random_tokens(1, 2, 9), random_tokens(2, 1, 6)
+    valid = torch.tensor([[True] * 9, [False] * 5 + [True] * 4])
+    cache = KVCache(len(model.blocks), 15)
+    model(tokens, cache, valid=valid)
+    cache.select(torch.tensor([1]))
+    cache.drop_first(5)
+    assert cache.length == 4
+    expected = model(torch.cat((tokens[1:, 5:], other), dim=1))[:, 4:]
+    for step in range(6):
+        logits = model(other[:, step : step + 1], cache, valid=torch.ones(1, 5 + step, dtype=torch.bool))
+        assert_close(logits[:, 0], expected[:, step], atol=1e-4, rtol=1e-4)
+    with pytest.raises(LuthierError, match="the cache holds 10 tokens, 11 are needed"):
+        model(other[:, :1], cache)
