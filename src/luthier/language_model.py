@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,12 +25,10 @@ from luthier.generation.generate import encode_prompts, generate, grow
 from luthier.generation.row import Row
 from luthier.generation.settings import Settings
 from luthier.model.transformer import Transformer
-
-if TYPE_CHECKING:
-    from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.load import load as load_tokenizer
+from luthier.tokenizers.tokenizer import STALE, Tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json")
-STALE = ("chat_template.jinja", "special_tokens_map.json", "added_tokens.json")  # of an earlier tokenizer
 FORMATS = ("hf",)
 OPENS = "a folder with config.json and model.safetensors opens: a training run, or a Hugging Face model"
 
@@ -207,8 +204,6 @@ def read_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
     """The tokenizer beside the weights, if there is one."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
-    from luthier.tokenizers.load import load as load_tokenizer  # after the weights: a folder may come without
-
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise LuthierError(
