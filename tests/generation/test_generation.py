@@ -146,7 +146,10 @@ def test_pieces_join_to_the_text(model, tokenizer):
     chosen = Settings(40, temperature=1.5)
     prompt = tokenizer.encode("Once")
     row = Row(tokenizer, prompt, chosen, CONTEXT)
-    pieces = [piece for _, piece in grow(model, [row], chosen)]
+    pieces = []
+    for _, piece in grow(model, [row], chosen):
+        pieces.append(piece)
+        assert not torch.is_inference_mode_enabled()  # whoever reads the pieces may train meanwhile
     [result] = generate(model, tokenizer, [prompt], chosen, CONTEXT)
     assert "".join(pieces) == result.text == row.result.text
     assert len(pieces) > 5

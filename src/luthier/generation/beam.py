@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 
@@ -49,18 +50,20 @@ class Search:
         """Take one step, from the likeliest next tokens of each live beam, (live, W) each, the likeliest first."""
         beams = self.settings.beams
         candidates = [
-            Beam([*beam.ids, token], [*beam.logprobs, logprob], beam.score + logprob, parent)
+            (beam.score + logprob, parent, logprob, token)
             for parent, beam in enumerate(self.live)
             for logprob, token in zip(logprobs[parent], tokens[parent], strict=True)
         ]
-        candidates.sort(key=lambda beam: beam.score, reverse=True)
-        self.live = []
-        for place, beam in enumerate(candidates[: self.width]):
+        candidates.sort(key=itemgetter(0), reverse=True)
+        live: list[Beam] = []
+        for place, (score, parent, logprob, token) in enumerate(candidates[: self.width]):
+            before = self.live[parent]
+            beam = Beam([*before.ids, token], [*before.logprobs, logprob], score, parent)
             if not self.row.would_end(beam.ids):
-                self.live.append(beam)
+                live.append(beam)
             elif place < beams:  # the others are there only so that enough can go on
                 self.ended.append(beam)
-        self.live = self.live[:beams]
+        self.live = live[:beams]
         self.ended = sorted(self.ended, key=self.rank, reverse=True)[:beams]
         if self.live and len(self.ended) == beams and self.rank(self.live[0]) <= self.rank(self.ended[-1]):
             self.live = []

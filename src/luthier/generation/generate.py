@@ -45,7 +45,11 @@ def beginning(tokenizer: Tokenizer) -> int:
 def generate(
     model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], settings: Settings, context_length: int
 ) -> list[Result]:
-    """Go on with prompts (token ids, see `encode_prompts`). Results in their order, `samples` for each prompt."""
+    """Go on with prompts (token ids, see `encode_prompts`). Results in their order, `samples` for each prompt.
+
+    Raises a LuthierError for a prompt without tokens or with context_length or more, and for a model whose logits are
+    not numbers.
+    """
     rows = new_rows(tokenizer, prompts, settings, context_length)
     for _ in grow(model, rows, settings):
         pass

@@ -10,7 +10,7 @@ from luthier.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """How each next token is chosen, and when to stop. A value out of its range is an error (UsageError).
+    """How each next token is chosen, and when to stop. A value out of its range is refused.
 
     The logits pass through repetition_penalty, temperature, top_k, top_p and min_p, in this order, and then one token
     is drawn. With beams above 1 nothing is drawn: temperature, top_k, top_p, min_p and seed play no part.
@@ -50,7 +50,7 @@ class Settings:
         require(self.min_p is None or 0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")
         require(0 < self.repetition_penalty < math.inf, "repetition_penalty", self.repetition_penalty, "above 0")
         require(self.beams >= 1, "beams", self.beams, "at least 1")
-        require(math.isfinite(self.length_penalty), "length_penalty", self.length_penalty, "a finite number")
+        require(-10 <= self.length_penalty <= 10, "length_penalty", self.length_penalty, "between -10 and 10")
         require(self.samples >= 1, "samples", self.samples, "at least 1")
         require(all(self.stop), "stop", self.stop, "strings of at least one character")
         require(0 <= self.seed < 2**62, "seed", self.seed, "between 0 and 2^62 - 1")
