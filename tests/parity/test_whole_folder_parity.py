@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from peers import randomise
+from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import Fuse
 from tokenizers.models import BPE
 
@@ -16,7 +17,6 @@ from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel
 from luthier.tokenizers.tokenizer import Tokenizer
-from tokenizers import Tokenizer as Backend
 
 VOCABULARY = ["<|begin|>", "<|end|>", "<|turn|>", *"abcdefghijklmnopqrstuvwxyz .,"]
 SIZE = len(VOCABULARY)
