@@ -32,8 +32,7 @@ def from_table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table
     try:
         return msgspec.convert({key: value for key, value in table.items() if value is not None}, kind)
     except msgspec.ValidationError as error:
-        cause = error.__cause__
-        raise UsageError(f"{where}: {cause if isinstance(cause, LuthierError) else error}") from None
+        raise UsageError(f"{where}: {error}") from None
 
 
 def to_table(instance: Any) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from pathlib import Path
+
 from luthier.cli.run_arguments import parse
 
 ABOUT = """Say what a training run will cost, in memory and time, without starting it.
@@ -15,10 +18,15 @@ ABOUT = """Say what a training run will cost, in memory and time, without starti
 def main(arguments: list[str]) -> int:
     """Print the cost of a run."""
     if arguments and not arguments[0].startswith("-"):
-        from luthier.architectures.registry import presets
+        from luthier.architectures.registry import preset, presets
+        from luthier.data.sources import CORPORA
 
         if arguments[0] in presets():  # luthier plan gpt2-124m
             arguments = ["--preset", arguments[0], *arguments[1:]]
+        elif not (arguments[0] in CORPORA or Path(arguments[0]).exists()) and get_close_matches(
+            arguments[0], presets()
+        ):
+            preset(arguments[0])  # raises, and names the nearest
     given = parse("plan", ABOUT, arguments)
     from luthier.run.forecast import forecast, show
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from luthier.architectures.registry import Config
-from luthier.run.plan import Plan, read_recipe, recipes, resolve
+from luthier.run.plan import Plan, read_recipe, read_run, recipes, resolve
 from luthier.training.settings import Settings
 
 
@@ -36,21 +36,28 @@ def parse(verb: str, about: str, arguments: list[str]) -> Given:
     first.add_argument("--recipe")
     first.add_argument("--out", type=Path)
     first.add_argument("--resume", action="store_true")
+    first.add_argument("--steps")
+    first.add_argument("--epochs")
     known, _ = first.parse_known_args(arguments)
+    name = Path(known.recipe).stem if known.recipe else known.preset or Settings.preset
+    out = known.out or Path("runs") / name
     recipe, where = {}, "the command line"
-    if known.resume and known.out is not None:
-        recipe, where = read_recipe(str(known.out)), str(known.out)
+    if known.resume:
+        recipe, where = read_run(out), str(out)
     elif known.recipe:
         recipe, where = read_recipe(known.recipe), known.recipe
+    if known.steps:  # how the command line ends the run replaces how the recipe does
+        recipe.pop("epochs", None)
+    if known.epochs:
+        recipe.pop("steps", None)
     base = resolve(recipe=recipe, options={"preset": known.preset} if known.preset else {}, where=where)
-    name = Path(known.recipe).stem if known.recipe else base.settings.preset
     parsed = tyro.cli(
         arguments_type(base.model),
         prog=f"luthier {verb}",
         description=about,
         args=arguments,
         default=arguments_type(base.model)(
-            data=(), out=Path("runs") / name, recipe=known.recipe or "", resume=False,
+            data=(), out=out, recipe=known.recipe or "", resume=False,
             settings=base.settings, model=base.model,
         ),
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from luthier.data.batches import BatchSource, PaddedDocuments, RandomWindows, SlidingWindows
+from luthier.data.batches import (
+    Batch,
+    BatchSource,
+    PaddedDocuments,
+    RandomWindows,
+    SlidingWindows,
+    evaluation_batches,
+)
 from luthier.data.prepare import prepare
 from luthier.data.shards import INDEX, TokenShards, open_tokens, read_index
 from luthier.data.sources import Texts
 from luthier.data.splits import Fractions
-from luthier.errors import UsageError
+from luthier.errors import LuthierError, UsageError
 from luthier.run.plan import Plan
 from luthier.tokenizers.load import load as load_tokenizer
 from luthier.tokenizers.tokenizer import Tokenizer
 from luthier.tokenizers.train import characters, train_bpe
+from luthier.training.settings import Settings
 
 
 def prepared_folder(plan: Plan) -> Path | None:
@@ -27,7 +37,10 @@ def prepare_tokens(plan: Plan, out: Path) -> tuple[Tokenizer, Path]:
     """Make or read the tokenizer, and encode the text into `out` unless it is encoded already."""
     prepared = prepared_folder(plan)
     if prepared is not None:
-        return load_tokenizer(prepared), prepared
+        tokenizer = load_tokenizer(prepared)
+        if tokenizer.fingerprint != read_index(prepared).fingerprint:
+            raise LuthierError(f"{prepared}: its tokenizer is not the one that made its tokens; prepare the text again")
+        return tokenizer, prepared
     settings = plan.settings
     texts = Texts(plan.data, field=settings.field, normalisation=settings.normalisation, invalid=settings.invalid)
     tokenizer = make_tokenizer(plan, texts)
@@ -57,14 +70,31 @@ def make_batches(plan: Plan, tokens: TokenShards, tokenizer: Tokenizer) -> Batch
     if settings.batches == "sliding":
         stride = settings.stride or context
         return SlidingWindows(tokens, context, settings.batch_size, stride=stride, seed=settings.seed)
-    if settings.batches == "documents":
-        pad = tokenizer.pad_id if tokenizer.pad_id is not None else 0
-        return PaddedDocuments(tokens, context, settings.batch_size, seed=settings.seed, pad_id=pad)
     if settings.stride:
         raise UsageError("stride is for sliding windows: add --batches sliding, or leave stride out")
+    if settings.batches == "documents":
+        pad = tokenizer.pad_id or 0
+        return PaddedDocuments(tokens, context, settings.batch_size, seed=settings.seed, pad_id=pad)
     return RandomWindows(tokens, context, settings.batch_size, seed=settings.seed)
+
+
+def steps_in_all(settings: Settings, batches: BatchSource) -> int:
+    """The length of the run: steps as given, or as many as the epochs take."""
+    per_epoch = batches.batches_per_epoch / settings.accumulation
+    return settings.steps or math.ceil((settings.epochs or 1) * per_epoch - 1e-6)
+
+
+def batches_to_look_at(plan: Plan, tokens: TokenShards, tokenizer: Tokenizer, n_batches: int | None) -> Iterator[Batch]:
+    """The same batches at every look, of the kind that is trained on; None: the whole split."""
+    size, context = plan.settings.batch_size, plan.model.context_length
+    if plan.settings.batches != "documents":
+        return evaluation_batches(tokens, context, size, n_batches)
+    drawn = n_batches is not None
+    documents = PaddedDocuments(tokens, context, size, seed=0, pad_id=tokenizer.pad_id or 0, shuffle=drawn)
+    there = documents.batches_per_epoch
+    return (documents.next_batch() for _ in range(min(n_batches or there, there)))
 
 
 def bits_per_byte(loss: float, tokens: TokenShards) -> float:
     """A loss in nats a token as bits for each byte of the text: what different tokenizers can be compared by."""
-    return loss / 0.6931471805599453 * len(tokens) / max(1, tokens.bytes)
+    return loss / math.log(2) * len(tokens) / max(1, tokens.bytes)

@@ -85,8 +85,10 @@ def hidden_width(feed_forward: nn.Module) -> int:
     return int(feed_forward.get_submodule("down").get_parameter("weight").shape[1])
 
 
-def available_memory() -> int:
-    """Bytes of memory that the machine has, or its share of them in a container."""
+def available_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has; of a CPU's machine, its share of them in a container. 0: not known."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     try:
         with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:  # noqa: PTH123
@@ -100,7 +102,7 @@ def check(plan: Plan, folder: RunFolder, device: torch.device) -> list[str]:
     """Warnings about a run that starts now. A LuthierError when the disk cannot hold it."""
     cost = estimate(plan)
     folder.check_space(cost.weights + 2 * cost.checkpoint)  # the best, the last, and the next being written
-    there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else available_memory()
+    there = available_memory(device)
     if there and cost.memory > there:
         return [
             f"the run needs about {cost.memory / 1e9:.1f} GB of memory and there are {there / 1e9:.1f} GB: "

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from luthier.errors import LuthierError
@@ -47,6 +49,15 @@ class RunFolder:
         except OSError as error:
             raise LuthierError(f"{self.path} cannot be written: {error.strerror}") from None
 
+    @contextmanager
+    def discarded_on_error(self) -> Iterator[None]:
+        """Until a run has begun, an error or Ctrl-C leaves nothing, so that the same command can be given again."""
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
     def check_space(self, needed: int) -> None:
         """A LuthierError when the disk has less than `needed` bytes free."""
         free = shutil.disk_usage(self.path).free
@@ -61,7 +72,9 @@ class RunFolder:
         target = self.checkpoints / f"step-{record['step']:08d}"
         if (target / RECORD).is_file():
             return target
-        part = self.checkpoints / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
+        for left in self.checkpoints.glob(".step-*.part"):  # of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        part = self.checkpoints / f".{target.name}.part"
         try:
             lm.save(part)
             write_state(part, tensors, record)
@@ -69,8 +82,8 @@ class RunFolder:
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
             part.replace(target)
-        except OSError as error:
-            raise LuthierError(f"{target} cannot be written: {error.strerror or error}") from None
+        except (OSError, SafetensorError) as error:  # a full disk is either
+            raise LuthierError(f"{target} cannot be written: {getattr(error, 'strerror', None) or error}") from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
         for older in self.whole_checkpoints()[:-1]:
@@ -83,8 +96,6 @@ class RunFolder:
 
     def newest_checkpoint(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
         """The last complete one and its state. A LuthierError when the run cannot be resumed."""
-        if not self.recipe.is_file():
-            raise LuthierError(f"{self.path} is no run that could go on: it has no {RECIPE}")
         whole = self.whole_checkpoints()
         if not whole:
             raise LuthierError(f"{self.path} stopped before its first checkpoint: delete it and start again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ class Forecast:
     plan: Plan
     cost: Cost
     device: str
+    memory: int  # bytes that it has
     training_tokens: int | None  # of the text, when one is given
     steps: int | None  # None: without a text or --steps there is no end to count
     step_seconds: float | None  # None: too large for this machine, nothing was timed
@@ -63,28 +63,27 @@ class RandomIds:
 def forecast(plan: Plan, *, with_data: bool) -> Forecast:
     """Count, and time a few uncompiled steps where the machine can hold them."""
     keep_freed_memory()
-    tokens = None
-    if with_data:
-        plan, tokens = count_tokens(plan)
     settings = plan.settings
-    steps = settings.steps or None
-    if tokens is not None and not steps:
-        per_step = settings.batch_size * settings.accumulation * plan.model.context_length
-        steps = math.ceil((settings.epochs or 1) * tokens / per_step)
     device = choose_device(settings.device)
+    tokens, steps = None, settings.steps or None
+    if with_data:
+        plan, tokens, steps = count_tokens(plan)
     low = settings.precision == "bfloat16" or (settings.precision == "auto" and has_fast_bfloat16(device))
     dtype = torch.bfloat16 if low else torch.float32
     cost = estimate(plan)
-    fits = cost.memory < 0.8 * available_memory()
+    memory = available_memory(device)
+    fits = cost.memory < 0.8 * memory
     seconds = time_steps(plan, device, dtype) * settings.accumulation if fits else None
-    return Forecast(plan, cost, device.type, tokens, steps, seconds, matrix_product_peak(device, dtype))
+    return Forecast(plan, cost, device.type, memory, tokens, steps, seconds, matrix_product_peak(device, dtype))
 
 
-def count_tokens(plan: Plan) -> tuple[Plan, int]:
-    """Prepare the text in a folder that goes again. Returns the plan with its vocabulary, and its training tokens."""
+def count_tokens(plan: Plan) -> tuple[Plan, int, int]:
+    """Prepare the text in a folder that goes again. The plan with its vocabulary, its training tokens and its steps."""
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer, tokens = corpus.prepare_tokens(plan, Path(folder) / "tokens")
-        return with_vocabulary(plan, tokenizer.vocab_size), len(corpus.open_splits(tokens)[0])
+        tokenizer, place = corpus.prepare_tokens(plan, Path(folder) / "tokens")
+        tokens, _ = corpus.open_splits(place)
+        steps = corpus.steps_in_all(plan.settings, corpus.make_batches(plan, tokens, tokenizer))
+        return with_vocabulary(plan, tokenizer.vocab_size), len(tokens), steps
 
 
 def time_steps(plan: Plan, device: torch.device, dtype: torch.dtype) -> float:
@@ -110,7 +109,7 @@ def show(forecast: Forecast) -> None:
         ("memory: gradients", size(cost.gradients)),
         (f"memory: {settings.optimizer}", size(cost.optimizer)),
         (f"memory: activations of {settings.batch_size} x {plan.model.context_length} tokens", size(cost.activations)),
-        ("memory: in all", f"{size(cost.memory)} of {size(available_memory())}"),
+        ("memory: in all", f"{size(cost.memory)} of {size(forecast.memory)}"),
         ("a checkpoint on disk", size(cost.checkpoint)),
         ("the model on disk", size(cost.weights)),
     ]

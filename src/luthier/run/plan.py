@@ -44,17 +44,24 @@ def resolve(
 ) -> Plan:
     """Join defaults, recipe and command line; the later wins. `where` names the recipe in errors.
 
-    data: paths and corpora. options: fields of Settings. model: fields of the preset's Config.
+    data: paths and corpora. options: fields of Settings. model: fields of the preset's Config. The recipe's [model]
+    goes with the recipe's preset, and is left out when `options` name another.
     """
-    table = dict(recipe or {})
-    model_table = {**table.pop("model", {}), **(model or {})}
-    recipe_data = table.pop("data", ())
-    settings = from_table(Settings, {**table, **(options or {})}, where)
+    table, options = dict(recipe or {}), dict(options or {})
+    recipe_model, recipe_data = table.pop("model", {}), table.pop("data", ())
+    if not isinstance(recipe_model, Mapping):
+        raise UsageError(f"{where}: model is a table, [model]")
+    recipe_data = (recipe_data,) if isinstance(recipe_data, str) else tuple(map(str, recipe_data))
+    if options.get("preset", table.get("preset")) != table.get("preset", Settings.preset):
+        recipe_model = {}
+    model_table = {**recipe_model, **({"vocab_size": options["vocab_size"]} if options.get("vocab_size") else {})}
+    model_table |= model or {}
+    settings = from_table(Settings, {**table, **options}, where)
     preset = registry.preset(settings.preset)
     if settings.vocab_size and "vocab_size" not in model_table:
         model_table["vocab_size"] = settings.vocab_size
     changed = from_table(type(preset), {**to_table(preset), **model_table}, f"[model] in {where}")
-    return Plan(tuple(data) or tuple(recipe_data) or (DEFAULT,), settings, changed)
+    return Plan(tuple(data) or recipe_data or (DEFAULT,), settings, changed)
 
 
 def with_vocabulary(plan: Plan, vocab_size: int) -> Plan:
@@ -79,6 +86,13 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     elif not path.is_file():
         raise LuthierError(f"no recipe {name_or_path}: give a TOML file, a run's folder, or {', '.join(shipped)}")
     return read_toml(path)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The recipe that a run wrote into its folder. A LuthierError when there is no run."""
+    if not (folder / RECIPE).is_file():
+        raise LuthierError(f"{folder} is no run that could go on: it has no {RECIPE}")
+    return read_toml(folder / RECIPE)
 
 
 MAY_CHANGE = {

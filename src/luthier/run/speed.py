@@ -76,9 +76,14 @@ class Compiler:
         self.decided = True
 
     def compile(self, reason: str) -> None:
-        """Tell the trainer to compile with its next step."""
-        say(f"compiling the blocks with the next step: {reason}")
+        """Tell the trainer to compile with its next step, if a trial shows that the machine can."""
         self.decided = True
+        try:
+            torch.compile(lambda x: x.cos() + 1)(torch.ones(8, device=self.trainer.device))
+        except Exception as error:  # of whatever the compiler lacks: headers, a linker, room for its files
+            say(f"training uncompiled: compiling does not work here ({str(error).strip().splitlines()[0]})")
+            return
+        say(f"compiling the blocks with the next step: {reason}")
         self.trainer.compile()
 
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 import signal
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from luthier.architectures import registry
-from luthier.data.batches import evaluation_batches
 from luthier.data.shards import TokenShards
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, UsageError
+from luthier.generation.generate import encode_prompts, new_rows
+from luthier.generation.settings import Settings as GenerationSettings
 from luthier.language_model import LanguageModel, load
 from luthier.run import corpus, cost, speed
 from luthier.run.folder import RunFolder
 from luthier.run.pictures import draw_losses
-from luthier.run.plan import Plan, check_resumable, read_recipe, resolve, with_vocabulary
-from luthier.run.watch import Watch, duration, forget_after, read_lines, say, warn
+from luthier.run.plan import Plan, check_resumable, read_run, resolve, with_vocabulary
+from luthier.run.watch import Watch, duration, forget_after, read_lines, say, tensorboard_writer, warn
 from luthier.training.balance import imbalance
 from luthier.training.flops import flops_per_token
 from luthier.training.loop import NonFiniteError, StepResult, Trainer
@@ -39,18 +42,21 @@ class InterruptedRunError(LuthierError):
 def start(plan: Plan, out: Path) -> Path:
     """Train what the plan says into a new folder. Returns the folder."""
     folder = RunFolder(out)
-    folder.create()
-    set_threads(plan)
-    tokenizer, tokens = corpus.prepare_tokens(plan, folder.tokens)
-    plan = with_vocabulary(plan, tokenizer.vocab_size)
     device = choose_device(plan.settings.device)
-    model = registry.build(plan.model, seed=plan.settings.seed, device=device)
-    lm = LanguageModel(model, tokenizer, plan.model)
-    run = Run(plan, folder, lm, tokens)
-    for warning in cost.check(plan, folder, device):
-        warn(warning)
-    run.plan = replace(plan, settings=speed.choose_precision(run.trainer, plan.settings))
-    folder.recipe.write_text(run.plan.toml(), encoding="utf-8")
+    registry.build_on_meta(plan.model)  # a head that does not divide is better known before the text is read
+    if plan.settings.tensorboard:
+        tensorboard_writer()
+    set_threads(plan)
+    folder.create()
+    with folder.discarded_on_error():
+        tokenizer, tokens = corpus.prepare_tokens(plan, folder.tokens)
+        plan = with_vocabulary(plan, tokenizer.vocab_size)
+        for warning in cost.check(plan, folder, device):
+            warn(warning)
+        model = registry.build(plan.model, seed=plan.settings.seed, device=device)
+        run = Run(plan, folder, LanguageModel(model, tokenizer, plan.model), tokens)
+        run.plan = replace(plan, settings=speed.choose_precision(run.trainer, plan.settings))
+        folder.recipe.write_text(run.plan.toml(), encoding="utf-8")
     run.go()
     return out
 
@@ -58,18 +64,19 @@ def start(plan: Plan, out: Path) -> Path:
 def resume(out: Path, options: dict[str, Any], model: dict[str, Any], data: tuple[str, ...]) -> Path:
     """Go on with a run where its last checkpoint stands. Options are those that may change (see plan.MAY_CHANGE)."""
     folder = RunFolder(out)
+    plan = check_resumable(options, model, data, resolve(recipe=read_run(out), where=str(folder.recipe)))
     checkpoint, tensors, record = folder.newest_checkpoint()
-    plan = check_resumable(options, model, data, resolve(recipe=read_recipe(str(out)), where=str(folder.recipe)))
     set_threads(plan)
     lm = load(checkpoint, device=choose_device(plan.settings.device))
     run = Run(plan, folder, lm, corpus.prepared_folder(plan) or folder.tokens)
     run.trainer.restore(tensors, record["trainer"])
     run.best, run.seconds_before = record["best"], record["seconds"]
+    run.recent = [StepResult(**result) for result in record["recent"]]
+    if run.trainer.step >= run.trainer.total_steps:
+        raise LuthierError(f"{out} is at step {run.trainer.step}, where it was to end: give more --steps or --epochs")
     for path in (folder.metrics, folder.samples):
         forget_after(path, run.trainer.step)
     say(f"going on from {checkpoint}")
-    if run.trainer.step >= run.trainer.total_steps:
-        raise LuthierError(f"{out} is at step {run.trainer.step}, where it was to end: give more --steps or --epochs")
     folder.recipe.write_text(plan.toml(), encoding="utf-8")
     run.go()
     return out
@@ -91,10 +98,10 @@ class Run:
         self.train_tokens, self.validation_tokens = corpus.open_splits(tokens)
         batches = corpus.make_batches(plan, self.train_tokens, lm.tokenizer)
         self.steps_per_epoch = batches.batches_per_epoch / self.settings.accumulation
-        total = self.settings.steps or math.ceil((self.settings.epochs or 1) * self.steps_per_epoch)
-        self.trainer = Trainer(lm.model, batches, self.settings, total)
+        self.trainer = Trainer(lm.model, batches, self.settings, corpus.steps_in_all(self.settings, batches))
+        self.prompt = self.settings.sample_prompt or self.default_prompt()
+        self.check_prompt()
         self.best = math.inf
-        self.best_step = 0
         self.seconds_before = 0.0
         self.recent: list[StepResult] = []
 
@@ -111,12 +118,12 @@ class Run:
             Watch(self.folder.metrics, self.folder.samples, trainer.total_steps, trainer.step, board) as self.watch,
             finish_on_signal() as stop,
         ):
-            if trainer.step == 0:
+            if not self.folder.metrics.exists():
                 self.look()
             compiler = speed.Compiler(trainer, settings)
             while trainer.step < trainer.total_steps:
                 self.one_step()
-                if stop:
+                if stop and trainer.step < trainer.total_steps:
                     self.interrupted()
                 compiler.stepped(self.recent)
         draw_losses(read_lines(self.folder.metrics), self.folder.path.name, self.folder.picture)
@@ -128,8 +135,7 @@ class Run:
         try:
             result = trainer.train_step()
         except NonFiniteError as error:
-            saved = self.save()
-            raise NonFiniteError(f"{error}. The weights before it are in {saved}") from None
+            raise NonFiniteError(f"{error}. {self.last_good()}") from None
         self.recent.append(result)
         self.watch.stepped(trainer.step, result.loss, result.tokens / result.seconds)
         last = trainer.step == trainer.total_steps
@@ -140,6 +146,13 @@ class Run:
             self.sample()
         if last or self.due(self.settings.save_every or self.look_every):
             self.save()
+
+    def last_good(self) -> str:
+        """Where the last good weights are. Those of now are not saved: they may have burst already."""
+        whole = self.folder.whole_checkpoints()
+        return (
+            f"The last good state is in {whole[-1]}" if whole else f"The best weights so far are in {self.folder.path}"
+        )
 
     def due(self, every: float) -> bool:
         """Whether a multiple of `every` steps, which may be a fraction, has just been reached."""
@@ -164,6 +177,11 @@ class Run:
         if self.validation_tokens is not None:
             look["validation_loss"] = self.loss_on(self.validation_tokens, limit=False)
         held_out = look.get("validation_loss", look["train_loss"])
+        if not math.isfinite(held_out + look["train_loss"]):
+            raise NonFiniteError(
+                f"after step {trainer.step} the training loss is {look['train_loss']} and the loss on held-out text "
+                f"{held_out}: lower learning_rate or raise warmup. {self.last_good()}"
+            )
         look["perplexity"] = math.exp(min(held_out, 700))
         look["bits_per_byte"] = corpus.bits_per_byte(held_out, self.validation_tokens or self.train_tokens)
         if self.recent:
@@ -178,39 +196,43 @@ class Run:
         self.recent.clear()
         self.watch.looked(look)
         if held_out < self.best:
-            self.best, self.best_step = held_out, trainer.step
+            self.best = held_out
             self.lm.save(self.folder.path)
 
     def loss_on(self, tokens: TokenShards, *, limit: bool) -> float:
         """The mean loss over evaluate_batches batches of a split; 0 means the whole validation text."""
-        settings = self.settings
-        n_batches = settings.evaluate_batches or (8 if limit else None)
+        n_batches = self.settings.evaluate_batches or (8 if limit else None)
+        batches = corpus.batches_to_look_at(self.plan, tokens, self.lm.tokenizer, n_batches)
         with torch.compiler.set_stance("force_eager"):  # compiling a second, gradient-free block would cost more
-            return self.trainer.evaluate(
-                evaluation_batches(tokens, self.plan.model.context_length, settings.batch_size, n_batches)
-            )
+            return self.trainer.evaluate(batches)
 
     def sample(self) -> None:
         """Let the model speak."""
-        prompt = self.settings.sample_prompt or self.default_prompt()
         self.lm.model.eval()
         with torch.compiler.set_stance("force_eager"):
             new = self.lm.generate(
-                prompt, max_new_tokens=self.settings.sample_tokens, temperature=self.settings.sample_temperature,
+                self.prompt, max_new_tokens=self.settings.sample_tokens, temperature=self.settings.sample_temperature,
                 seed=self.settings.seed,
             )[0]  # fmt: skip
         trainer = self.trainer
-        text = new if new.startswith(prompt) else prompt + new
-        self.watch.sampled({
-            "step": trainer.step, "epoch": trainer.step / self.steps_per_epoch, "prompt": prompt, "text": text,
-        })  # fmt: skip
+        place = {"step": trainer.step, "epoch": trainer.step / self.steps_per_epoch}
+        self.watch.sampled({**place, "prompt": self.prompt, "text": self.prompt + new})
+
+    def check_prompt(self) -> None:
+        """A UsageError, before the first step, for a prompt that the tokenizer or the context cannot take."""
+        try:
+            ids = encode_prompts(self.lm.tokenizer, [self.prompt])
+            new_rows(self.lm.tokenizer, ids, GenerationSettings(), self.plan.model.context_length)
+        except LuthierError as error:
+            raise UsageError(f"sample_prompt {self.prompt!r}: {error}") from None
 
     def default_prompt(self) -> str:
         """The first words of the held-out text."""
         tokens = self.validation_tokens or self.train_tokens
         length = min(64, len(tokens), self.plan.model.context_length // 2)
-        words = self.lm.tokenizer.decode(tokens[:length].tolist(), skip_special=True).split()
-        return " ".join(words[:3]) or self.lm.tokenizer.decode(tokens[:1].tolist())
+        text = self.lm.tokenizer.decode(tokens[: max(1, length)].tolist(), skip_special=True)
+        words = re.search(r"\S+(\s+\S+){0,2}", text)  # not split and joined: the tokenizer may know no space
+        return words.group() if words else text
 
     @property
     def seconds(self) -> float:
@@ -221,6 +243,7 @@ class Run:
         """Write a checkpoint."""
         tensors, record = self.trainer.state()
         record = {"step": self.trainer.step, "trainer": record, "best": self.best, "seconds": self.seconds}
+        record["recent"] = [asdict(result) for result in self.recent]  # since the last look, which will average them
         return self.folder.save_checkpoint(self.lm, tensors, record)
 
     def interrupted(self) -> None:
@@ -228,7 +251,7 @@ class Run:
         saved = self.save()
         raise InterruptedRunError(
             f"stopped at step {self.trainer.step} of {self.trainer.total_steps}, saved in {saved}; "
-            f"go on with: luthier train --out {self.folder.path} --resume"
+            f"go on with: luthier train --out {shlex.quote(str(self.folder.path))} --resume"
         )
 
     def headline(self) -> str:
@@ -238,23 +261,24 @@ class Run:
         active_too = f" ({active:,} active)" if active != total else ""
         batch = settings.batch_size * settings.accumulation * self.plan.model.context_length
         return (
-            f"{settings.preset}: {total:,} parameters{active_too}, {len(self.train_tokens):,} training tokens of "
-            f"{self.plan.model.vocab_size:,} kinds\n"
+            f"{settings.preset}: {total:,} parameters{active_too}, {len(self.train_tokens):,} training tokens, "
+            f"a vocabulary of {self.plan.model.vocab_size:,}\n"
             f"{trainer.total_steps:,} steps of {batch:,} tokens with {settings.optimizer} in {settings.precision} on "
             f"{trainer.device.type}; peak of its matrix products {self.peak / 1e9:,.0f} GFLOP/s"
         )
 
     def summary(self) -> None:
         """Where everything lies, and what to do next."""
-        path = self.folder.path
-        say(table_by_epoch(read_lines(self.folder.metrics)))
-        kind = "validation" if self.validation_tokens is not None else "training"
-        say(f"done in {duration(self.seconds)}: best {kind} loss {self.best:.4f}")
+        path, looks = self.folder.path, read_lines(self.folder.metrics)
+        say(table_by_epoch(looks))
+        kind = "validation" if self.validation_tokens is not None else "train"
+        best = min(looks, key=lambda look: float(look[f"{kind}_loss"]))
+        say(f"done in {duration(self.seconds)}: best {kind} loss {best[f'{kind}_loss']:.4f} at step {best['step']:,}")
         say(f"  weights   {path} (the best)")
         say(f"            {self.folder.whole_checkpoints()[-1]} (the last)")
         say(f"  log       {self.folder.metrics}, {self.folder.samples}")
         say(f"  picture   {self.folder.picture}")
-        say(f'  speak     luthier generate {path} "{self.settings.sample_prompt or self.default_prompt()}"')
+        say(f"  speak     luthier generate {shlex.quote(str(path))} {shlex.quote(self.prompt)}")
 
 
 def table_by_epoch(looks: list[dict[str, Any]]) -> str:

@@ -37,7 +37,7 @@ class Watch:
             )  # fmt: skip
             self.task = self.bar.add_task("training", total=total_steps, completed=done, loss="")
         self.started, self.first = time.monotonic(), done
-        self.board = open_tensorboard(tensorboard) if tensorboard is not None else None
+        self.board = tensorboard_writer()(str(tensorboard)) if tensorboard is not None else None
 
     def __enter__(self) -> Self:
         if self.bar is not None:
@@ -105,7 +105,9 @@ def forget_after(path: Path, step: int) -> None:
     """Drop the records after `step`: a run that resumes makes them again."""
     kept = [record for record in read_lines(path) if record["step"] <= step]
     if path.exists():
-        path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
+        part = path.with_name(f".{path.name}.part")
+        part.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
+        part.replace(path)
 
 
 def duration(seconds: float) -> str:
@@ -118,13 +120,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def open_tensorboard(folder: Path) -> Any:
-    """TensorBoard's writer. A LuthierError says how to install it."""
+def tensorboard_writer() -> Any:
+    """The class of TensorBoard's writer. A LuthierError says how to install it."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
     except ImportError:
         raise LuthierError("TensorBoard is not installed: pip install 'luthier[tensorboard]'") from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter
 
 
 def warn(text: str) -> None:

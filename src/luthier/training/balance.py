@@ -45,8 +45,13 @@ class Balancer:
                 left = (total - step - 1) / max(1.0, RELEASE * total)
                 if left < 1:
                     layer.balance *= left / (left + 1 / max(1.0, RELEASE * total))
-            layer.load.zero_()
+        self.forget()
         return shares
+
+    def forget(self) -> None:
+        """Count the loads from zero again."""
+        for layer in self.layers:
+            layer.load.zero_()
 
     def state(self) -> dict[str, Tensor]:
         """The biases, by layer."""

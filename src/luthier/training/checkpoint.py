@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,36 @@ RECORD = "training_state.json"
 
 
 def write_state(folder: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """Write both into a folder that is not yet in its place (see formats/atomic_folder.py)."""
+    """Write both into a folder with weights that is not yet in its place, with the sha256 of every file there.
+
+    Nothing else would find a flipped bit: safetensors loads it without a word.
+    """
     copies = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     safetensors.torch.save_file(copies, folder / TENSORS)
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    digests = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    (folder / RECORD).write_text(json.dumps({**record, "sha256": digests}, indent=1) + "\n", encoding="utf-8")
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read both. A LuthierError names a file that is missing or damaged."""
+    """Read both. A LuthierError names a file of the folder, weights too, that is missing or damaged."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        for name, digest in record["sha256"].items():
+            if sha256(folder / name) != digest:
+                raise LuthierError(f"{folder} cannot be resumed: {name} is damaged")
         return safetensors.torch.load_file(folder / TENSORS), record
-    except FileNotFoundError as error:
-        raise LuthierError(f"{folder} cannot be resumed: {Path(error.filename).name} is missing") from None
-    except (ValueError, safetensors.SafetensorError) as error:
-        raise LuthierError(f"{folder} cannot be resumed: its training state is damaged ({error})") from None
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        what = "is missing" if missing else f"cannot be read ({error.strerror})"
+        raise LuthierError(f"{folder} cannot be resumed: {Path(error.filename).name} {what}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise LuthierError(f"{folder} cannot be resumed: {RECORD} is damaged") from None
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -45,7 +45,7 @@ class StepResult:
 
 
 class NonFiniteError(LuthierError):
-    """A loss or gradient that is not a number: the weights are as they were before the step."""
+    """A loss or gradient that is not a number: all is as it was before the step."""
 
 
 class Trainer:
@@ -76,25 +76,23 @@ class Trainer:
         self.kernel = torch.compile(loss_and_gradient, dynamic=False)
 
     def train_step(self) -> StepResult:
-        """One optimizer step over `accumulation` batches. Raises NonFiniteError, with the weights untouched."""
+        """One optimizer step over `accumulation` batches. Raises NonFiniteError, with all as it was before."""
         start = time.perf_counter()
+        before = self.batches.state(), self.generator.get_state()
         self.model.train()
         batches = [self.batches.next_batch().to(self.device) for _ in range(self.settings.accumulation)]
         # over all batches of the step: rows with more padding must not weigh more
         tokens = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
-        total = torch.zeros((), device=self.device)
+        losses = []
         for batch in batches:
             reseed(self.model, self.generator)
             loss = self.loss_sum(batch) / max(1, tokens)
             loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+            losses.append(loss.detach())
+        total = torch.stack(losses).sum()
         norm = gradient_norm(self.model)
         if not torch.isfinite(norm + total):
-            self.model.zero_grad()
-            raise NonFiniteError(
-                f"step {self.step + 1}: the loss is {total.item()} and the norm of its gradient {norm.item()} in batch "
-                f"{self.batches.state()['batches']}; lower learning_rate, raise warmup, or set clip"
-            )
+            raise self.undo(losses, norm, *before)
         if self.settings.clip:
             clip_gradients(self.model, norm, self.settings.clip)
         loads = self.balancer.update(self.step, self.total_steps)
@@ -108,6 +106,21 @@ class Trainer:
         self.tokens += tokens
         seconds = time.perf_counter() - start
         return StepResult(total.item(), norm.item(), factor * self.settings.learning_rate, tokens, seconds, loads)
+
+    def undo(self, losses: list[Tensor], norm: Tensor, place: dict[str, Any], generator: Tensor) -> NonFiniteError:
+        """Go back to before the step. Returns the error that names it and the batch at fault, counted from 1."""
+        self.model.zero_grad()
+        self.balancer.forget()
+        self.batches.restore(place)
+        self.generator.set_state(generator)
+        first, last = place["batches"] + 1, place["batches"] + len(losses)
+        wrong = [number for number, loss in enumerate(losses, first) if not loss.isfinite()]
+        if wrong:
+            what = f"the loss of batch {wrong[0]} is {losses[wrong[0] - first].item()}"
+        else:
+            which = f"batch {first}" if first == last else f"batches {first} to {last}"
+            what = f"the norm of the gradient of {which} is {norm.item()}"
+        return NonFiniteError(f"step {self.step + 1}: {what}: lower learning_rate, raise warmup, or lower clip")
 
     def loss_sum(self, batch: Batch) -> Tensor:
         """The summed loss of a batch, in nats."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import shutil
 import sys
 import time
@@ -37,8 +38,9 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile can work here: on a CPU it needs a C++ compiler."""
-    return device.type != "cpu" or any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
+    """Whether torch.compile finds what it needs: on a CPU that is a C++ compiler, $CXX or the one it looks for."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    return device.type != "cpu" or shutil.which(os.environ.get("CXX", usual)) is not None
 
 
 def keep_freed_memory() -> None:

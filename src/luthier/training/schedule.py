@@ -24,6 +24,6 @@ def learning_rate_factor(settings: Settings, step: int, total: int) -> float:
     if settings.schedule == "linear":
         return final + (1 - final) * max(0.0, 1 - done)
     if settings.schedule == "wsd":  # arXiv 2404.06395
-        left = (total - step) / max(1.0, settings.decay * total)
+        left = (total - 1 - step) / max(1.0, settings.decay * total)
         return final + (1 - final) * min(1.0, left)
     return 1.0

@@ -124,9 +124,11 @@ class Settings:
         for name in ("beta1", "beta2", "validation", "test"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1")
         check(0 < self.decay <= 1, "decay", self.decay, "must be above 0 and at most 1")
+        check(self.final_learning_rate <= 1, "final_learning_rate", self.final_learning_rate, "must be at most 1")
         share = self.validation + self.test
         check(share < 1, "validation + test", share, "must leave something to train on: below 1")
-        check(not (self.steps and self.epochs), "steps and epochs", (self.steps, self.epochs), "give one of the two")
+        if self.steps and self.epochs:
+            raise UsageError(f"steps {self.steps} and epochs {self.epochs:g} both end the run: give one of the two")
 
 
 def check(holds: bool, name: str, value: object, rule: str) -> None:
