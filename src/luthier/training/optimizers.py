@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from luthier.model.transformer import Transformer
+from luthier.training.muon import Muon
 from luthier.training.settings import Settings
 
 
@@ -38,7 +39,7 @@ def build_optimizers(model: Transformer, settings: Settings) -> list[torch.optim
     ]
     if hidden:
         optimizers.append(
-            torch.optim.Muon(
+            Muon(
                 hidden,
                 lr=settings.muon_learning_rate or settings.learning_rate,
                 weight_decay=settings.weight_decay,
