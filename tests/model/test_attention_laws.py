@@ -143,6 +143,7 @@ def test_dropout_acts_in_training_only_and_on_the_weights() -> None:
     value = attention.value(x[:, 0]).view(2, 2, 1, 4).expand(2, 2, 2, 4).reshape(2, 4, 4)
     ratio = attention(x, places(9))[:, 0].view(2, 4, 4) / value
     assert_close(ratio, (ratio > 1).float() * 2, atol=1e-4, rtol=1e-4)
+    assert_close(ratio, ratio[..., :1].expand(-1, -1, 4), atol=1e-4, rtol=1e-4)  # a whole value at once
     assert 0 < (ratio > 1).float().mean() < 1
 
 

@@ -78,9 +78,14 @@ def test_every_bit_of_the_hash_hangs_on_every_bit_of_the_place() -> None:
             assert abs(share - 0.5) < 0.06, (flipped, bit)
 
 
-def test_the_hash_gives_no_number_twice() -> None:
-    places = torch.arange(-(2**15), 2**15, dtype=torch.int32) * 65_521
-    assert scramble(places).unique().numel() == places.unique().numel()
+def test_the_hash_is_that_of_unsigned_numbers() -> None:
+    """Each of its five steps can be undone, so no number comes twice; with the shifts of signed ones, one could not."""
+    places = torch.randint(-(2**31), 2**31, (500,), generator=torch.Generator().manual_seed(5)).to(torch.int32)
+    for place, scrambled in zip(places.tolist(), scramble(places).tolist(), strict=True):
+        x = place % 2**32
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+            x = (x ^ (x >> shift)) * factor % 2**32
+        assert scrambled % 2**32 == x
 
 
 def test_the_expectation_is_kept() -> None:
