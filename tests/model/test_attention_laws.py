@@ -116,6 +116,18 @@ def test_fused_causal_attention_equals_a_mask_written_out(train: bool) -> None:
     assert_close(attention(x, places(9)), attention(x, places(9), mask=mask), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("n_kv_heads", [2, 4])
+def test_training_in_bfloat16_says_what_reading_in_bfloat16_says(n_kv_heads: int) -> None:
+    """On a CPU the two take different ways, and both lose a little."""
+    attention, x = lively(Attention(16, 4, n_kv_heads, mask=Chunked(4))), draw(7, 2, 9, 16)
+    exact = attention(x, places(9))
+    attention.bfloat16()
+    for train in (True, False):
+        low = attention.train(train)(x.bfloat16(), places(9))
+        assert low.dtype == torch.bfloat16
+        assert (low - exact).norm() / exact.norm() < 0.02
+
+
 def test_causal_attention_without_a_cache_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask written out costs three times the time on a CPU."""
     asked: list[tuple[bool, bool]] = []
