@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """Bring each vector to a root mean square of 1, then scale by learned weights (arXiv 1910.07467). (..., C) -> same."""
+    """Bring each vector to a root mean square of 1, then scale it by learned weights (arXiv 1910.07467). (..., C)."""
 
     def __init__(self, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -19,6 +19,6 @@ class RMSNorm(nn.Module):
 
 
 def unit_rms(x: Tensor, eps: float) -> Tensor:
-    """Divide x by its root mean square in the last dimension. The mean is taken in float32: bfloat16 squares lose digits."""
+    """Divide x by its root mean square over the last dimension, taken in float32: bfloat16 squares lose digits."""
     x32 = x.float()
     return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).type_as(x)
