@@ -150,9 +150,7 @@ class Run:
     def last_good(self) -> str:
         """Where the last good weights are. Those of now are not saved: they may have burst already."""
         whole = self.folder.whole_checkpoints()
-        return (
-            f"The last good state is in {whole[-1]}" if whole else f"The best weights so far are in {self.folder.path}"
-        )
+        return f"The last good state is in {whole[-1] if whole else self.folder.path}"
 
     def due(self, every: float) -> bool:
         """Whether a multiple of `every` steps, which may be a fraction, has just been reached."""

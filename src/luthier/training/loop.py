@@ -120,7 +120,7 @@ class Trainer:
         else:
             which = f"batch {first}" if first == last else f"batches {first} to {last}"
             what = f"the norm of the gradient of {which} is {norm.item()}"
-        return NonFiniteError(f"step {self.step + 1}: {what}: lower learning_rate, raise warmup, or lower clip")
+        return NonFiniteError(f"step {self.step + 1}: {what}: lower learning_rate, raise warmup, or clip more")
 
     def loss_sum(self, batch: Batch) -> Tensor:
         """The summed loss of a batch, in nats."""

@@ -24,6 +24,7 @@ def learning_rate_factor(settings: Settings, step: int, total: int) -> float:
     if settings.schedule == "linear":
         return final + (1 - final) * max(0.0, 1 - done)
     if settings.schedule == "wsd":  # arXiv 2404.06395
-        left = (total - 1 - step) / max(1.0, settings.decay * total)
+        falling = max(1.0, min(settings.decay * total, total - 1 - warmup))  # steps; none of the warmup's
+        left = (total - 1 - step) / falling
         return final + (1 - final) * min(1.0, left)
     return 1.0

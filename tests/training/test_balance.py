@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_training import MIXTURE, trainer
+from torch.testing import assert_close
+
+from luthier.training.balance import imbalance
+
+STEPS = 20
+
+
+def with_loads(subject, loads: list[int]) -> None:
+    for layer in subject.balancer.layers:
+        layer.load.copy_(torch.tensor(loads))
+
+
+def test_the_bias_rises_for_the_idle_and_falls_for_the_busy_and_sums_to_nothing():
+    subject = trainer(MIXTURE, balance_rate=0.01)
+    with_loads(subject, [10, 1, 4, 5])  # a mean of 5
+    shares = subject.balancer.update(0, STEPS)
+    assert shares == [pytest.approx([0.5, 0.05, 0.2, 0.25])] * 2
+    for layer in subject.balancer.layers:
+        assert_close(layer.balance, 0.01 * (torch.tensor([-1.0, 1.0, 1.0, 0.0]) - 0.25))
+        assert not layer.load.any()
+
+
+def test_the_bias_is_zero_at_the_end_of_the_run():
+    subject = trainer(MIXTURE, steps=STEPS, balance_rate=0.01)
+    largest = []
+    for step in range(STEPS):
+        with_loads(subject, [10, 1, 4, 5])
+        subject.balancer.update(step, STEPS)
+        largest.append(max(layer.balance.abs().max().item() for layer in subject.balancer.layers))
+        assert all(layer.balance.sum().abs() < 1e-6 for layer in subject.balancer.layers)
+    assert largest[:16] == sorted(largest[:16])
+    assert largest[16] < largest[15] > 0.1
+    assert largest[-1] == 0
+
+
+def test_a_real_run_writes_shares_down_and_ends_without_bias():
+    subject = trainer(MIXTURE, steps=8, balance_rate=0.02)
+    for _ in range(8):
+        result = subject.train_step()
+        assert len(result.loads) == 2
+        assert all(sum(layer) == pytest.approx(1) and len(layer) == 4 for layer in result.loads)
+        if subject.step == 4:
+            assert all(layer.balance.any() for layer in subject.balancer.layers)
+    assert not any(layer.balance.any() for layer in subject.balancer.layers)
+
+
+@pytest.mark.parametrize("balance", ["bias", "auxiliary"])
+def test_balancing_mends_a_router_that_has_a_favourite(balance):
+    def busiest(**changes) -> float:
+        subject = trainer(MIXTURE, steps=1000, batch_size=16, learning_rate=1e-3, **changes)
+        for layer in subject.balancer.layers:  # what passes through has mean 0, so lift one row along the stream's mean
+            layer.router.weight.data.mul_(0.05)
+            layer.register_forward_pre_hook(lambda _, inputs: (inputs[0] + 1,))
+            layer.router.weight.data[2] += 0.02
+        late = [subject.train_step() for _ in range(40)][20:]
+        mean = torch.tensor([result.loads for result in late]).mean(0)  # over steps: the sign of an error swings
+        return max(imbalance(layer) for layer in mean.tolist())
+
+    free, held = busiest(balance="none"), busiest(balance=balance, balance_rate=0.01 if balance == "bias" else 3.0)
+    assert free > 2.5
+    assert held < free - 0.8
+
+
+def test_the_auxiliary_loss_bends_the_gradient_of_the_router_and_the_bias_does_not():
+    gradients = {}
+    for balance in ("none", "bias", "auxiliary"):
+        subject = trainer(MIXTURE, balance=balance, balance_rate=1.0)
+        subject.model.train()
+        subject.loss_sum(subject.batches.next_batch()).backward()
+        gradients[balance] = subject.balancer.layers[0].router.weight.grad
+    assert_close(gradients["bias"], gradients["none"])
+    assert not torch.allclose(gradients["auxiliary"], gradients["none"], atol=1e-3)
+
+
+def test_the_auxiliary_loss_weighs_the_same_however_a_step_is_cut():
+    subject = trainer(MIXTURE, balance="auxiliary", balance_rate=0.4, accumulation=4)
+    assert [layer.auxiliary_weight for layer in subject.balancer.layers] == [0.1, 0.1]
+
+
+def test_evaluation_counts_no_loads():
+    subject = trainer(MIXTURE)
+    subject.evaluate([subject.batches.next_batch()])
+    assert not any(layer.load.any() for layer in subject.balancer.layers)
+
+
+def test_imbalance_is_1_when_even_and_the_number_of_experts_when_one_has_all():
+    assert imbalance([0.25] * 4) == 1
+    assert imbalance([0.0, 1.0, 0.0, 0.0]) == 4
