@@ -1,11 +1,13 @@
 """Mixture of experts as in Llama 4: a router picks few experts for each token, and one shared expert serves all.
 
-Only the chosen tokens reach an expert: they are sorted by expert, and each expert multiplies its own slice.
+Only the chosen tokens reach an expert: they are sorted by expert, and each expert multiplies its own rows.
 
 Shapes: N tokens (B * T), k experts a token, E experts, C dim, F hidden_dim of an expert.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +27,44 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """(N, C) sorted by expert, and how many rows each expert has, (E,), -> (N, C)."""
-        outputs = []
-        # unbind, not self.gate_up[e]: the gradient of each index would be a whole (E, C, 2F) of zeros
-        slices = torch.split(x, counts.tolist())
-        for rows, gate_up, down in zip(slices, self.gate_up.unbind(), self.down.unbind(), strict=True):
-            gate, up = (rows @ gate_up).chunk(2, dim=-1)
-            outputs.append((F.silu(gate) * up) @ down)
-        return torch.cat(outputs)
+        device, gate_up, down = x.device.type, self.gate_up, self.down
+        if torch.is_autocast_enabled(device):  # one cast for all experts
+            dtype = torch.get_autocast_dtype(device)
+            x, gate_up, down = x.to(dtype), gate_up.to(dtype), down.to(dtype)
+        sizes = counts.tolist()
+        gate, up = grouped_product(x, gate_up, sizes).chunk(2, dim=-1)
+        return grouped_product(F.silu(gate) * up, down, sizes)
+
+
+def grouped_product(x: Tensor, weights: Tensor, sizes: list[int]) -> Tensor:
+    """Each group of rows times a matrix of its own: (N, C), (E, C, F), E numbers of rows -> (N, F)."""
+    out: Tensor = GroupedProduct.apply(x, weights, sizes)  # type: ignore[no-untyped-call]
+    return out
+
+
+class GroupedProduct(torch.autograd.Function):
+    """Written out because every product can go to its place at once: autograd would copy the gradients of all matrices
+    once more, to stack them. (F.grouped_mm refuses sizes that are no multiple of 16 bytes, and float64.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, sizes: list[int]) -> Tensor:
+        ctx.save_for_backward(x, weights)
+        ctx.sizes = sizes
+        out = x.new_empty(len(x), weights.shape[2])
+        for rows, weight, place in zip(torch.split(x, sizes), weights, torch.split(out, sizes), strict=True):
+            torch.mm(rows, weight, out=place)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weights = ctx.saved_tensors
+        by_x, by_weights = torch.empty_like(x), torch.empty_like(weights)
+        groups = zip(*(torch.split(rows, ctx.sizes) for rows in (x, gradient, by_x)), strict=True)
+        for (rows, by_out, place), weight, by_weight in zip(groups, weights, by_weights, strict=True):
+            torch.mm(by_out, weight.T, out=place)
+            torch.mm(rows.T, by_out, out=by_weight)  # zeros for an expert without rows
+        return by_x, by_weights, None
 
 
 def leave_experts_uncompiled() -> None:
