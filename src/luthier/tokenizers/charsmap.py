@@ -21,8 +21,7 @@ from tokenizers.pre_tokenizers import Split
 from luthier.errors import LuthierError
 
 CHARACTERS = "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x110000)]))
-BETWEEN = "\ufdd0"  # noncharacters, which Unicode keeps for such use: no text should hold any
-STANDS_FOR = [chr(code) for code in range(0xFDD1, 0xFDF0)]
+NONCHARACTERS = "".join(map(chr, range(0xFDD0, 0xFDF0)))  # kept by Unicode for such uses: no text should hold any
 MOST_EXCEPTIONS = 500  # each is a pass over the text
 MOST_RULES, LONGEST_RULE = 1_000_000, 64  # bytes; a hostile trie may go round in circles
 HANGUL, HANGUL_END = r"[\x{AC00}-\x{D7A3}]", r"[\x{11A8}-\x{11C2}]"
@@ -33,28 +32,30 @@ MARK = r"[\p{M}\x{FF9E}\x{FF9F}]"  # with the half-width Japanese voicing marks
 def normalising(charsmap: bytes) -> tuple[Normalizer, ...]:
     """Normalizers that do what the rules say. Raises LuthierError for rules that are far from NFKC."""
     rules = read_rules(charsmap)
-    otherwise: dict[str, list[str]] = defaultdict(list)
     nfkc = _each(NFKC())
+    otherwise: dict[str, set[str]] = defaultdict(set)
     for character, normal in zip(CHARACTERS, nfkc, strict=True):
-        if rules.get(character, character) != normal:
-            otherwise[rules.get(character, character)].append(character)
-    kept = dict(zip([new for new, old in otherwise.items() if new in old], STANDS_FOR, strict=False))
-    if len(otherwise) > MOST_EXCEPTIONS or len(kept) > len(STANDS_FOR):
+        new = rules.get(character, character)
+        if new != normal:
+            otherwise[new].add(character)
+    erased = sorted(otherwise.pop("", ()))
+    kept = sorted(new for new, old in otherwise.items() if new in old)
+    # what the rules erase is gone in the end, so these characters are free to stand for something on the way
+    between, *free = [*erased, *NONCHARACTERS]
+    if len(otherwise) > MOST_EXCEPTIONS or len(kept) > len(free):
         raise LuthierError(
             "the SentencePiece model's normalisation rules are far from NFKC and have no form in tokenizer.json: "
             "train it with --normalization_rule_name=identity or nmt_nfkc"
         )
+    stands = dict(zip(kept, free, strict=False))
     return (
-        Replace(Regex(_apart(rules, nfkc)), BETWEEN),
-        *(Replace(character, stand) for character, stand in kept.items()),
-        *(
-            Replace(Regex(_class(set(old) - kept.keys())), new)
-            for new, old in otherwise.items()
-            if set(old) - kept.keys()
-        ),
+        *([Replace(Regex(_class(erased)), between)] if erased else []),
+        Replace(Regex(_apart(rules, nfkc)), between),
+        *(Replace(character, stand) for character, stand in stands.items()),
+        *(Replace(Regex(_class(old - {new})), new) for new, old in otherwise.items() if old != {new}),
         NFKC(),
-        Replace(BETWEEN, ""),
-        *(Replace(stand, character) for character, stand in kept.items()),
+        Replace(between, ""),
+        *(Replace(stand, character) for character, stand in stands.items()),
     )
 
 

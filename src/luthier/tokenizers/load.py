@@ -21,7 +21,7 @@ from luthier.tokenizers.gpt2 import byte_level, gpt2
 from luthier.tokenizers.plain import harden
 from luthier.tokenizers.sentencepiece_model import read_sentencepiece
 from luthier.tokenizers.tiktoken_model import is_tiktoken, read_tiktoken
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.tokenizer import Tokenizer, is_backends
 
 CONFIG = "tokenizer_config.json"
 BYTE_LEVEL_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -77,9 +77,11 @@ def _read_json(path: Path) -> Tokenizer:
     content = read_text(path)
     try:
         return Tokenizer(Backend.from_str(harden(content)))
-    except LuthierError:
-        raise
-    except Exception as error:  # the backend has no class of its own for what it refuses
+    except LuthierError as error:
+        raise LuthierError(f"{path}: {error}") from None
+    except BaseException as error:
+        if not is_backends(error):
+            raise
         raise LuthierError(f"{path} is no tokenizer.json: {error}") from None
 
 

@@ -3,6 +3,8 @@
 SentencePiece sees a text as one string in which "▁" stands for a space, and joins neighbours (BPE) or takes the
 likeliest cut into pieces (unigram) over its whole length. Where no piece has "▁" after another character, nothing can
 reach from one word into the next, so the backend may do each word by itself: the same ids, a hundred times faster.
+Only where two cuts of a unigram model are exactly as likely ("aaa" as "aa" and "a"), SentencePiece takes the one that
+its 32-bit rounding favours, and the backend, which counts in 64 bits, may take the other.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ from luthier.tokenizers.stream import Stream
 
 STALE = ("chat_template.jinja", "special_tokens_map.json", "added_tokens.json")  # what another tokenizer may have left
 
+LARGEST = 2**24  # tokens: the largest vocabularies have some 260,000
+
 
 class Tokenizer:
     """Encodes and decodes text. Made by `load` and by the functions of `train`.
@@ -59,6 +61,8 @@ class Tokenizer:
         added = sorted(backend.get_added_tokens_decoder().items())
         self.special_tokens: dict[str, int] = {token.content: number for number, token in added if token.special}
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        if self.vocab_size > LARGEST:
+            raise LuthierError(f"the tokenizer's ids go up to {self.vocab_size - 1:,}: something is broken")
         self.eos_ids: tuple[int, ...] = tuple(eos_ids) or (() if self.eos_id is None else (self.eos_id,))
         if outside := [number for number in self.eos_ids if not 0 <= number < self.vocab_size]:
             raise LuthierError(f"the end token {outside[0]} is outside the vocabulary of {self.vocab_size} tokens")
@@ -94,10 +98,12 @@ class Tokenizer:
             self.backend.encode_special_tokens = not special
             try:
                 encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-            except TypeError:
+            except BaseException as error:
                 for text in texts:
                     check(text)
-                raise
+                if not is_backends(error):
+                    raise
+                raise LuthierError(f"this tokenizer cannot encode the text: {error}") from None
         return [encoding.ids for encoding in encodings]
 
     def _encode_characters(self, text: str, special: bool) -> list[int]:
@@ -110,6 +116,7 @@ class Tokenizer:
             try:
                 ids += map(table.__getitem__, part)  # ten times faster than the backend, which drops what it lacks
             except KeyError as error:
+                check(text)
                 character = error.args[0]
                 raise _no_token(character, text.index(character), len(table)) from None
         return ids
@@ -182,6 +189,11 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocab_size} tokens, {len(self.special_tokens)} special)"
+
+
+def is_backends(error: BaseException) -> bool:
+    """Whether the backend failed: it has no class of its own for that, and its panics are not even Exceptions."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def check(text: str) -> None:

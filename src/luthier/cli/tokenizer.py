@@ -1,0 +1,131 @@
+"""`luthier tokenizer train` and `luthier tokenizer show`: make a tokenizer from text, and see how one cuts a text."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from luthier.data.sources import DEFAULT, Texts
+from luthier.data.text import Invalid, Normalisation
+from luthier.errors import UsageError
+
+if TYPE_CHECKING:
+    from luthier.tokenizers.tokenizer import Tokenizer
+
+VOCAB_SIZE = 4096
+COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_magenta", "black on bright_green")
+SHOWN = {" ": "␣", "\n": "↵", "\t": "⇥"}
+
+
+@dataclass(frozen=True)
+class Train:
+    """Make a tokenizer from text: luthier tokenizer train book.txt --vocab-size 4096 --out tokenizers/book"""
+
+    out: Path
+    """the folder to write: tokenizer.json and tokenizer_config.json, which transformers reads too"""
+    data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA ...")] = (DEFAULT,)
+    """corpus names, files, folders or globs"""
+    kind: Literal["bpe", "characters"] = "bpe"
+    """byte-level BPE, as GPT-2 has it, or a token for each character of the text"""
+    vocab_size: int | None = None
+    """tokens of a bpe vocabulary, 4096 if not given; characters come as many as there are"""
+    byte_fallback: bool = False
+    """give characters 256 tokens more, for bytes, so that they can write any text"""
+    field: str = "text"
+    """the field of .jsonl lines, or the column of .parquet files, that holds the text"""
+    normalisation: Normalisation = "NFC"
+    """Unicode normalisation form; use the same when you train on the text"""
+    invalid: Invalid = "error"
+    """bytes that are not UTF-8: stop with an error, or replace them by U+FFFD"""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show how a tokenizer cuts a text, with the id of each piece: luthier tokenizer show gpt2 'Hello world'"""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """a model's folder, a tokenizer.json, a SentencePiece or tiktoken .model, or "gpt2\""""
+    text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+    """the text"""
+    special: bool = False
+    """read special tokens in the text ("<|endoftext|>") as such, not as plain text"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb. Returns the exit code."""
+    verbs: dict[str, Callable[..., Train | Show]] = {"train": Train, "show": Show}
+    chosen = tyro.extras.subcommand_cli_from_dict(verbs, args=arguments, prog="luthier tokenizer")
+    return _train(chosen) if isinstance(chosen, Train) else _show(chosen)
+
+
+def _train(chosen: Train) -> int:
+    from luthier.tokenizers.train import characters, train_bpe
+
+    if (chosen.out / "config.json").exists():
+        raise UsageError(f"{chosen.out} holds a model, which would not know a new tokenizer: choose another --out")
+    if chosen.kind == "characters" and chosen.vocab_size is not None:
+        raise UsageError("--vocab-size is for --kind bpe: a tokenizer of characters has those of its text")
+    if chosen.kind == "bpe" and chosen.byte_fallback:
+        raise UsageError("--byte-fallback is for --kind characters: bpe writes any text as it is")
+    texts = (piece.text for piece in Texts(chosen.data, chosen.field, chosen.normalisation, chosen.invalid))
+    if chosen.kind == "characters":
+        tokenizer = characters(texts, byte_fallback=chosen.byte_fallback)
+    else:
+        wanted = VOCAB_SIZE if chosen.vocab_size is None else chosen.vocab_size
+        tokenizer = train_bpe(texts, wanted, progress=sys.stderr.isatty())
+        if tokenizer.vocab_size < wanted:
+            print(f"{wanted:,} tokens were asked for, but no more pairs in this text occur twice", file=sys.stderr)
+    tokenizer.save(chosen.out)
+    print(f"wrote {chosen.out}: {tokenizer.vocab_size:,} tokens")
+    return 0
+
+
+def _show(chosen: Show) -> int:
+    from rich.console import Console
+    from rich.text import Text
+
+    from luthier.tokenizers.load import load
+
+    tokenizer = load(chosen.model)
+    ids = tokenizer.encode(chosen.text, special=chosen.special)
+    pieces = [visible(tokenizer.piece(number)) for number in ids]
+    console = Console(highlight=False)
+    if console.is_terminal:
+        line = Text()
+        for place, (number, piece) in enumerate(zip(ids, pieces, strict=True)):
+            line.append(piece, COLOURS[place % len(COLOURS)]).append(f" {number}  ", "dim")
+        console.print(line)
+    else:
+        for number, piece in zip(ids, pieces, strict=True):
+            print(f"{number:>7}  {piece}")
+    print(_summary(tokenizer, chosen.text, len(ids)))
+    return 0
+
+
+def visible(piece: bytes) -> str:
+    """A piece with all that is in it to be seen: spaces, line ends and control characters get signs or numbers.
+
+    Bytes that are only a part of a character are written in hexadecimal.
+    """
+    return "".join(map(_sign, piece.decode("utf-8", "backslashreplace")))
+
+
+def _sign(character: str) -> str:
+    if character in SHOWN:
+        return SHOWN[character]
+    kind = unicodedata.category(character)[0]
+    if kind == "M":  # a mark sits on the character before it, so it is given one
+        return f"◌{character}"
+    return f"<U+{ord(character):04X}>" if kind in "CZ" else character
+
+
+def _summary(tokenizer: Tokenizer, text: str, tokens: int) -> str:
+    size = len(text.encode())
+    share = f", {size / tokens:.2f} bytes a token" if tokens else ""
+    return f"{tokens:,} tokens of {tokenizer.vocab_size:,}; {len(text):,} characters, {size:,} bytes{share}"

@@ -1,0 +1,83 @@
+"""Text that every machine has, texts made to be trouble, and vocabulary files made from them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+FRENCH = "L'été, où naît l'œuvre : « déjà-vu », 12 345 €.\nÇa coûte cher, n'est-ce pas ?\n"
+TEXT = (
+    "".join(list(topics.values())[:12])[:120_000]
+    + 40 * FRENCH
+    + 40 * "日本語のテキスト。東京です。\nПривет, мир!\n😀😃👍\n"
+)
+
+HOSTILE = [
+    "",
+    " ",
+    "  two  spaces  ",
+    "\n\n\n",
+    "\r\n\t \r",
+    "a\x00b\x01\x7f",
+    "e\u0301 é ﬁ ½ Ⅷ \u00a0\u200b\ufeff",
+    "\u00a0\u0301\u3099か\u3099",
+    "한국 \u1112\u1161\u11ab 각\u11a8",
+    "👨\u200d👩\u200d👧 🏽 \U0010ffff \ufdd0 \uffff",
+    "עברית العربية ไทย हिन्दी",
+    "<s> </s> <unk> <0x41> <0x0A> <|endoftext|> <|begin_of_text|> <|eot|> <pad>",
+    "▁ ▁▁a Ġ Ċ",
+    "I'LL don't 'ſ 'S we're",
+    "123456789 1e-5 ٣٤ ²",
+    "def f(x):\n    return x  +  1\n\n\n    # é\n",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" * 9,
+    "abab" * 50 + "ba",
+    "A" * 40 + "a" * 40 + "!?" * 40,
+    FRENCH,
+]
+
+law = settings(deadline=None, max_examples=60, derandomize=True)
+
+NAMES = (
+    "<|endoftext|>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<0x41>",
+    "<|eot_id|>",
+    "<|",
+    "|>",
+    "▁",
+    "  ",
+    "'s",
+    "\r\n",
+    "e\u0301",
+)
+any_text = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    st.lists(st.one_of(st.sampled_from(NAMES), st.text("ab é\n中😀<>s/", max_size=4)), max_size=12).map("".join),
+)
+
+
+def sentencepiece_model(**options: Any) -> bytes:
+    """A tiny model trained by SentencePiece itself."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    lines = iter(TEXT[:30_000].splitlines() + TEXT[-4000:].splitlines())
+    options = {"vocab_size": 700, "hard_vocab_limit": False, "minloglevel": 2, "num_threads": 1} | options
+    if options.get("model_type") == "bpe":
+        options.pop("hard_vocab_limit")
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=model, **options)
+    return model.getvalue()
+
+
+def tiktoken_file(path: Path, ranks: dict[bytes, int]) -> Path:
+    """A file in tiktoken's format."""
+    path.write_bytes(b"".join(base64.b64encode(piece) + b" %d\n" % rank for piece, rank in ranks.items()))
+    return path
