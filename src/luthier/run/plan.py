@@ -52,7 +52,8 @@ def resolve(
     if not isinstance(recipe_model, Mapping):
         raise UsageError(f"{where}: model is a table, [model]")
     recipe_data = (recipe_data,) if isinstance(recipe_data, str) else tuple(map(str, recipe_data))
-    if options.get("preset", table.get("preset")) != table.get("preset", Settings.preset):
+    of_recipe = table.get("preset", Settings.preset)
+    if options.get("preset", of_recipe) != of_recipe:
         recipe_model = {}
     model_table = {**recipe_model, **({"vocab_size": options["vocab_size"]} if options.get("vocab_size") else {})}
     model_table |= model or {}

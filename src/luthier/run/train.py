@@ -140,7 +140,7 @@ class Run:
         self.watch.stepped(trainer.step, result.loss, result.tokens / result.seconds)
         last = trainer.step == trainer.total_steps
         look_due, sample_due = self.due(self.look_every), self.due(self.sample_every)
-        if look_due or last:
+        if look_due or sample_due or last:  # a sample is worth little without the loss that goes with it
             self.look()
         if sample_due or last:
             self.sample()

@@ -1,0 +1,89 @@
+"""What a run is made of: the plan, and the batches of its text."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import plan, records, words
+
+from luthier.architectures.registry import presets
+from luthier.data.batches import PaddedDocuments
+from luthier.errors import LuthierError, UsageError
+from luthier.run import corpus, train
+from luthier.run.plan import read_recipe, recipes, resolve
+from luthier.run.watch import duration
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_survives_its_recipe(tmp_path, name):
+    path = tmp_path / "run.toml"
+    first = resolve(("a.txt", "b c"), options={"preset": name, "learning_rate": 3e-4})
+    path.write_text(first.toml(), encoding="utf-8")
+    assert resolve(recipe=read_recipe(str(path))) == first
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_that_is_shipped_is_whole(name):
+    assert resolve(recipe=read_recipe(name), where=name).data
+
+
+def test_a_recipe_without_a_preset_changes_the_usual_one():
+    assert resolve(recipe={"model": {"dim": 64}}).model == resolve(model={"dim": 64}).model
+
+
+def test_an_unknown_setting_or_size_is_named_with_its_place():
+    with pytest.raises(UsageError, match=r"my\.toml has no setting n_layer: there are preset"):
+        resolve(recipe={"n_layer": 3}, where="my.toml")
+    with pytest.raises(UsageError, match=r"\[model\] in my\.toml has no setting n_layer: did you mean n_layers"):
+        resolve(recipe={"model": {"n_layer": 3}}, where="my.toml")
+
+
+def test_documents_are_looked_at_as_they_are_trained_on(book, tmp_path):
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(words(4, number), encoding="utf-8")
+    chosen = plan(folder, batches="documents", validation=0.3)
+    tokenizer, tokens = corpus.prepare_tokens(chosen, tmp_path / "tokens")
+    _, held_out = corpus.open_splits(tokens)
+    looks = [list(corpus.batches_to_look_at(chosen, held_out, tokenizer, n)) for n in (2, 2, None)]
+    assert len(looks[0]) == 2
+    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(looks[0], looks[1], strict=True))
+    assert all(batch.valid is not None for batch in looks[0])
+    everything = PaddedDocuments(held_out, 16, 2, seed=1)
+    assert sum(int((b.targets >= 0).sum()) for b in looks[2]) == len(held_out) - len(held_out.documents)
+    assert len(looks[2]) == everything.batches_per_epoch
+
+
+def test_a_prepared_folder_is_trained_on_as_it_is_and_must_be_whole(book, tmp_path):
+    chosen = plan(book, steps=2)
+    _, prepared = corpus.prepare_tokens(chosen, tmp_path / "prepared")
+    straight = train.start(chosen, tmp_path / "straight")
+    out = train.start(plan(prepared, steps=2), tmp_path / "run")
+    assert records(out / "metrics.jsonl") == records(straight / "metrics.jsonl")
+    assert not (out / "tokens").exists()
+    train.resume(out, {"steps": 3}, {}, ())
+    index = json.loads((prepared / "index.json").read_text())
+    (prepared / "index.json").write_text(json.dumps({**index, "tokenizer": "0" * 64}))
+    with pytest.raises(LuthierError, match="its tokenizer is not the one that made its tokens"):
+        train.start(plan(prepared), tmp_path / "other")
+
+
+def test_bits_per_byte_do_not_depend_on_the_tokenizer():
+    from luthier.data.shards import TokenShards
+
+    coarse = TokenShards([np.zeros(10, np.uint16)], bytes=80)
+    fine = TokenShards([np.zeros(80, np.uint16)], bytes=80)
+    assert corpus.bits_per_byte(8 * np.log(2), coarse) == pytest.approx(corpus.bits_per_byte(np.log(2), fine))
+    assert corpus.bits_per_byte(np.log(2), fine) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3599.7, "1 h 0 min"), (7805, "2 h 10 min")],
+)
+def test_durations_as_people_say_them(seconds, said):
+    assert duration(seconds) == said
