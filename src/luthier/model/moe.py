@@ -27,13 +27,12 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """(N, C) sorted by expert, and how many rows each expert has, (E,), -> (N, C)."""
-        device, gate_up, down = x.device.type, self.gate_up, self.down
+        device, dtype = x.device.type, self.gate_up.dtype
         if torch.is_autocast_enabled(device):  # one cast for all experts
             dtype = torch.get_autocast_dtype(device)
-            x, gate_up, down = x.to(dtype), gate_up.to(dtype), down.to(dtype)
         sizes = counts.tolist()
-        gate, up = grouped_product(x, gate_up, sizes).chunk(2, dim=-1)
-        return grouped_product(F.silu(gate) * up, down, sizes)
+        gate, up = grouped_product(x.to(dtype), self.gate_up.to(dtype), sizes).chunk(2, dim=-1)
+        return grouped_product(F.silu(gate) * up, self.down.to(dtype), sizes)
 
 
 def grouped_product(x: Tensor, weights: Tensor, sizes: list[int]) -> Tensor:

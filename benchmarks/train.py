@@ -1,0 +1,168 @@
+"""Training speed and memory, beside the book's code, `transformers` and the machine's own limit.
+
+    python benchmarks/train.py --json train.json
+
+Three races: the course's GPT-2 (batch 2 x 256) with dropout 0.1, the same without, and a Llama 4 of 16 experts. Each
+contestant trains in a process of its own, so that its peak memory is its own, and they take turns: a round is a few
+steps of each, one after the other, while the others wait. A contestant's speed is the median of its rounds.
+Preparing and compiling is not counted in the speed (it is shown beside).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from contestants import CPU, Spec
+from luthier.training.machine import matrix_product_peak
+
+LIMITS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SCRIPT = Path(__file__).with_name("contestants.py")
+
+
+@dataclass
+class Racer:
+    """A contestant in its process, and what it has shown."""
+
+    name: str
+    spec: Spec
+    threads: int
+    rounds: list[float] = field(default_factory=list)  # tokens/s
+    peak_memory: int = 0  # bytes
+
+    def start(self) -> None:
+        """Load, compile, warm up."""
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), self.name, json.dumps(asdict(self.spec))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        ready = self.listen()
+        self.parameters, self.preparing = ready["parameters"], ready.get("preparing", 0.0)
+
+    def race(self, steps: int) -> None:
+        """A round."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        result = self.listen()
+        tokens = self.spec.batch_size * self.spec.context_length
+        self.rounds.append(tokens / statistics.median(result["seconds"]))
+        self.peak_memory = result["peak_memory"]
+
+    def listen(self) -> dict[str, Any]:
+        """The next answer; what libraries print is passed over."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("answer:"):
+                record: dict[str, Any] = json.loads(line.removeprefix("answer:"))
+                return record
+        raise SystemExit(f"{self.name} stopped with exit code {self.process.wait()}")
+
+    def stop(self) -> None:
+        """Let it end."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def race(title: str, names: Sequence[str], spec: Spec, rounds: int, steps: int, threads: int) -> dict[str, Any]:
+    """All rounds of one race. Returns its record, by contestant."""
+    racers = [Racer(name, spec, threads) for name in names]
+    limits: dict[str, list[float]] = {name: [] for name in LIMITS}
+    try:
+        for racer in racers:
+            racer.start()
+        for _ in range(rounds):
+            for racer in racers:
+                racer.race(steps)
+            for name, dtype in LIMITS.items():
+                limits[name].append(matrix_product_peak(CPU, dtype))
+    finally:
+        for racer in racers:
+            if hasattr(racer, "process"):
+                racer.stop()
+    record: dict[str, Any] = {"title": title, "spec": asdict(spec), "rounds": rounds, "steps": steps}
+    record["limits"] = {name: statistics.median(found) for name, found in limits.items()}  # FLOP/s
+    record["contestants"] = {
+        r.name: {
+            "tokens_per_second": statistics.median(r.rounds), "rounds": r.rounds, "peak_memory": r.peak_memory,
+            "parameters": r.parameters, "preparing_seconds": r.preparing,
+        }
+        for r in racers
+    }  # fmt: skip
+    ours = record["contestants"]["luthier"]["tokens_per_second"]
+    record["luthier_faster_by"] = {
+        name: ours / found["tokens_per_second"] for name, found in record["contestants"].items() if name != "luthier"
+    }
+    return record
+
+
+def show(races: list[dict[str, Any]]) -> None:
+    """One table; the machine's limit last."""
+    table = Table(title="Training, float32 weights and AdamW, on CPU", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for column in ("parameters", "tokens/s", "Luthier's gain", "peak memory", "start"):
+        table.add_column(column, justify="right")
+    for record in races:
+        table.add_row(f"[bold]{record['title']}")
+        for name, found in record["contestants"].items():
+            factor = record["luthier_faster_by"].get(name)
+            table.add_row(
+                f"  {name}", f"{found['parameters']:,}", f"{found['tokens_per_second']:,.0f}",
+                f"{factor:.2f} x" if factor else "", f"{found['peak_memory'] / 1e9:.2f} GB",
+                f"{found['preparing_seconds']:.0f} s",
+            )  # fmt: skip
+        table.add_section()
+    for name in LIMITS:
+        flops = statistics.median(record["limits"][name] for record in races)
+        table.add_row(f"matrix products, {name}", "", f"{flops / 1e9:,.0f} GFLOP/s")
+    Console().print(table)
+
+
+def main() -> None:
+    """Read the options, race, show, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the record here")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3, help="steps of a round")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", choices=["dropout", "plain", "experts"], help="one race instead of all three")
+    parser.add_argument("--smoke", action="store_true", help="tiny models and one round: does it run?")
+    arguments = parser.parse_args()
+    rounds, steps = (1, 1) if arguments.smoke else (arguments.rounds, arguments.steps)
+    size = {"tiny": True, "context_length": 16} if arguments.smoke else {}
+    everyone = ("luthier", "book", "transformers")
+    plans = {
+        "dropout": ("GPT-2, dropout 0.1", everyone, Spec("gpt2", dropout=0.1, **size)),
+        "plain": ("GPT-2, no dropout", everyone, Spec("gpt2", **size)),
+        "experts": ("Llama 4, 16 experts", ("luthier", "transformers"), Spec("llama4", **size)),
+    }
+    if arguments.smoke:
+        del plans["dropout"]
+    races = [
+        race(*plan, rounds, steps, arguments.threads)
+        for key, plan in plans.items()
+        if arguments.only in (None, key)
+    ]  # fmt: skip
+    show(races)
+    if arguments.json:
+        machine = {"processor": platform.processor(), "threads": arguments.threads, "torch": torch.__version__}
+        arguments.json.write_text(json.dumps({"machine": machine, "races": races}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The benchmarks run, on tiny models, and write what they found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="an installed package has no benchmarks"),
+]
+
+
+def run(tmp_path: Path, script: str, *arguments: str) -> dict[str, object]:
+    out = tmp_path / "record.json"
+    command = [sys.executable, str(BENCHMARKS / script), *arguments, "--smoke", "--json", str(out)]
+    subprocess.run(command, check=True, timeout=280, cwd=tmp_path, capture_output=True)
+    record: dict[str, object] = json.loads(out.read_text(encoding="utf-8"))
+    return record
+
+
+def test_the_race_of_training_measures_all_contestants(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("llms_from_scratch", exc_type=ImportError)
+    plain, experts = run(tmp_path, "train.py")["races"]  # type: ignore[misc]
+    assert list(plain["contestants"]) == ["luthier", "book", "transformers"]
+    assert list(experts["contestants"]) == ["luthier", "transformers"]
+    for race in (plain, experts):
+        assert race["limits"]["float32"] > 0
+        for found in race["contestants"].values():
+            assert found["tokens_per_second"] > 0
+            assert found["peak_memory"] > 50e6
+    assert plain["contestants"]["luthier"]["parameters"] == plain["contestants"]["book"]["parameters"]
+    assert len({found["parameters"] for found in experts["contestants"].values()}) == 1
+
+
+def test_time_to_loss_trains_both_on_the_same_text(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("To be, or not to be: that is the question.\n" * 400, encoding="utf-8")
+    record = run(tmp_path, "time_to_loss.py", str(tmp_path / "book.txt"))
+    ours, theirs = record["courses"]  # type: ignore[misc]
+    for course in (ours, theirs):
+        losses = [loss for _, _, loss in course["looks"]]
+        seconds = [seconds for _, seconds, _ in course["looks"]]
+        assert len(losses) == 4
+        assert seconds == sorted(seconds)
+        assert all(1 < loss < 5 for loss in losses)
+    assert ours["looks"][-1][2] < ours["looks"][0][2]
