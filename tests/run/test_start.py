@@ -39,7 +39,7 @@ def test_a_run_leaves_the_files_that_it_names(book, tmp_path, capsys):
 def test_what_was_measured_is_written_down_at_each_look(book, tmp_path):
     out = train.start(plan(book, evaluate_batches=0), tmp_path / "run")
     looks = records(out / "metrics.jsonl")
-    assert [look["step"] for look in looks] == [0, 3, 6, 8]
+    assert [look["step"] for look in looks] == [0, 3, 4, 6, 8]
     characters = len(book.read_text())
     for look in looks:
         assert look["tokens"] == look["step"] * 2 * 16
