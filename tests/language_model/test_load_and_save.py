@@ -75,13 +75,13 @@ def test_an_opened_model_can_be_trained_on(kind, tmp_path):
 
 
 @pytest.mark.parametrize("opened", [True, False])
-def test_the_balance_of_experts_stays_exact_whatever_the_dtype_of_the_weights(opened, tmp_path):
+def test_the_sums_over_inputs_of_experts_stay_exact_whatever_the_dtype_of_the_weights(opened, tmp_path):
     fresh("llama4").save(tmp_path)
     if opened:
         model = luthier.load(tmp_path, dtype=torch.bfloat16).model
     else:
         model = registry.build(CONFIGS["llama4"], dtype=torch.bfloat16)
-    assert model.blocks[1].feed_forward.balance.dtype == torch.float32
+    assert model.blocks[1].feed_forward.input_sum.dtype == torch.float32
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
 
 

@@ -124,36 +124,10 @@ def test_only_chosen_tokens_reach_an_expert(monkeypatch: pytest.MonkeyPatch) -> 
     assert rows == [16, 32]  # and not 16 tokens for each of 4 experts
 
 
-@pytest.mark.parametrize("experts_per_token", [1, 2])
-def test_balance_changes_which_experts_are_chosen_and_nothing_else(experts_per_token: int) -> None:
-    moe, x = lively(experts_per_token).train(), draw(50, 2, 8, C)
-    plain = moe(x)
-    moe.balance.copy_(torch.tensor([0.0, 0.0, 2.0, 0.0]))  # more than any score: expert 2 comes first everywhere
-    logits = moe.router(x.flatten(0, 1))
-    chosen = (logits.sigmoid() + moe.balance).topk(experts_per_token).indices
-    assert (chosen[:, 0] == 2).all()
-    balanced = moe(x)
-    assert_close(balanced, dense(moe, x, chosen), atol=1e-5, rtol=1e-5)  # weighed by the scores as they are
-    assert (balanced - plain).abs().max() > 0.1
-    assert_close(moe.eval()(x), plain)  # and only in training
-
-
-def test_a_balance_within_the_gap_of_two_scores_changes_nothing() -> None:
-    """The balance is added to the scores, between 0 and 1, and not to the logits."""
-    moe, x = lively(1).train(), draw(50, 1, 1, C)
-    scores = moe.router(x.flatten(0, 1)).sigmoid()[0]
-    first, second = scores.topk(2).values.tolist()
-    order = scores.argsort(descending=True)
-    plain = moe(x)
-    for step, same in ((0.9 * (first - second), True), (1.1 * (first - second), False)):
-        moe.balance.zero_()[order[1]] = step
-        assert torch.equal(moe(x), plain) == same
-
-
 def test_loads_are_counted_in_training_only_and_add_up() -> None:
     moe, x = lively(2).train(), draw(50, 4, 100, C)
     moe(x)
-    counts = sort_by_expert(moe.choose(moe.router(x.flatten(0, 1))), E)[1]
+    counts = sort_by_expert(moe.router(x.flatten(0, 1)).topk(moe.experts_per_token, dim=-1).indices, E)[1]
     assert counts.sum() == 800
     assert torch.equal(moe.load, counts)
     moe(x)
@@ -189,7 +163,7 @@ def test_the_auxiliary_loss_trains_as_if_it_were_added_to_the_loss(experts_per_t
     moe.auxiliary_weight = 0.0
     out = moe(x)
     logits = moe.router(x.flatten(0, 1))
-    share = sort_by_expert(moe.choose(logits), E)[1] / (16 * experts_per_token)
+    share = sort_by_expert(logits.topk(experts_per_token, dim=-1).indices, E)[1] / (16 * experts_per_token)
     auxiliary = 0.7 * E * (share * logits.softmax(-1).mean(0)).sum()
     names, weights = zip(*moe.named_parameters(), strict=True)
     loss = (out * draw(99, *out.shape)).sum()

@@ -7,46 +7,55 @@ from torch.testing import assert_close
 
 from luthier.training.balance import imbalance
 
-STEPS = 20
-
 
 def with_loads(subject, loads: list[int]) -> None:
     for layer in subject.balancer.layers:
         layer.load.copy_(torch.tensor(loads))
+        layer.input_sum.copy_(sum(loads) * torch.linspace(-1, 2, len(layer.input_sum)))
 
 
-def test_the_bias_rises_for_the_idle_and_falls_for_the_busy_and_sums_to_nothing():
+def test_the_logits_rise_for_the_idle_and_fall_for_the_busy_and_no_more():
     subject = trainer(MIXTURE, balance_rate=0.01)
+    before = [layer.router.weight.clone() for layer in subject.balancer.layers]
     with_loads(subject, [10, 1, 4, 5])  # a mean of 5
-    shares = subject.balancer.update(0, STEPS)
+    shares = subject.balancer.update(0.5)
     assert shares == [pytest.approx([0.5, 0.05, 0.2, 0.25])] * 2
-    for layer in subject.balancer.layers:
-        assert_close(layer.balance, 0.01 * (torch.tensor([-1.0, 1.0, 1.0, 0.0]) - 0.25))
+    for layer, old in zip(subject.balancer.layers, before, strict=True):
+        mean = torch.linspace(-1, 2, len(layer.input_sum))
+        moved = (layer.router.weight - old).detach()
+        assert_close(moved @ mean, 0.005 * (torch.tensor([-1.0, 1.0, 1.0, 0.0]) - 0.25))
+        across = torch.randn(len(mean), generator=torch.Generator().manual_seed(0))
+        across -= mean * (across @ mean) / mean.square().sum()
+        assert_close(moved @ across, torch.zeros(4), atol=1e-6, rtol=0)  # an input unlike the mean is judged as before
         assert not layer.load.any()
+        assert not layer.input_sum.any()
 
 
-def test_the_bias_is_zero_at_the_end_of_the_run():
-    subject = trainer(MIXTURE, steps=STEPS, balance_rate=0.01)
-    largest = []
-    for step in range(STEPS):
-        with_loads(subject, [10, 1, 4, 5])
-        subject.balancer.update(step, STEPS)
-        largest.append(max(layer.balance.abs().max().item() for layer in subject.balancer.layers))
-        assert all(layer.balance.sum().abs() < 1e-6 for layer in subject.balancer.layers)
-    assert largest[:16] == sorted(largest[:16])
-    assert largest[16] < largest[15] > 0.1
-    assert largest[-1] == 0
+@pytest.mark.parametrize("balance", ["auxiliary", "none"])
+def test_the_router_is_left_alone_by_the_other_ways(balance):
+    subject = trainer(MIXTURE, balance=balance)
+    before = [layer.router.weight.clone() for layer in subject.balancer.layers]
+    with_loads(subject, [10, 1, 4, 5])
+    subject.balancer.update(1.0)
+    assert all(
+        torch.equal(layer.router.weight, old) for layer, old in zip(subject.balancer.layers, before, strict=True)
+    )
 
 
-def test_a_real_run_writes_shares_down_and_ends_without_bias():
+def test_a_real_run_writes_shares_down():
     subject = trainer(MIXTURE, steps=8, balance_rate=0.02)
     for _ in range(8):
         result = subject.train_step()
         assert len(result.loads) == 2
         assert all(sum(layer) == pytest.approx(1) and len(layer) == 4 for layer in result.loads)
-        if subject.step == 4:
-            assert all(layer.balance.any() for layer in subject.balancer.layers)
-    assert not any(layer.balance.any() for layer in subject.balancer.layers)
+
+
+def test_the_experts_chosen_in_training_are_those_chosen_afterwards():
+    subject = trainer(MIXTURE, steps=8, balance_rate=0.5)
+    for _ in range(8):
+        subject.train_step()
+    tokens = torch.arange(12).view(1, 12) % MIXTURE.vocab_size
+    assert_close(subject.model.train()(tokens), subject.model.eval()(tokens))
 
 
 @pytest.mark.parametrize("balance", ["bias", "auxiliary"])

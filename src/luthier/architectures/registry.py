@@ -80,7 +80,7 @@ def build(
     """A model with fresh weights: `build("gpt2-124m")`. The same seed gives the same weights on every device."""
     config = preset(name_or_config) if isinstance(name_or_config, str) else name_or_config
     model = build_on_meta(config)
-    for weight in model.parameters():  # not model.to(dtype): bfloat16 would round the small steps of experts' balance
+    for weight in model.parameters():  # not model.to(dtype): that would round the sums that experts are balanced by
         weight.data = weight.data.to(dtype)
     if torch.device(device).type == "meta":
         return model

@@ -27,23 +27,23 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """(N, C) sorted by expert, and how many rows each expert has, (E,), -> (N, C)."""
-        device, dtype = x.device.type, self.gate_up.dtype
-        if torch.is_autocast_enabled(device):  # one cast for all experts
-            dtype = torch.get_autocast_dtype(device)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         sizes = counts.tolist()
-        gate, up = grouped_product(x.to(dtype), self.gate_up.to(dtype), sizes).chunk(2, dim=-1)
-        return grouped_product(F.silu(gate) * up, self.down.to(dtype), sizes)
+        gate, up = grouped_product(x, self.gate_up, sizes).chunk(2, dim=-1)
+        return grouped_product(F.silu(gate) * up, self.down, sizes)
 
 
 def grouped_product(x: Tensor, weights: Tensor, sizes: list[int]) -> Tensor:
-    """Each group of rows times a matrix of its own: (N, C), (E, C, F), E numbers of rows -> (N, F)."""
+    """Each group of rows times a matrix of its own: (N, C), (E, C, F), E numbers of rows -> (N, F), in x's type."""
     out: Tensor = GroupedProduct.apply(x, weights, sizes)  # type: ignore[no-untyped-call]
     return out
 
 
 class GroupedProduct(torch.autograd.Function):
-    """Written out because every product can go to its place at once: autograd would copy the gradients of all matrices
-    once more, to stack them. (F.grouped_mm refuses sizes that are no multiple of 16 bytes, and float64.)
+    """Written out so that each matrix is cast, and its gradient put in its place, while it is in the cache: autograd
+    would cast all of them, and stack all gradients, in passes over the memory. (F.grouped_mm refuses float64, and
+    rows that are no multiple of 16 bytes.)
     """
 
     @staticmethod
@@ -52,7 +52,7 @@ class GroupedProduct(torch.autograd.Function):
         ctx.sizes = sizes
         out = x.new_empty(len(x), weights.shape[2])
         for rows, weight, place in zip(torch.split(x, sizes), weights, torch.split(out, sizes), strict=True):
-            torch.mm(rows, weight, out=place)
+            torch.mm(rows, weight.to(x.dtype), out=place)
         return out
 
     @staticmethod
@@ -61,8 +61,8 @@ class GroupedProduct(torch.autograd.Function):
         by_x, by_weights = torch.empty_like(x), torch.empty_like(weights)
         groups = zip(*(torch.split(rows, ctx.sizes) for rows in (x, gradient, by_x)), strict=True)
         for (rows, by_out, place), weight, by_weight in zip(groups, weights, by_weights, strict=True):
-            torch.mm(by_out, weight.T, out=place)
-            torch.mm(rows.T, by_out, out=by_weight)  # zeros for an expert without rows
+            torch.mm(by_out, weight.to(x.dtype).T, out=place)
+            by_weight.copy_(rows.T @ by_out)  # zeros for an expert without rows
         return by_x, by_weights, None
 
 
@@ -77,12 +77,12 @@ class MoE(nn.Module):
     """Router, experts and shared expert.
 
     The score of a chosen expert, sigmoid(router(x)), multiplies the expert's input, as in Meta's Llama 4. No token is
-    dropped. `balance` (E,) is added to the scores only to choose, only in training: see training/balance.py, which
-    also reads `load` (E,), the number of tokens that each expert got since it was last set to 0.
+    dropped. In training the layer counts for training/balance.py, from when both were last 0: `load` (E,), the tokens
+    that each expert got, and `input_sum` (C,), the sum of all inputs.
     """
 
-    balance: Tensor
     load: Tensor
+    input_sum: Tensor
 
     def __init__(self, dim: int, hidden_dim: int, n_experts: int, experts_per_token: int) -> None:
         super().__init__()
@@ -95,18 +95,19 @@ class MoE(nn.Module):
         self.auxiliary_weight = 0.0
         # on the CPU even within `torch.device("meta")`: they are in no file of weights. `load` counts in integers:
         # bfloat16, to which a model may be cast, stops counting at 256
-        self.register_buffer("balance", torch.zeros(n_experts, device="cpu"), persistent=False)
         self.register_buffer("load", torch.zeros(n_experts, dtype=torch.int64, device="cpu"), persistent=False)
+        self.register_buffer("input_sum", torch.zeros(dim, device="cpu"), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         tokens = x.flatten(0, -2)  # (N, C)
         logits = self.router(tokens).float()  # (N, E)
-        chosen = self.choose(logits)  # (N, k)
+        chosen = logits.topk(self.experts_per_token, dim=-1).indices  # (N, k)
         scores = logits.gather(1, chosen).sigmoid()  # (N, k)
         order, counts = sort_by_expert(chosen, self.n_experts)  # (N * k,), (E,)
         if self.training:
             self.load += counts
+            self.input_sum += tokens.detach().float().sum(0)
             if self.auxiliary_weight:
                 loss = self.auxiliary_weight * load_balancing_loss(logits, counts, self.experts_per_token)
                 scores = WithLoss.apply(scores, loss)  # type: ignore[no-untyped-call]
@@ -123,13 +124,6 @@ class MoE(nn.Module):
         """Parameters of the experts that a token is not sent to."""
         one_expert = sum(weight[0].numel() for weight in self.experts.parameters())
         return one_expert * (self.n_experts - self.experts_per_token)
-
-    def choose(self, logits: Tensor) -> Tensor:
-        """The k experts of each token, (N, E) -> (N, k)."""
-        with torch.no_grad():
-            # sigmoid first: the balance is measured in scores, which lie between 0 and 1
-            ranking = logits.sigmoid() + self.balance if self.training else logits
-            return ranking.topk(self.experts_per_token, dim=-1).indices
 
 
 def sort_by_expert(chosen: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:

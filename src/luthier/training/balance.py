@@ -2,24 +2,22 @@
 
 Without it a mixture of experts can collapse: an expert that gets a little more tokens learns faster and gets more.
 
-With a bias (DeepSeek-V3, arXiv 2412.19437; arXiv 2408.15664): before each step, the experts that had too few tokens get
-a little more bias on their score, those that had too many a little less. The bias chooses and never weighs, so no
-gradient is bent. Llama 4's file formats have no place for it, so it shrinks to zero over the last part of the run:
-the weights that are saved choose by themselves what they were last trained with.
+The usual cure without an auxiliary loss (DeepSeek-V3, arXiv 2412.19437; arXiv 2408.15664) is a bias on each expert's
+score, raised a little before each step where there were too few tokens and lowered where there were too many. Llama 4's
+file formats have no place for such a bias: what was trained with it would choose other experts without it. So the bias
+is written into the router itself. The inputs of a router have a strong common part, their mean m; adding
+b m / |m|^2 to an expert's row adds b to its mean logit. The saved weights choose as they were trained.
 
-Shapes: E experts.
+Shapes: E experts, C dim.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from luthier.model.moe import MoE
 from luthier.model.transformer import Transformer
 from luthier.training.settings import Settings
-
-RELEASE = 0.2  # the last share of the run, over which the bias shrinks to zero
 
 
 class Balancer:
@@ -33,34 +31,34 @@ class Balancer:
                 layer.auxiliary_weight = settings.balance_rate / settings.accumulation
 
     @torch.no_grad()
-    def update(self, step: int, total: int) -> list[list[float]]:
-        """Move the biases at step `step` of `total`. Returns each layer's load as shares of its tokens, (E,) each."""
+    def update(self, factor: float) -> list[list[float]]:
+        """Move the routers by balance_rate * factor. Returns each layer's load as shares of its tokens, (E,) each.
+
+        factor: the schedule's, so that the routers settle as the other weights do.
+        """
         shares = []
         for layer in self.layers:
             load = layer.load.float()
             shares.append((load / load.sum().clamp(min=1)).tolist())
             if self.settings.balance == "bias":
-                move = torch.sign(load.mean() - load) * self.settings.balance_rate
-                layer.balance += move - move.mean()
-                left = (total - step - 1) / max(1.0, RELEASE * total)
-                if left < 1:
-                    layer.balance *= left / (left + 1 / max(1.0, RELEASE * total))
+                move = torch.sign(load.mean() - load) * self.settings.balance_rate * factor
+                shift_logits(layer, move - move.mean())
         self.forget()
         return shares
 
     def forget(self) -> None:
-        """Count the loads from zero again."""
+        """Count from zero again."""
         for layer in self.layers:
             layer.load.zero_()
+            layer.input_sum.zero_()
 
-    def state(self) -> dict[str, Tensor]:
-        """The biases, by layer."""
-        return {f"balance.{index}": layer.balance for index, layer in enumerate(self.layers)}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Take the biases back."""
-        for index, layer in enumerate(self.layers):
-            layer.balance.copy_(state[f"balance.{index}"])
+def shift_logits(layer: MoE, move: torch.Tensor) -> None:
+    """Add `move` (E,) to the logits that the router gives the mean of its inputs."""
+    tokens = layer.load.sum() / layer.experts_per_token
+    mean = layer.input_sum / tokens.clamp(min=1)  # (C,)
+    direction = mean / mean.square().sum().clamp(min=1e-6)
+    layer.router.weight += torch.outer(move, direction).type_as(layer.router.weight)
 
 
 def imbalance(shares: list[float]) -> float:

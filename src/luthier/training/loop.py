@@ -95,8 +95,8 @@ class Trainer:
             raise self.undo(losses, norm, *before)
         if self.settings.clip:
             clip_gradients(self.model, norm, self.settings.clip)
-        loads = self.balancer.update(self.step, self.total_steps)
         factor = learning_rate_factor(self.settings, self.step, self.total_steps)
+        loads = self.balancer.update(factor)
         set_learning_rate(self.optimizers, factor)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -141,7 +141,7 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All but the weights: (tensors, what JSON holds)."""
-        tensors = {**optimizer_tensors(self.optimizers), **self.balancer.state()}
+        tensors = optimizer_tensors(self.optimizers)
         tensors["generator"] = self.generator.get_state()
         return tensors, {"step": self.step, "tokens": self.tokens, "batches": self.batches.state()}
 
@@ -149,6 +149,5 @@ class Trainer:
         """Go on from a state, with the weights that were saved beside it."""
         self.batches.restore(record["batches"])
         restore_optimizers(self.optimizers, tensors)
-        self.balancer.restore(tensors)
         self.generator.set_state(tensors["generator"])
         self.step, self.tokens = record["step"], record["tokens"]

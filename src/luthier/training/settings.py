@@ -79,9 +79,9 @@ class Settings:
 
     # mixture of experts
     balance: Literal["bias", "auxiliary", "none"] = "bias"
-    """How the load of experts is kept even: a bias on the choice (no gradient), an auxiliary loss, or not at all."""
-    balance_rate: float = 1e-3
-    """Step of the bias, or weight of the auxiliary loss."""
+    """How the load of experts is kept even: a bias in the router (no gradient), an auxiliary loss, or not at all."""
+    balance_rate: float = 0.03
+    """Step of the bias on a logit, or weight of the auxiliary loss."""
 
     # what is looked at on the way
     evaluate_every: int = 0
