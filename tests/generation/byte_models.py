@@ -27,17 +27,18 @@ class ByteTokenizer:
     """Ids 0 to 255 are bytes, 256 ends a text."""
 
     vocab_size = 257
-    bos_id = None
+    bos_id: int | None = None
     adds_bos = False
     eos_id: int | None = 256
     eos_ids: tuple[int, ...] = (256,)
     special_tokens: Mapping[str, int] = MappingProxyType({"<end>": 256})
 
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
-        return list(text.encode())
+        first = [self.bos_id] if bos and self.bos_id is not None else []
+        return first + list(text.encode())
 
     def encode_batch(self, texts: Sequence[str], *, bos: bool = False) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+        return [self.encode(text, bos=bos) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i < 256).decode(errors="replace")

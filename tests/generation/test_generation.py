@@ -69,9 +69,9 @@ def test_a_prompt_gets_the_same_text_alone_in_a_batch_and_without_cache(model, p
 @pytest.mark.parametrize("chosen", [Settings(60, temperature=0), Settings(60), Settings(60, beams=2)])
 def test_every_row_may_fill_the_context_and_no_more(model, tokenizer, chosen):
     tokenizer.eos_ids = ()
-    prompts = ["x", "y" * 20, "z" * 46, "v" * 47]
+    prompts = ["x", "v" * 47, "yyy", "z" * 46, "y" * 20]
     results = generate(model, tokenizer, encode_prompts(tokenizer, prompts), chosen, CONTEXT)
-    assert [len(result.ids) for result in results] == [47, 28, 2, 1]
+    assert [len(result.ids) for result in results] == [47, 1, 45, 2, 28]
     assert {result.finish_reason for result in results} == {"context"}
 
 
@@ -187,6 +187,13 @@ def test_an_empty_prompt_begins_a_text(gpt2_model, tokenizer):
     tokenizer.eos_id = None
     with pytest.raises(LuthierError, match=r"the prompt is empty.*give a character"):
         encode_prompts(tokenizer, ["a", ""])
+
+
+def test_a_prompt_begins_with_bos_where_the_tokenizer_has_it_so(tokenizer):
+    tokenizer.bos_id = 255
+    assert encode_prompts(tokenizer, ["a", ""]) == [[97], [255]]
+    tokenizer.adds_bos = True
+    assert encode_prompts(tokenizer, ["a", ""]) == [[255, 97], [255]]
 
 
 def test_a_prompt_that_fills_the_context_is_an_error_with_the_numbers(gpt2_model, tokenizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import MappingProxyType
 
 from byte_models import ByteTokenizer
 from hypothesis import given, settings
@@ -60,6 +61,34 @@ def test_half_a_character_at_the_end_is_shown_as_one_replacement(tokenizer):
     writer = Writer(tokenizer, [65], ())
     assert [writer.push(token) for token in "é".encode()[:1]] == [""]
     assert writer.flush() == "�"
+
+
+class Words:
+    """Like SentencePiece: words carry the space before them, and the one that begins a text is dropped."""
+
+    special_tokens = MappingProxyType({"<s>": 0})
+    words = ("<s>", " Hello", " world")
+
+    def stream(self):
+        return WordStream(self.words)
+
+
+class WordStream:
+    def __init__(self, words):
+        self.words, self.begins = words, True
+
+    def push(self, token):
+        word = self.words[token]
+        self.begins, begins = False, self.begins
+        return word.removeprefix(" ") if begins else word
+
+    def flush(self):
+        return ""
+
+
+def test_the_space_after_a_prompt_is_kept_and_that_of_a_new_text_is_not():
+    assert Writer(Words(), [0, 1], ()).push(2) == " world"
+    assert Writer(Words(), [0], ()).push(1) == "Hello"
 
 
 def test_the_prompt_plays_no_part_in_stop_strings(tokenizer):
