@@ -8,6 +8,8 @@ from dataclasses import fields
 
 import pytest
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
 
 import luthier
 from luthier.architectures import llama, registry
@@ -16,8 +18,6 @@ from luthier.cli.main import main
 from luthier.generation.settings import Settings
 from luthier.language_model import LanguageModel
 from luthier.tokenizers.tokenizer import Tokenizer
-from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
 
 
 def byte_tokenizer(eos):
