@@ -37,7 +37,7 @@ def main() -> None:
     for way in WAYS:
         options = {
             "preset": given.preset, "tokenizer": "characters", "steps": given.steps, "balance": way,
-            "batch_size": given.batch_size, 
+            "batch_size": given.batch_size,
             "learning_rate": 3e-3, "evaluate_every": max(1, given.steps // 30), "compile": "no",
             "sample_every": given.steps,
         }  # fmt: skip
