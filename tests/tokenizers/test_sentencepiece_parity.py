@@ -120,6 +120,12 @@ def test_normalised_text_is_sentencepieces(models, text):
         assert ours.encode(hostile) == theirs.encode(hostile)
 
 
+def test_hostile_marks_alone_are_sentencepieces(models):
+    ours, theirs = models("unigram by default")
+    texts = [*NMT_NFKC, *(f"a{text}b" for text in NMT_NFKC), *(2 * text for text in NMT_NFKC)]
+    assert ours.encode_batch(texts) == theirs.encode(texts)
+
+
 def test_what_tokenizer_json_cannot_say_is_refused(tmp_path):
     path = tmp_path / "tokenizer.model"
     for options, complaint in (

@@ -110,7 +110,7 @@ def _unigram(model: Model) -> Backend:
                 return len(piece.text.encode()) * max(normal) - 0.1
             case Kind.UNUSED:
                 return NEVER
-        return min(normal)  # not lower: the score of an unknown character is reckoned from the lowest
+        return 0.0  # never reached, and not low: the score of an unknown character is reckoned from the lowest
 
     vocabulary = [(piece.text, score(piece)) for piece in model.pieces]
     unknown = next(number for number, piece in enumerate(model.pieces) if piece.kind is Kind.UNKNOWN)
