@@ -35,6 +35,8 @@ class Config:
     """Use the token embedding as the output matrix."""
     dropout: float = 0.1
     """Probability, in training only: embeddings, attention weights and both residual branches."""
+    embedding_std: float = 0.02
+    """Spread of the first embeddings. GPT-2 has 0.02, and 0.01 for positions; another value is that of both."""
 
 
 SIZES = {
@@ -42,8 +44,9 @@ SIZES = {
     "gpt2-355m": Config(dim=1024, n_layers=24, n_heads=16),
     "gpt2-774m": Config(dim=1280, n_layers=36, n_heads=20),
     "gpt2-1558m": Config(dim=1600, n_layers=48, n_heads=25),
-    # the model of the course and of "LLMs from scratch": untied output, no bias on q, k and v
-    "gpt2-course": Config(qkv_bias=False, tie_embeddings=False),
+    # the model of the course and of "LLMs from scratch": untied output, no bias on q, k and v, and first embeddings as
+    # large as PyTorch's own: with 0.02, ten epochs on a short story teach it how often each word comes and no more
+    "gpt2-course": Config(qkv_bias=False, tie_embeddings=False, embedding_std=1.0),
     # for a CPU: the vocabulary is that of the tokenizer
     "gpt2-nano": Config(vocab_size=512, context_length=128, dim=128, n_layers=4, n_heads=4, dropout=0.0),
     "gpt2-micro": Config(vocab_size=2048, context_length=256, dim=192, n_layers=6, n_heads=6, dropout=0.0),
@@ -77,5 +80,9 @@ def build_block(config: Config) -> Block:
 def initialise(model: Transformer, config: Config, generator: torch.Generator) -> None:
     """GPT-2's: N(0, 0.02), positions N(0, 0.01) as in OpenAI's code, residual outputs / sqrt(2 n_layers)."""
     initialise_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
+    as_published = config.embedding_std == 0.02
+    if not as_published:
+        model.embedding.weight.data.normal_(0, config.embedding_std, generator=generator)
     if model.position_embedding is not None:
-        model.position_embedding.weight.data.normal_(0, 0.01, generator=generator)
+        spread = 0.01 if as_published else config.embedding_std
+        model.position_embedding.weight.data.normal_(0, spread, generator=generator)

@@ -55,7 +55,7 @@ def hugging_face(config: Config) -> Table:
 
 
 def to_hugging_face(config: Config) -> dict[str, Any]:
-    """The config.json of a GPT2LMHeadModel. `qkv_bias` is ours: transformers always has the bias, then of zeros."""
+    """The config.json of a GPT2LMHeadModel. `qkv_bias` and `embedding_std` are ours; there, biases are then zeros."""
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -70,6 +70,7 @@ def to_hugging_face(config: Config) -> dict[str, Any]:
         "attn_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
         "qkv_bias": config.qkv_bias,
+        "embedding_std": config.embedding_std,
         "tie_word_embeddings": config.tie_embeddings,
     }
 
@@ -93,4 +94,5 @@ def from_hugging_face(values: Mapping[str, Any]) -> Config:
         qkv_bias=settings.flag("qkv_bias", True),
         tie_embeddings=settings.flag("tie_word_embeddings", True),
         dropout=settings.share("resid_pdrop", 0.1),
+        embedding_std=settings.number("embedding_std", 0.02),
     )
