@@ -31,17 +31,17 @@ class Balancer:
                 layer.auxiliary_weight = settings.balance_rate / settings.accumulation
 
     @torch.no_grad()
-    def update(self, factor: float) -> list[list[float]]:
-        """Move the routers by balance_rate * factor. Returns each layer's load as shares of its tokens, (E,) each.
+    def update(self) -> list[list[float]]:
+        """Move the routers. Returns each layer's load as shares of its tokens, (E,) each.
 
-        factor: the schedule's, so that the routers settle as the other weights do.
+        The step is the same all through the run: one that falls with the learning rate leaves loads uneven.
         """
         shares = []
         for layer in self.layers:
             load = layer.load.float()
             shares.append((load / load.sum().clamp(min=1)).tolist())
             if self.settings.balance == "bias":
-                move = torch.sign(load.mean() - load) * self.settings.balance_rate * factor
+                move = torch.sign(load.mean() - load) * self.settings.balance_rate
                 shift_logits(layer, move - move.mean())
         self.forget()
         return shares

@@ -96,7 +96,7 @@ class Trainer:
         if self.settings.clip:
             clip_gradients(self.model, norm, self.settings.clip)
         factor = learning_rate_factor(self.settings, self.step, self.total_steps)
-        loads = self.balancer.update(factor)
+        loads = self.balancer.update()
         set_learning_rate(self.optimizers, factor)
         for optimizer in self.optimizers:
             optimizer.step()
