@@ -130,7 +130,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> float:
-        """The mean loss over batches, in nats a token, without dropout and without the experts' bias."""
+        """The mean loss over batches, in nats a token, without dropout."""
         self.model.eval()
         total, tokens = 0.0, 0
         for batch in batches:
