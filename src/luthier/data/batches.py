@@ -21,8 +21,9 @@ from torch import Tensor
 
 from luthier.data.shards import TokenShards
 from luthier.errors import LuthierError, UsageError
+from luthier.model.loss import IGNORE
 
-NO_LOSS = -100  # cross entropy's ignore_index
+NO_LOSS = IGNORE
 
 
 @dataclass(frozen=True)
