@@ -112,17 +112,17 @@ def race(title: str, names: Sequence[str], spec: Spec, rounds: int, steps: int, 
 
 
 def show(races: list[dict[str, Any]]) -> None:
-    """One table; the machine's limit last."""
+    """One table; gain: by how much Luthier is faster; memory: at its peak. The machine's limit last."""
     table = Table(title="Training, float32 weights and AdamW, on CPU", title_justify="left")
     table.add_column("", no_wrap=True)
-    for column in ("parameters", "tokens/s", "Luthier's gain", "peak memory", "start"):
+    for column in ("size", "tokens/s", "gain", "memory", "start"):
         table.add_column(column, justify="right")
     for record in races:
         table.add_row(f"[bold]{record['title']}")
         for name, found in record["contestants"].items():
             factor = record["luthier_faster_by"].get(name)
             table.add_row(
-                f"  {name}", f"{found['parameters']:,}", f"{found['tokens_per_second']:,.0f}",
+                f"  {name}", f"{found['parameters'] / 1e6:.0f} M", f"{found['tokens_per_second']:,.0f}",
                 f"{factor:.2f} x" if factor else "", f"{found['peak_memory'] / 1e9:.2f} GB",
                 f"{found['preparing_seconds']:.0f} s",
             )  # fmt: skip

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from luthier.errors import UsageError
 from luthier.model.feed_forward import SwiGLU
-from luthier.model.moe import Experts, MoE, WithLoss, load_balancing_loss, sort_by_expert
+from luthier.model.moe import ROWS, Experts, MoE, WithLoss, load_balancing_loss, sort_by_expert, spread
 
 law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 C, HIDDEN, E = 6, 5, 4
@@ -57,7 +57,7 @@ def gradients(moe: MoE, out: Tensor, x: Tensor) -> dict[str, Tensor]:
 
 
 @law
-@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 9), st.integers(1, E))
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 40), st.integers(1, E))
 def test_dispatch_equals_the_dense_formula(seed: int, batch: int, length: int, experts_per_token: int) -> None:
     """Forwards and backwards, with few tokens for many experts too, where some get none."""
     moe = lively(experts_per_token, seed=seed).double()
@@ -67,6 +67,15 @@ def test_dispatch_equals_the_dense_formula(seed: int, batch: int, length: int, e
     found, right = gradients(moe, out, x), gradients(moe, expected, x)
     for name, gradient in right.items():
         assert_close(found[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@law
+@given(st.lists(st.integers(0, 3 * ROWS), min_size=1, max_size=8))
+def test_each_experts_rows_are_filled_up_to_one_of_few_sizes(counts: list[int]) -> None:
+    places, room = spread(torch.tensor(counts))
+    assert all(size % ROWS == 0 and 0 <= size - count < ROWS for size, count in zip(room.tolist(), counts, strict=True))
+    starts = [sum(room.tolist()[:expert]) for expert in range(len(counts))]
+    assert places.tolist() == [start + row for start, count in zip(starts, counts, strict=True) for row in range(count)]
 
 
 def test_the_experts_matter() -> None:

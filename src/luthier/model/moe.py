@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from luthier.errors import UsageError
 from luthier.model.feed_forward import SwiGLU
 
+ROWS = 32  # an expert's rows are filled up with zeros to a multiple of this
+
 
 class Experts(nn.Module):
     """E SwiGLU feed-forwards in two stacked weights."""
@@ -29,9 +31,27 @@ class Experts(nn.Module):
         """(N, C) sorted by expert, and how many rows each expert has, (E,), -> (N, C)."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        sizes = counts.tolist()
+        if len(x) <= ROWS:
+            return self.each(x, counts.tolist())
+        places, room = spread(counts)
+        roomy = x.new_zeros(int(room.sum()), x.shape[1]).index_copy(0, places, x)
+        return self.each(roomy, room.tolist())[places]
+
+    def each(self, x: Tensor, sizes: list[int]) -> Tensor:
+        """Every expert on its own rows, (N, C) -> (N, C)."""
         gate, up = grouped_product(x, self.gate_up, sizes).chunk(2, dim=-1)
         return grouped_product(F.silu(gate) * up, self.down, sizes)
+
+
+def spread(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Fill each expert's rows up to a multiple of ROWS: the new place of every row, (N,), and the room of each, (E,).
+
+    A CPU library compiles its products for their shapes, for about 1 ms and 50 kB each. Without this, new shapes came
+    at almost every step: they cost a quarter of its time.
+    """
+    room = (counts + ROWS - 1) // ROWS * ROWS
+    shift = (room - counts).cumsum(0) - (room - counts)  # (E,) how far each expert's rows move
+    return torch.arange(int(counts.sum()), device=counts.device) + shift.repeat_interleave(counts), room
 
 
 def grouped_product(x: Tensor, weights: Tensor, sizes: list[int]) -> Tensor:
