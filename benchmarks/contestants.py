@@ -20,6 +20,7 @@ from torch import Tensor
 
 from luthier.architectures import gpt2, llama4, registry
 from luthier.data.batches import Batch
+from luthier.model_files import hugging_face
 from luthier.training.loop import Trainer
 from luthier.training.machine import (
     has_compiler,
@@ -128,7 +129,7 @@ def transformers(spec: Spec) -> Step:
     import transformers as peer
 
     config = spec.config()
-    values = registry.names_of(config).to_hugging_face(config)
+    values = hugging_face.names_of(config).write_config(config)
     torch.manual_seed(1)
     model: Any
     if isinstance(config, gpt2.Config):

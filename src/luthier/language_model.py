@@ -13,24 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from luthier.architectures import hugging_face
 from luthier.architectures.registry import Config
 from luthier.errors import LuthierError, UsageError
-from luthier.formats.atomic_folder import replacing
-from luthier.formats.safetensors_files import SHARD_BYTES
 from luthier.generation.generate import encode_prompts, generate, grow
 from luthier.generation.row import Row
 from luthier.generation.settings import Settings
 from luthier.model.transformer import Transformer
-from luthier.tokenizers.load import load as load_tokenizer
-from luthier.tokenizers.tokenizer import STALE, Tokenizer
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json")
-FORMATS = ("hf",)
-OPENS = "a folder with config.json and model.safetensors opens: a training run, or a Hugging Face model"
+from luthier.model_files import kinds
+from luthier.model_files.weights import Opened
+from luthier.tokenizers.tokenizer import Tokenizer
 
 
 class LanguageModel:
@@ -57,18 +52,14 @@ class LanguageModel:
         """Where the weights are."""
         return self.model.embedding.weight.device
 
-    def save(self, folder: str | Path, format: str = "hf", *, shard_bytes: int = SHARD_BYTES) -> None:
-        """Write the model into a folder that `luthier.load` and `transformers` open. Weights keep their dtype.
+    def save(self, path: str | Path, format: str = "hf", **options: Any) -> None:
+        """Write the model where `luthier.load` opens it again. Weights keep their dtype unless quantised.
 
-        format: "hf". shard_bytes: the weights lie in files of at most this size. The folder changes in one go at the
-        end: an error on the way leaves it as it was. Raises a LuthierError where it cannot be written.
+        format and its options: "hf", a folder for `transformers` (shard_bytes: the weights lie in files of at most this
+        size). What was there changes in one go at the end: an error on the way leaves it as it was. Raises a
+        LuthierError where it cannot be written.
         """
-        if format not in FORMATS:
-            raise UsageError(f"no format '{format}'; there is {', '.join(FORMATS)}")
-        with replacing(Path(folder), stale=(*hugging_face.WEIGHTS, *STALE), last=hugging_face.CONFIG) as staging:
-            hugging_face.write(staging, self.model, self.config, self.token_ids(), shard_bytes)
-            if self._tokenizer is not None:
-                self._tokenizer.save(staging)
+        kinds.write(Path(path), Opened(self.model, self.config, self._tokenizer), format, **options)
 
     def generate(
         self,
@@ -163,18 +154,6 @@ class LanguageModel:
         row = Row(self.tokenizer, text, settings, self.config.context_length)
         return (piece for _, piece in grow(self.model, [row], settings))
 
-    def token_ids(self) -> dict[str, object]:
-        """The special tokens by the names that Hugging Face gives them. Nulls are written: its defaults are others."""
-        tokenizer = self._tokenizer
-        if tokenizer is None:
-            return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-        ends = list(tokenizer.eos_ids)
-        return {
-            "bos_token_id": tokenizer.bos_id,
-            "eos_token_id": ends if len(ends) > 1 else tokenizer.eos_id,
-            "pad_token_id": tokenizer.pad_id,
-        }
-
 
 def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
     """Open a training run or a Hugging Face model folder (GPT-2, Llama 2 to 3.2, Llama 4's text part).
@@ -183,13 +162,8 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.d
     as they are used, and the file may be replaced but not changed in place. Raises a LuthierError that names what is
     missing, unknown or of another shape, and a UsageError for a device that is not there.
     """
-    folder = Path(path)
-    if not folder.exists():
-        raise LuthierError(f"there is no {folder}: {OPENS}")
-    if not hugging_face.is_model(folder):
-        raise LuthierError(f"{folder} holds no model that can be read: {OPENS}")
-    model, config = hugging_face.read(folder, existing(device), dtype)
-    return LanguageModel(model.eval(), read_tokenizer(folder, config), config)
+    model, config, tokenizer = kinds.read(Path(path), existing(device), dtype)
+    return LanguageModel(model.eval(), tokenizer, config)
 
 
 def existing(device: torch.device | str) -> torch.device:
@@ -198,15 +172,3 @@ def existing(device: torch.device | str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError):  # torch's errors here are long, and of both kinds
         raise UsageError(f"device '{device}' is not to be had here; 'cpu' is") from None
-
-
-def read_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
-    """The tokenizer beside the weights, if there is one."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        return None
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise LuthierError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model knows {config.vocab_size}"
-        )
-    return tokenizer

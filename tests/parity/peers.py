@@ -8,8 +8,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from luthier.architectures import hugging_face, registry
 from luthier.model.transformer import Transformer
+from luthier.model_files import hugging_face
+from luthier.model_files.weights import read_weights
 
 VOCAB = 97
 SCALING_31 = {
@@ -109,9 +110,8 @@ class Memory:
 def twin(peer: Any) -> Transformer:
     """Luthier's model of the same weights."""
     config = hugging_face.read_config({**peer.config.to_dict(), "architectures": [type(peer).__name__]})
-    model = registry.build_on_meta(config)
-    checkpoint = Memory(peer.state_dict())
-    registry.assign(model, dict(hugging_face.read_weights(checkpoint, config, model, torch.device("cpu"), None)))
+    table = hugging_face.names_of(config).table(config)
+    model = read_weights(Memory(peer.state_dict()), table, config, torch.device("cpu"), None)
     return model.eval()
 
 

@@ -13,9 +13,10 @@ from torch.testing import assert_close
 
 import luthier
 from luthier.architectures import gpt2 as our_gpt2
-from luthier.architectures import hugging_face, registry
+from luthier.architectures import registry
 from luthier.formats.safetensors_files import INDEX
 from luthier.language_model import LanguageModel
+from luthier.model_files import hugging_face
 
 CLOSE = {"atol": 1e-4, "rtol": 0.0}
 
@@ -165,7 +166,7 @@ def test_half_precision_keeps_its_type(make, tmp_path):
 @pytest.mark.parametrize("name", registry.presets())
 def test_every_preset_has_a_config_that_transformers_counts_alike(name):
     config = registry.preset(name)
-    values = registry.names_of(config).to_hugging_face(config)
+    values = hugging_face.names_of(config).write_config(config)
     assert hugging_face.read_config(json.loads(json.dumps(values))) == config
     their_config = transformers.AutoConfig.for_model(**values)
     with torch.device("meta"):

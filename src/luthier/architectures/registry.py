@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.architectures import gpt2, gpt2_names, llama, llama4, llama4_names, llama_names
+from luthier.architectures import gpt2, llama, llama4
 from luthier.errors import UsageError
 from luthier.model.moe import MoE
 from luthier.model.transformer import Transformer
 
 ARCHITECTURES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
-NAMES: dict[str, ModuleType] = {"gpt2": gpt2_names, "llama": llama_names, "llama4": llama4_names}
 Config = gpt2.Config | llama.Config | llama4.Config
 
 
@@ -47,11 +46,6 @@ def name_of(config: Config) -> str:
 def module_of(config: Config) -> ModuleType:
     """The module with `build` and `initialise`."""
     return ARCHITECTURES[name_of(config)]
-
-
-def names_of(config: Config) -> ModuleType:
-    """The module with the names that weights and settings have in other formats."""
-    return NAMES[name_of(config)]
 
 
 def check(config: Config) -> None:

@@ -1,18 +1,24 @@
-"""What Llama's weights and settings are called in other formats."""
+"""What Llama's weights and settings are called in Hugging Face folders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.architectures.config_json import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson, read_rope, write_rope
 from luthier.architectures.llama import Config
+from luthier.architectures.names.hugging_face.config_json import (
+    LARGEST_CONTEXT,
+    LARGEST_DEPTH,
+    ConfigJson,
+    read_rope,
+    write_rope,
+)
 from luthier.formats.names import Rule, Table, each_layer
 
-HUGGING_FACE = {"LlamaForCausalLM": "llama"}  # class -> model_type
+CLASSES = {"LlamaForCausalLM": "llama"}  # class -> model_type
 
 
-def hugging_face(config: Config) -> Table:
+def table(config: Config) -> Table:
     """Names of LlamaForCausalLM. Its rotary pairs lie in halves, as ours: nothing is moved."""
     ours, theirs = "blocks.{layer}.", "model.layers.{layer}."
     block = [
@@ -37,7 +43,7 @@ def hugging_face(config: Config) -> Table:
     return Table([*rules, Rule("lm_head.weight", "output.weight")], ("model.",), ignored)
 
 
-def to_hugging_face(config: Config) -> dict[str, Any]:
+def write_config(config: Config) -> dict[str, Any]:
     """The config.json of a LlamaForCausalLM."""
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -60,7 +66,7 @@ def to_hugging_face(config: Config) -> dict[str, Any]:
     }
 
 
-def from_hugging_face(values: Mapping[str, Any]) -> Config:
+def read_config(values: Mapping[str, Any]) -> Config:
     """The Config of a config.json. What is missing means what it does in transformers' LlamaConfig."""
     settings = ConfigJson(values)
     settings.only("hidden_act", "silu", "swish")

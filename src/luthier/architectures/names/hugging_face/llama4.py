@@ -1,21 +1,27 @@
-"""What Llama 4's weights and settings are called in other formats."""
+"""What Llama 4's weights and settings are called in Hugging Face folders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.architectures.config_json import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson, read_rope, write_rope
 from luthier.architectures.llama4 import Config
+from luthier.architectures.names.hugging_face.config_json import (
+    LARGEST_CONTEXT,
+    LARGEST_DEPTH,
+    ConfigJson,
+    read_rope,
+    write_rope,
+)
 from luthier.errors import LuthierError
 from luthier.formats.names import PairsToHalves, Rule, Table, each_layer
 
 # class -> model_type; of the multimodal model we take the text part
-HUGGING_FACE = {"Llama4ForCausalLM": "llama4_text", "Llama4ForConditionalGeneration": "llama4"}
+CLASSES = {"Llama4ForCausalLM": "llama4_text", "Llama4ForConditionalGeneration": "llama4"}
 LARGEST_EXPERTS = 2**12
 
 
-def hugging_face(config: Config) -> Table:
+def table(config: Config) -> Table:
     """Names of Llama4ForCausalLM, and the text part of its multimodal files.
 
     Rotary pairs are neighbours there. Layers without positions are turned about like the others: scores do not change
@@ -51,7 +57,7 @@ def hugging_face(config: Config) -> Table:
     return Table([*rules, Rule("lm_head.weight", "output.weight")], prefixes, ignored)
 
 
-def to_hugging_face(config: Config) -> dict[str, Any]:
+def write_config(config: Config) -> dict[str, Any]:
     """The config.json of a Llama4ForCausalLM."""
     layers = range(config.n_layers)
     return {
@@ -86,7 +92,7 @@ def to_hugging_face(config: Config) -> dict[str, Any]:
     }
 
 
-def from_hugging_face(values: Mapping[str, Any]) -> Config:
+def read_config(values: Mapping[str, Any]) -> Config:
     """The Config of a config.json, or of its text part. What is missing means what it does in Llama4TextConfig."""
     settings = ConfigJson(values)
     if "text_config" in settings.values:

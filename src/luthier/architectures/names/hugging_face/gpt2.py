@@ -1,18 +1,18 @@
-"""What GPT-2's weights and settings are called in other formats."""
+"""What GPT-2's weights and settings are called in Hugging Face folders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.architectures.config_json import LARGEST_DEPTH, ConfigJson
 from luthier.architectures.gpt2 import Config
+from luthier.architectures.names.hugging_face.config_json import LARGEST_DEPTH, ConfigJson
 from luthier.formats.names import Rule, Split, Table, Transpose, ZeroBias, each_layer
 
-HUGGING_FACE = {"GPT2LMHeadModel": "gpt2"}  # class -> model_type
+CLASSES = {"GPT2LMHeadModel": "gpt2"}  # class -> model_type
 
 
-def hugging_face(config: Config) -> Table:
+def table(config: Config) -> Table:
     """Names of GPT2LMHeadModel: q, k and v in one, matrices (in, out). Files on the hub omit "transformer."."""
     ours, theirs = "blocks.{layer}.", "transformer.h.{layer}."
     qkv = ("query", "key", "value")
@@ -54,7 +54,7 @@ def hugging_face(config: Config) -> Table:
     return Table([*rules, Rule("lm_head.weight", "output.weight")], ("transformer.",), ignored)
 
 
-def to_hugging_face(config: Config) -> dict[str, Any]:
+def write_config(config: Config) -> dict[str, Any]:
     """The config.json of a GPT2LMHeadModel. `qkv_bias` and `embedding_std` are ours; there, biases are then zeros."""
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -75,7 +75,7 @@ def to_hugging_face(config: Config) -> dict[str, Any]:
     }
 
 
-def from_hugging_face(values: Mapping[str, Any]) -> Config:
+def read_config(values: Mapping[str, Any]) -> Config:
     """The Config of a config.json. Of its three dropouts we take that of the residual branches."""
     settings = ConfigJson(values)
     dim = settings.count("n_embd")

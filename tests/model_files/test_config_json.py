@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.architectures import gpt2, hugging_face, llama, llama4, registry
+from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.errors import LuthierError
 from luthier.model.position import RopeScaling
+from luthier.model_files import hugging_face
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 10, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2}
 LLAMA = {
@@ -141,7 +142,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(base, change, message):
 @pytest.mark.parametrize("name", registry.presets())
 def test_every_preset_survives_the_way_there_and_back(name):
     config = registry.preset(name)
-    assert hugging_face.read_config(registry.names_of(config).to_hugging_face(config)) == config
+    assert hugging_face.read_config(hugging_face.names_of(config).write_config(config)) == config
 
 
 layers = st.none() | st.sets(st.integers(0, 4)).map(lambda found: tuple(sorted(found)))
@@ -165,9 +166,9 @@ layers = st.none() | st.sets(st.integers(0, 4)).map(lambda found: tuple(sorted(f
     )
 )
 def test_every_llama4_survives_the_way_there_and_back(config):
-    values = registry.names_of(config).to_hugging_face(config)
+    values = hugging_face.names_of(config).write_config(config)
     again = hugging_face.read_config(values)
-    assert registry.names_of(again).to_hugging_face(again) == values
+    assert hugging_face.names_of(again).write_config(again) == values
     for layer in range(config.n_layers):
         assert (again.is_moe(layer), again.is_global(layer)) == (config.is_moe(layer), config.is_global(layer))
 
@@ -183,7 +184,7 @@ json = st.recursive(
 @given(st.sampled_from([GPT2, LLAMA, LLAMA4]), st.data())
 def test_any_value_in_any_setting_is_a_config_or_a_clear_error(base, data):
     known = hugging_face.read_config(base)
-    settings = registry.names_of(known).to_hugging_face(known)
+    settings = hugging_face.names_of(known).write_config(known)
     values = {**settings, data.draw(st.sampled_from(sorted(settings))): data.draw(json)}
     with contextlib.suppress(LuthierError):
         hugging_face.read_config(values)

@@ -1,0 +1,1 @@
+"""Names in Hugging Face model folders, as `transformers` has them."""

@@ -1,0 +1,72 @@
+"""What all kinds of file share: an opened model, and the way from a checkpoint's tensors to it and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from luthier.architectures import registry
+from luthier.architectures.registry import Config
+from luthier.formats.names import Checkpoint, Table, to_ours, to_theirs
+from luthier.model.transformer import Transformer
+from luthier.tokenizers.tokenizer import Tokenizer
+
+Watch = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+
+class Opened(NamedTuple):
+    """What a file holds, or is to hold. tokenizer: None where a model came without one."""
+
+    model: Transformer
+    config: Config
+    tokenizer: Tokenizer | None
+
+
+def silent(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def read_weights(
+    checkpoint: Checkpoint, table: Table, config: Config, device: torch.device, dtype: torch.dtype | None
+) -> Transformer:
+    """The model with a checkpoint's weights, one tensor at a time, mapped where they need no conversion.
+
+    dtype: None takes that of the first weight, the embedding. Raises a LuthierError that names what is missing,
+    unknown or of another shape.
+    """
+    model = registry.build_on_meta(config)
+    weights: dict[str, Tensor] = {}
+    for name, tensor in to_ours(table, checkpoint, model.state_dict()):
+        dtype = dtype or tensor.dtype
+        weights[name] = tensor.to(device, dtype)
+    registry.assign(model, weights)
+    return model
+
+
+def layout_of(table: Table, model: Transformer) -> dict[str, Tensor]:
+    """Name, shape and dtype of every tensor that a file of this model has, as `meta` tensors."""
+    return dict(to_theirs(table, {name: weight.to("meta") for name, weight in model.state_dict().items()}))
+
+
+def written(table: Table, model: Transformer, watch: Watch) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor as the format has it, one at a time, in the order of `layout_of`."""
+    total, done = sum(tensor.nbytes for tensor in layout_of(table, model).values()), 0
+    for name, tensor in to_theirs(table, model.state_dict()):
+        yield name, tensor
+        done += tensor.nbytes
+        watch(done, total)
+
+
+def token_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The special tokens by the names that Hugging Face gives them. Nulls are written: its defaults are others."""
+    if tokenizer is None:
+        return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    ends = list(tokenizer.eos_ids)
+    return {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": ends if len(ends) > 1 else tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
