@@ -10,6 +10,8 @@ from torch import Tensor
 
 from luthier.errors import LuthierError
 from luthier.formats.names import (
+    Derived,
+    Join,
     PairsToHalves,
     Rule,
     Split,
@@ -48,7 +50,10 @@ def test_every_step_undoes_itself(rows, columns, more, heads):
         (Split((rows, more), dim=1), [numbered(columns, rows + more)]),
         (PairsToHalves((heads, None)), [numbered(heads * 2 * rows, columns), numbered(more, columns)]),
         (PairsToHalves((heads,)), [numbered(heads * 2 * rows)]),
+        (Join((rows, more), dim=1), [numbered(columns, rows), numbered(columns, more)]),
         (ZeroBias(), [numbered(rows, columns), torch.zeros(columns)]),
+        (ZeroBias(out=0), [numbered(rows, columns), torch.zeros(rows)]),
+        (Derived(numbered(rows)), [numbered(rows)]),
     ]
     for step, tensors in cases:
         back = step.to_theirs(step.to_ours(tensors))
@@ -59,6 +64,15 @@ def test_every_step_undoes_itself(rows, columns, more, heads):
 def test_rotary_pairs_of_each_head_become_halves():
     (rows,) = PairsToHalves((2,)).to_ours([torch.tensor([0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15])])
     assert rows.tolist() == [0, 2, 4, 1, 3, 5, 10, 12, 14, 11, 13, 15]
+
+
+def test_a_tensor_that_follows_from_the_config_is_none_of_ours_and_must_be_right():
+    factors = Rule("factors", (), Derived(torch.tensor([1.0, 8.0])))
+    assert factors.to_ours([torch.tensor([1.0, 8.0], dtype=torch.bfloat16)]) == []
+    with pytest.raises(LuthierError, match="do not follow from the config"):
+        factors.to_ours([torch.tensor([1.0, 8.1])])
+    with pytest.raises(LuthierError, match="do not follow from the config"):
+        factors.to_ours([torch.tensor([1.0, float("nan")])])
 
 
 def test_rules_of_a_layer_are_numbered():

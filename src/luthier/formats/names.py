@@ -57,6 +57,34 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Join:
+    """Several of their tensors are one of ours, side by side along `dim`."""
+
+    sizes: tuple[int, ...]
+    dim: int = 0
+
+    def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [torch.cat(tensors, self.dim)]
+
+    def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]:
+        return list(torch.split(tensors[0], list(self.sizes), self.dim))
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """The same numbers in the same order, in another shape."""
+
+    theirs: Shape
+    ours: Shape
+
+    def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor.reshape(self.ours) for tensor in tensors]
+
+    def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor.reshape(self.theirs) for tensor in tensors]
+
+
+@dataclass(frozen=True)
 class PairsToHalves:
     """Their rotary pairs are neighbours (0, 1), (2, 3), ...; ours lie in halves (0, D/2), (1, D/2 + 1), ...
 
@@ -81,7 +109,9 @@ def swap_rows(tensor: Tensor, n_heads: int | None, grid: tuple[int, int]) -> Ten
 
 @dataclass(frozen=True)
 class ZeroBias:
-    """They have a bias (out,) beside the weight (in, out) where we have none: it is always zero."""
+    """They have a bias beside the weight where we have none: it is always zero. out: the weight's output dimension."""
+
+    out: int = 1
 
     def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
         weight, bias = tensors
@@ -91,7 +121,22 @@ class ZeroBias:
 
     def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]:
         (weight,) = tensors
-        return [weight, weight.new_zeros(weight.shape[1])]
+        return [weight, weight.new_zeros(weight.shape[self.out])]
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """A tensor of theirs that follows from the config: none of ours. Rounding may part it from `value` a little."""
+
+    value: Tensor
+
+    def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
+        if not torch.allclose(tensors[0].to(self.value), self.value, rtol=1e-3, atol=0):
+            raise LuthierError("the values do not follow from the config")
+        return []
+
+    def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [self.value]
 
 
 class Rule:

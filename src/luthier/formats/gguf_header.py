@@ -1,0 +1,175 @@
+"""What precedes the weights in a GGUF file: settings by name, and where each tensor lies.
+
+    "GGUF", version, number of tensors, number of settings
+    each setting: name, kind of value, value (a number, a text, or an array of either)
+    each tensor: name, dimensions (the fastest first, the reverse of torch's), number type, offset
+    the tensors' data, from the next multiple of general.alignment
+
+Numbers are little endian. The file may come from anywhere: every count, length and offset is held against the bytes
+that are there before anything is made of it. (The `gguf` package's own reader trusts them.)
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luthier.errors import LuthierError
+from luthier.formats.names import Shape
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+LARGEST_HEADER = 2**26  # bytes: the settings of the largest vocabularies take some 20 MB
+LARGEST_ENTRIES = 2**16  # settings, and tensors
+LARGEST_NAME = 2**16  # bytes
+LARGEST_ITEMS = 2**22  # of all arrays together: tokens and merges of the largest vocabularies are some 1.3 million
+LARGEST_DIMENSIONS = 4
+LARGEST_ALIGNMENT = 2**16
+NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8", 12: "<f8"}
+BOOL, STRING, ARRAY = 7, 8, 9
+LENGTH = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor of the file: its number type, its shape in torch's order, and its bytes."""
+
+    kind: GGMLQuantizationType
+    shape: Shape
+    start: int  # bytes, from the beginning of the file
+    nbytes: int
+
+
+class Cursor:
+    """Takes one thing after another from the header, and stops at its end."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data, self.position, self.items = data, 0, 0
+
+    def take(self, size: int) -> memoryview:
+        """The next bytes."""
+        end = self.position + size
+        if end > len(self.data):
+            raise LuthierError(f"the file is truncated or broken: its header asks for byte {end} of {len(self.data)}")
+        taken = self.data[self.position : end]
+        self.position = end
+        return taken
+
+    def array(self, dtype: str, count: int) -> Any:
+        """The next numbers, as Python's."""
+        kind = np.dtype(dtype)
+        return np.frombuffer(self.take(count * kind.itemsize), kind).tolist()
+
+    def number(self, dtype: str) -> Any:
+        """The next number. One of 32 bits is the shortest decimal that means it: 1e-05, not 9.999999747378752e-06."""
+        kind = np.dtype(dtype)
+        value = np.frombuffer(self.take(kind.itemsize), kind)[0]
+        return float(str(value)) if dtype == "<f4" else value.item()
+
+    def count(self, what: str, smallest: int, most: int) -> int:
+        """The number of things to come, each of at least `smallest` bytes."""
+        (count,) = LENGTH.unpack(self.take(8))
+        left = len(self.data) - self.position
+        if count > most or count * smallest > left:
+            raise LuthierError(f"the file is truncated or broken: {count} {what} in {left} bytes")
+        return int(count)
+
+    def text(self, what: str, most: int = LARGEST_HEADER) -> str:
+        """The next string."""
+        size = self.count(f"bytes of {what}", 1, most)
+        try:
+            return str(self.take(size), "utf-8")
+        except UnicodeDecodeError:
+            raise LuthierError(f"the file is broken: {what} is no UTF-8") from None
+
+    def value(self, name: str) -> Any:
+        """The next setting's value, as plain Python."""
+        kind = self.number("<u4")
+        if kind == ARRAY:
+            return self.values(name, self.number("<u4"))
+        return self.single(name, kind)()
+
+    def single(self, name: str, kind: int) -> Callable[[], Any]:
+        """What reads one value of a kind."""
+        if kind == STRING:
+            return lambda: self.text(f"'{name:.60}'")
+        if kind == BOOL:
+            return lambda: self.number("u1") != 0
+        if kind in NUMBERS:
+            return lambda: self.number(NUMBERS[kind])
+        raise LuthierError(f"the file is broken: '{name:.60}' is of no kind of value that there is ({kind})")
+
+    def values(self, name: str, kind: int) -> list[Any]:
+        """The items of an array. (Arrays of arrays are in no model, and llama.cpp refuses them.)"""
+        read = self.single(name, kind)
+        size = {STRING: 8, BOOL: 1}.get(kind) or np.dtype(NUMBERS[kind]).itemsize
+        count = self.count(f"items in '{name:.60}'", size, LARGEST_ITEMS - self.items)
+        self.items += count
+        if kind in NUMBERS:
+            numbers: list[Any] = self.array(NUMBERS[kind], count)
+            return numbers
+        return [read() for _ in range(count)]
+
+
+def read_header(data: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[dict[str, Any], dict[str, Place]]:
+    """(settings, tensors) of a file's bytes, which may be mapped. Raises a LuthierError that says what is broken."""
+    cursor = Cursor(memoryview(data)[:LARGEST_HEADER])
+    if bytes(cursor.take(4)) != MAGIC:
+        raise LuthierError("this is no GGUF file")
+    version = cursor.number("<u4")
+    if version not in VERSIONS:
+        order = " (it may be big endian)" if version % 2**16 == 0 else ""
+        raise LuthierError(f"GGUF version {version}{order} cannot be read, only {' and '.join(map(str, VERSIONS))}")
+    n_tensors = cursor.count("tensors", 32, LARGEST_ENTRIES)
+    n_settings = cursor.count("settings", 13, LARGEST_ENTRIES)
+    settings: dict[str, Any] = {}
+    for _ in range(n_settings):
+        name = cursor.text("a setting's name", LARGEST_NAME)
+        if name in settings:
+            raise LuthierError(f"the file is broken: two settings '{name:.60}'")
+        settings[name] = cursor.value(name)
+    return settings, read_places(cursor, n_tensors, settings.get("general.alignment", 32), data.size)
+
+
+def read_places(cursor: Cursor, n_tensors: int, alignment: object, file_size: int) -> dict[str, Place]:
+    """Where each tensor lies, held against the size of the file."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    if not isinstance(alignment, int) or not 0 < alignment <= LARGEST_ALIGNMENT or alignment & (alignment - 1):
+        raise LuthierError(f"the file is broken: general.alignment {alignment!r:.60} is no power of 2")
+    found: dict[str, tuple[GGMLQuantizationType, Shape, int, int]] = {}  # with the offset in the data
+    for _ in range(n_tensors):
+        name = cursor.text("a tensor's name", LARGEST_NAME)
+        if name in found:
+            raise LuthierError(f"the file is broken: two tensors '{name:.60}'")
+        n_dimensions = cursor.number("<u4")
+        if not 1 <= n_dimensions <= LARGEST_DIMENSIONS:
+            raise LuthierError(f"the file is broken: '{name:.60}' has {n_dimensions} dimensions")
+        dimensions = cursor.array("<u8", n_dimensions)
+        number, offset = cursor.number("<u4"), cursor.number("<u8")
+        try:
+            kind = GGMLQuantizationType(number)
+        except ValueError:
+            raise LuthierError(f"'{name:.60}' is of a number type that is not known here ({number})") from None
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+        size = math.prod(dimensions)
+        if size == 0 or dimensions[0] % block:
+            raise LuthierError(f"the file is broken: '{name:.60}' is {tuple(dimensions)}, in {kind.name}")
+        if offset % alignment:
+            raise LuthierError(f"the file is broken: '{name:.60}' lies at {offset}, no multiple of {alignment}")
+        found[name] = kind, tuple(reversed(dimensions)), offset, size // block * block_bytes
+    data_start = -(-cursor.position // alignment) * alignment
+    for name, (_, _, offset, nbytes) in found.items():
+        if (end := data_start + offset + nbytes) > file_size:
+            raise LuthierError(f"the file is truncated: '{name:.60}' ends at byte {end} of {file_size}")
+    return {
+        name: Place(kind, shape, data_start + offset, nbytes) for name, (kind, shape, offset, nbytes) in found.items()
+    }

@@ -1,0 +1,87 @@
+"""Writing GGUF files, tensor by tensor. The `gguf` package lays out the file and packs the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from luthier.errors import LuthierError
+from luthier.formats.atomic_file import replacing_file
+from luthier.formats.gguf_file import FLOATS, PIECE
+from luthier.formats.names import Shape
+
+# what the 16-bit numbers and scales of a type can hold
+LARGEST = {"F16": 65504.0, "Q8_0": 127 * 65504.0, "Q4_0": 8 * 65504.0}
+
+
+def write(
+    path: Path,
+    settings: Mapping[str, Any],
+    layout: Mapping[str, tuple[str, Shape]],
+    tensors: Iterable[tuple[str, Tensor]],
+) -> None:
+    """Write a file. It appears in one go at the end.
+
+    settings: plain Python values; "general.architecture" is among them. layout: the number type ("F32", "F16", "BF16",
+    "Q8_0", "Q4_0") and shape of each tensor, and `tensors` the same ones in the same order. Raises a LuthierError
+    where a type cannot hold a tensor's values, or the file cannot be written.
+    """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
+
+    with replacing_file(path) as hidden:
+        writer = GGUFWriter(hidden, settings["general.architecture"])
+        try:
+            for name, value in settings.items():
+                add_setting(writer, name, value)
+            for name, (kind, shape) in layout.items():
+                number_type = GGMLQuantizationType[kind]
+                block, block_bytes = GGML_QUANT_SIZES[number_type]
+                nbytes = torch.Size(shape).numel() // block * block_bytes
+                writer.add_tensor_info(name, shape, np.dtype(np.float32), nbytes, number_type)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for (name, (kind, shape)), (came, tensor) in zip(layout.items(), tensors, strict=True):
+                if came != name or tuple(tensor.shape) != shape:
+                    raise ValueError(f"expected the tensor {name}, got {came}")
+                writer.write_tensor_data(packed(name, tensor.detach().cpu(), kind))
+        finally:
+            writer.close()
+
+
+def add_setting(writer: Any, name: str, value: Any) -> None:
+    """One setting, in the type that llama.cpp expects for it. Empty lists have no type, and so no place."""
+    from gguf import GGUFValueType
+
+    if name == "general.architecture" or value == []:  # the writer has that one already
+        return
+    kind = GGUFValueType.get_type(value)
+    if kind == GGUFValueType.INT32 and value >= 0:
+        kind = GGUFValueType.UINT32 if value < 2**32 else GGUFValueType.UINT64
+    writer.add_key_value(name, value, kind)
+
+
+def packed(name: str, tensor: Tensor, kind: str) -> Any:
+    """The bytes of a tensor in a number type, as a uint8 array."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import quantize
+
+    most = LARGEST.get(kind)
+    if most is not None and FLOATS.get(kind) != tensor.dtype and not bool((tensor.abs() <= most).all()):
+        raise LuthierError(f"'{name}' holds numbers that {kind} cannot: infinite, not a number, or above {most:.0f}")
+    if kind in FLOATS:
+        return tensor.to(FLOATS[kind]).contiguous().view(-1).view(torch.uint8).numpy()
+    number_type = GGMLQuantizationType[kind]
+    block, block_bytes = GGML_QUANT_SIZES[number_type]
+    rows = tensor.reshape(-1, tensor.shape[-1])
+    out = np.empty((len(rows), rows.shape[1] // block * block_bytes), np.uint8)
+    step = max(1, PIECE // rows.shape[1])
+    with np.errstate(all="ignore"):  # tiny blocks have scales of 0
+        for start in range(0, len(rows), step):
+            out[start : start + step] = quantize(rows[start : start + step].float().numpy(), number_type)
+    return out
