@@ -1,0 +1,1 @@
+"""Names in what "Build a Large Language Model (From Scratch)" saves."""

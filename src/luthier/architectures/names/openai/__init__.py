@@ -1,0 +1,1 @@
+"""Names in OpenAI's GPT-2 folders, hparams.json with a TensorFlow checkpoint."""

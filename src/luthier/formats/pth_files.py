@@ -1,0 +1,208 @@
+"""Weights in PyTorch's own files, .pth and .pt: a zip that holds a pickle with names and shapes, and the bytes.
+
+A pickle is a program. `torch.load(weights_only=True)` runs only what builds tensors; before that, the pickle is read
+through without being run and must ask for nothing but plain tensors, so that a refusal can say what was asked for, and
+nothing that it says can take more memory than the file has bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from luthier.errors import LuthierError
+
+LARGEST_PICKLE = 8 * 2**20  # bytes; that of a model of 100 layers with its optimizer has under one million
+NESTED = ("model_state_dict", "state_dict", "model")  # where training programs put the weights beside other things
+STORAGES = {
+    torch.float32: torch.FloatStorage,
+    torch.bfloat16: torch.BFloat16Storage,
+    torch.float16: torch.HalfStorage,
+    torch.float64: torch.DoubleStorage,
+}
+OTHER_STORAGES = ("LongStorage", "IntStorage", "ShortStorage", "CharStorage", "ByteStorage", "BoolStorage")
+GLOBALS = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch Size",
+    "torch device",
+    "_codecs encode",  # bytes, as the old pickle protocol writes them
+    "_io BytesIO",  # the `_extra_state` in Llama 4's files
+    *(f"torch {storage.__name__}" for storage in STORAGES.values()),
+    *(f"torch {name}" for name in OTHER_STORAGES),
+    *(str(dtype).replace(".", " ") for dtype in STORAGES),
+}
+ALIGNMENT = 64  # bytes: where each tensor begins in the files that we write, as in PyTorch's
+
+
+class PthFile:
+    """The named tensors of one file (a `names.Checkpoint`), mapped and not read."""
+
+    def __init__(self, path: Path) -> None:
+        self.tensors = named_tensors(path, load(path))
+        size = path.stat().st_size
+        for name, tensor in self.tensors.items():  # a shape may repeat numbers of the file without end, by strides of 0
+            if tensor.nbytes > tensor.untyped_storage().nbytes():
+                raise LuthierError(f"{path}: '{name}' claims more numbers than the file holds")
+        if sum(tensor.nbytes for tensor in self.tensors.values()) > 2 * size:  # 2: a tied matrix may stand there twice
+            raise LuthierError(f"{path}: its tensors share their numbers; together they would be larger than the file")
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+
+def load(path: Path) -> Any:
+    """What a file holds, once it is known to hold data only. Raises a LuthierError, with nothing executed."""
+    check_pickle(path, read_pickle(path))
+    try:
+        with torch.serialization.safe_globals([io.BytesIO]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch has no class of its own for broken files: ten kinds come up
+        line = str(error).strip().partition("\n")[0]
+        raise LuthierError(f"{path} is damaged or no file of weights ({type(error).__name__}: {line:.200})") from None
+
+
+def read_pickle(path: Path) -> bytes:
+    """The pickle in the zip. Raises a LuthierError for files that are no such zip, or not as PyTorch writes one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+            if len(pickles) != 1:
+                raise LuthierError(f"{path} is a zip without a PyTorch pickle in it")
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise LuthierError(
+                    f"{path} is compressed, and PyTorch's files never are: save it again with torch.save"
+                )
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise LuthierError(f"{path} says that it holds more bytes than it has")
+            if pickles[0].file_size > LARGEST_PICKLE:
+                raise LuthierError(
+                    f"{path}: a pickle of {pickles[0].file_size:,} bytes is too large for names and shapes"
+                )
+            return archive.read(pickles[0])
+    except OSError as error:
+        raise LuthierError(f"{path} cannot be read: {error.strerror or error}") from None
+    except LuthierError:
+        raise
+    except Exception as error:  # a hostile zip brings up errors of many kinds
+        raise LuthierError(
+            f"{path} is no file of weights, or truncated ({error}). If it is older than PyTorch 1.6, open it there and "
+            "save it again with torch.save"
+        ) from None
+
+
+def check_pickle(path: Path, content: bytes) -> None:
+    """Read the pickle through, without running it: every name that it asks for must be one of plain tensors."""
+    try:
+        for operation, argument, _ in pickletools.genops(content):
+            if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
+                raise LuthierError(
+                    f"{path}: its pickle is not of the kind that torch.save writes; nothing was executed"
+                )
+            if operation.name == "GLOBAL" and argument not in GLOBALS:
+                raise LuthierError(
+                    f"{path} asks for {str(argument).replace(' ', '.')!r:.80}, which is no part of plain tensors: it "
+                    "was refused and nothing was executed. If you trust the file, open it in PyTorch and save only "
+                    "its state dict"
+                )
+            if operation.name == "PROTO" and argument != 2:
+                raise LuthierError(
+                    f"{path}: a pickle of protocol {argument}; torch.save writes 2 unless told otherwise"
+                )
+    except LuthierError:
+        raise
+    except Exception as error:  # ValueError mostly, and what decoding strings brings
+        raise LuthierError(f"{path} is damaged: its pickle cannot be read ({error})") from None
+
+
+def named_tensors(path: Path, found: Any) -> dict[str, Tensor]:
+    """The state dict in what a file holds: the whole, or a part by one of the usual names."""
+    if not isinstance(found, dict):
+        raise LuthierError(f"{path} holds no named tensors but a {type(found).__name__}: save model.state_dict()")
+    weights = next((found[name] for name in NESTED if isinstance(found.get(name), dict)), found)
+    tensors: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if value is None or isinstance(value, io.BytesIO):  # `_extra_state`
+            continue
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise LuthierError(f"{path}: {name!r:.60} is no named tensor but a {type(value).__name__}")
+        tensors[name] = value.detach()
+    if not tensors:
+        raise LuthierError(f"{path} holds no tensors")
+    return tensors
+
+
+def write(path: Path, layout: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write what `torch.load(path, weights_only=True)` gives back as a dict of tensors, one tensor at a time.
+
+    layout: the same names in the same order, as `meta` tensors. (torch.save would hold all of them at once.)
+    """
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{path.stem}/data.pkl", pickled(layout))
+        archive.writestr(f"{path.stem}/byteorder", "little")
+        for number, (name, tensor) in enumerate(tensors):
+            entry = zipfile.ZipInfo(f"{path.stem}/data/{number}")
+            entry.extra = padding(archive.start_dir + len(entry.filename))
+            with archive.open(entry, "w", force_zip64=True) as file:
+                file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            if tensor.nbytes != layout[name].nbytes:
+                raise ValueError(f"{name} has {tensor.nbytes} bytes, not {layout[name].nbytes}")
+        archive.writestr(f"{path.stem}/version", "3\n")
+
+
+def padding(end_of_name: int) -> bytes:
+    """An extra field that moves an entry's data to a multiple of ALIGNMENT: without it they could not be mapped."""
+    fixed, zip64 = 30, 20  # bytes of the entry's header, and of the field that zipfile adds
+    size = -(end_of_name + fixed + zip64 + 4) % ALIGNMENT
+    return struct.pack("<HH", 0x4246, size) + b"Z" * size
+
+
+class Storage(NamedTuple):
+    """Stands in the pickle for the bytes of a tensor."""
+
+    key: str
+    dtype: torch.dtype
+    n_numbers: int
+
+
+class Pickler(pickle.Pickler):
+    """Writes a dict of `meta` tensors as torch.save writes one of real tensors."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=2)
+        self.n_storages = 0
+
+    def persistent_id(self, value: Any) -> Any:
+        if isinstance(value, Storage):
+            return ("storage", STORAGES[value.dtype], value.key, "cpu", value.n_numbers)
+        return None
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        storage = Storage(str(self.n_storages), value.dtype, value.numel())
+        self.n_storages += 1
+        strides = torch.empty(value.shape, device="meta").stride()  # as if contiguous
+        return torch._utils._rebuild_tensor_v2, (storage, 0, tuple(value.shape), strides, False, OrderedDict())
+
+
+def pickled(layout: Mapping[str, Tensor]) -> bytes:
+    """The pickle of a state dict whose n-th tensor lies in `data/n`."""
+    content = io.BytesIO()
+    Pickler(content).dump(dict(layout))
+    return content.getvalue()

@@ -1,0 +1,68 @@
+"""Checkpoints that were cut in shards for several devices, read as one.
+
+Each shard has every tensor: a part of it, cut evenly along one dimension, or a copy. Which of these it is, the shapes
+tell. A tensor may be several matrices stacked along dimension 0, its bands: then each band was cut by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from luthier.errors import LuthierError
+from luthier.formats.names import Checkpoint, Shape
+
+
+class Shards:
+    """Shards joined, one tensor at a time (a `names.Checkpoint`).
+
+    whole: the shapes that the model needs. bands: of some tensors, the sizes of their bands.
+    """
+
+    def __init__(
+        self, parts: Sequence[Checkpoint], whole: Mapping[str, Shape], bands: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        self.parts, self.whole, self.bands = parts, whole, bands
+        first, *others = [part.shapes() for part in parts]
+        for number, shapes in enumerate(others, 1):
+            if shapes != first:
+                name = next(name for name in (*first, *shapes) if first.get(name) != shapes.get(name))
+                raise LuthierError(
+                    f"'{name}' is {first.get(name, 'missing')} in shard 0 and {shapes.get(name, 'missing')} in shard "
+                    f"{number}: the shards are not of one model"
+                )
+        self.part_shapes = first
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """As the model needs them, where the parts can be joined so; otherwise those of the parts."""
+        return {name: self.whole[name] if self.fits(name) else part for name, part in self.part_shapes.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        parts = [part.tensor(name) for part in self.parts]
+        dim = self.cut_along(name)
+        if dim != 0:
+            return parts[0] if dim is None else torch.cat(parts, dim)
+        sizes = [band // len(parts) for band in self.bands_of(name)]
+        bands = zip(*(torch.split(part, sizes) for part in parts), strict=True)
+        return torch.cat([piece for band in bands for piece in band])
+
+    def fits(self, name: str) -> bool:
+        """Whether the parts are copies of the tensor that is needed, or join to it."""
+        return name in self.whole and (self.part_shapes[name] == self.whole[name] or self.cut_along(name) is not None)
+
+    def cut_along(self, name: str) -> int | None:
+        """The dimension along which a tensor was cut; None for copies, and where no cut leads to what is needed."""
+        part, whole, n = self.part_shapes[name], self.whole.get(name, ()), len(self.parts)
+        if part == whole or len(part) != len(whole):
+            return None
+        for dim in range(len(part)):
+            joined = (*part[:dim], part[dim] * n, *part[dim + 1 :])
+            if joined == whole and (dim != 0 or not any(band % n for band in self.bands_of(name))):
+                return dim
+        return None
+
+    def bands_of(self, name: str) -> tuple[int, ...]:
+        """The sizes of a tensor's bands along dimension 0: one, unless told otherwise."""
+        return self.bands.get(name) or (self.whole[name][0],)

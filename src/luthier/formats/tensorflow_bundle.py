@@ -1,0 +1,261 @@
+"""TensorFlow's checkpoints ("bundles"), read without TensorFlow.
+
+PREFIX.index is a table sorted by key, in LevelDB's format: the header of the bundle under the empty key, and for each
+variable where its numbers lie. PREFIX.data-00000-of-00001 holds the numbers, end to end. Both have checksums (CRC-32C),
+and all are checked: those of the index when it is opened, a variable's when it is read.
+
+Sources: LevelDB's doc/table_format.md; TensorFlow's core/protobuf/tensor_bundle.proto and core/lib/hash/crc32c.h.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from luthier.errors import LuthierError
+from luthier.formats.crc32c import crc32c
+
+MAGIC = bytes.fromhex("57fb808b247547db")
+FOOTER = 48  # bytes: two places, filled up to 40, and the magic number
+TRAILER = 5  # bytes behind a block: its compression, and a checksum
+LARGEST_INDEX = 4 * 2**20  # bytes; that of GPT-2's largest model has some 20,000
+LARGEST_NAME = 1000  # bytes. Names are kept as what is new in each: without bounds, few bytes would make long ones
+MOST_VARIABLES = 100_000
+LARGEST_RANK = 8
+LARGEST_SHARDS = 1000
+DTYPES = {  # by their numbers in types.proto
+    1: torch.float32,
+    2: torch.float64,
+    3: torch.int32,
+    9: torch.int64,
+    14: torch.bfloat16,
+    19: torch.float16,
+}
+
+
+class Entry(NamedTuple):
+    """Where a variable's numbers lie. dtype: TensorFlow's number for it."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int  # bytes
+    checksum: int
+
+
+class TensorFlowBundle:
+    """The variables of a checkpoint, mapped (a `names.Checkpoint`). prefix: the files' path up to ".index"."""
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix, self.index = prefix, prefix.with_name(f"{prefix.name}.index")
+        table = dict(read_table(self.index))
+        try:
+            self.n_shards = read_header(table.pop(b"", b""))
+            self.entries = {key.decode(): read_entry(value) for key, value in table.items()}
+            check_apart(self.entries)
+        except (ValueError, IndexError) as error:  # a number or a name that is cut off or wrong
+            raise LuthierError(f"{self.index} is no index of a TensorFlow checkpoint: {error}") from None
+        self.shards: dict[int, NDArray[np.uint8]] = {}
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: entry.shape for name, entry in self.entries.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        """A variable, its checksum compared: 0.6 GB a second."""
+        entry = self.entries[name]
+        dtype = DTYPES.get(entry.dtype)
+        if dtype is None:
+            raise LuthierError(f"{self.index}: '{name}' is of TensorFlow's type number {entry.dtype}, no plain numbers")
+        shard = self.shard(entry.shard)
+        if entry.size != math.prod(entry.shape) * dtype.itemsize or entry.offset + entry.size > len(shard):
+            raise LuthierError(
+                f"{self.index}: '{name}' {entry.shape} is said to lie in bytes {entry.offset:,} to "
+                f"{entry.offset + entry.size:,} of {len(shard):,}: the files are truncated or not of one checkpoint"
+            )
+        content = shard[entry.offset : entry.offset + entry.size]
+        if masked(crc32c(content)) != entry.checksum:
+            raise LuthierError(f"{self.prefix}: the bytes of '{name}' do not have their checksum: the file is damaged")
+        if entry.offset % dtype.itemsize:
+            content = content.copy()
+        return torch.from_numpy(content).view(dtype).view(entry.shape)
+
+    def shard(self, number: int) -> NDArray[np.uint8]:
+        """The bytes of one data file, mapped."""
+        if number not in self.shards:
+            path = self.prefix.with_name(f"{self.prefix.name}.data-{number:05}-of-{self.n_shards:05}")
+            if not 0 <= number < self.n_shards or not path.is_file():
+                raise LuthierError(f"{path} is missing")
+            if not path.stat().st_size:
+                raise LuthierError(f"{path} is empty")
+            # "c": changes would stay in memory. Numpy calls "r" read-only, which torch warns about
+            self.shards[number] = np.memmap(path, np.uint8, "c")
+        return self.shards[number]
+
+
+def masked(checksum: int) -> int:
+    """A checksum as these files keep it: a text that holds checksums should not be one of its own."""
+    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def read_table(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of a table. Raises a LuthierError for one that is damaged, compressed or too large."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_INDEX + 1)
+    except OSError as error:
+        raise LuthierError(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(content) > LARGEST_INDEX or len(content) < FOOTER or content[-len(MAGIC) :] != MAGIC:
+        raise LuthierError(f"{path} is no index of a TensorFlow checkpoint, or truncated")
+    try:
+        footer = Fields(content[-FOOTER:])
+        footer.place()  # of the table's statistics
+        end, last, n_variables = 0, b"", 0
+        for _, handle in entries_of(block(content, footer.place())):
+            start, size = place = Fields(handle).place()
+            if start < end:  # each block once: a table that names one block a million times would never end
+                raise ValueError("its blocks are out of order")
+            end = start + size
+            for key, value in entries_of(block(content, place)):
+                if n_variables and key <= last:
+                    raise ValueError("its names are out of order")
+                last, n_variables = key, n_variables + 1
+                if n_variables > MOST_VARIABLES:
+                    raise ValueError(f"it has more than {MOST_VARIABLES:,} variables")
+                yield key, value
+    except (ValueError, IndexError) as error:
+        raise LuthierError(f"{path} is damaged: {error}") from None
+
+
+def block(content: bytes, place: tuple[int, int]) -> bytes:
+    """One block, its checksum compared."""
+    start, size = place
+    if start + size + TRAILER > len(content):
+        raise ValueError("a block lies past its end")
+    compression = content[start + size]
+    checksum = int.from_bytes(content[start + size + 1 : start + size + TRAILER], "little")
+    if masked(crc32c(content[start : start + size + 1])) != checksum:
+        raise ValueError("a block does not have its checksum")
+    if compression:
+        raise ValueError("its blocks are compressed, as in no checkpoint that TensorFlow writes")
+    return content[start : start + size]
+
+
+def entries_of(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of a block. Each key says how many bytes of the one before it keeps."""
+    n_restarts = int.from_bytes(block[-4:], "little")
+    end = len(block) - 4 * (n_restarts + 1)
+    if end < 0:
+        raise ValueError("a block is smaller than it says")
+    fields, key = Fields(block[:end]), b""
+    while fields.at < end:
+        shared, fresh, size = fields.number(), fields.number(), fields.number()
+        if shared > len(key) or shared + fresh > LARGEST_NAME:
+            raise ValueError("a name keeps more than the one before it has, or is too long")
+        key = key[:shared] + fields.take(fresh)
+        yield key, fields.take(size)
+
+
+class Fields:
+    """Reads numbers and fields from bytes, in the way of protocol buffers. ValueError where they end too early."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.at = content, 0
+
+    def take(self, size: int) -> bytes:
+        """The next bytes."""
+        if size > len(self.content) - self.at:
+            raise ValueError("it ends too early")
+        self.at += size
+        return self.content[self.at - size : self.at]
+
+    def number(self) -> int:
+        """A number of up to 64 bits, 7 in each byte, the lowest first."""
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & 0xFFFFFFFFFFFFFFFF
+        raise ValueError("a number has more than 64 bits")
+
+    def place(self) -> tuple[int, int]:
+        """Where a block begins, and its bytes."""
+        return self.number(), self.number()
+
+    def fields(self) -> Iterator[tuple[int, int | bytes]]:
+        """The fields of a message, each with its number: bytes, or a whole number."""
+        while self.at < len(self.content):
+            tag = self.number()
+            match tag & 7:
+                case 0:
+                    yield tag >> 3, self.number()
+                case 1:
+                    yield tag >> 3, int.from_bytes(self.take(8), "little")
+                case 2:
+                    yield tag >> 3, self.take(self.number())
+                case 5:
+                    yield tag >> 3, int.from_bytes(self.take(4), "little")
+                case kind:
+                    raise ValueError(f"a field of the unknown kind {kind}")
+
+
+def read_header(message: bytes) -> int:
+    """The number of data files, from a BundleHeaderProto."""
+    fields = dict(Fields(message).fields())
+    n_shards, big_endian = whole(fields.get(1, 0)), whole(fields.get(2, 0))
+    if big_endian:
+        raise ValueError("it was written on a big-endian machine")
+    if not 1 <= n_shards <= LARGEST_SHARDS:
+        raise ValueError(f"it has {n_shards} data files")
+    return n_shards
+
+
+def read_entry(message: bytes) -> Entry:
+    """A BundleEntryProto."""
+    fields = dict(Fields(message).fields())
+    if 7 in fields:
+        raise ValueError("a variable lies in slices, which is not supported")
+    dtype, shard, offset, size, checksum = (whole(fields.get(number, 0)) for number in (1, 3, 4, 5, 6))
+    shape = tuple(dimension(value) for number, value in Fields(part(fields.get(2, b""))).fields() if number == 2)
+    if len(shape) > LARGEST_RANK:
+        raise ValueError(f"a variable of {len(shape)} dimensions")
+    return Entry(dtype, shape, shard, offset, size, checksum)
+
+
+def check_apart(entries: Mapping[str, Entry]) -> None:
+    """Each variable has its own bytes: a file that named the same ones again and again would fill the memory."""
+    ends: dict[int, int] = {}
+    for entry in sorted(entries.values(), key=lambda entry: (entry.shard, entry.offset)):
+        if entry.size and entry.offset < ends.get(entry.shard, 0):
+            raise ValueError("two variables share bytes")
+        ends[entry.shard] = max(ends.get(entry.shard, 0), entry.offset + entry.size)
+
+
+def dimension(message: int | bytes) -> int:
+    """A dimension of a TensorShapeProto."""
+    size = whole(dict(Fields(part(message)).fields()).get(1, 0))
+    if size >= 2**40:
+        raise ValueError("a variable has a dimension that is negative or beyond bounds")
+    return size
+
+
+def whole(value: int | bytes) -> int:
+    """A field that must be a whole number."""
+    if isinstance(value, bytes):
+        raise ValueError("a number was expected, and a text found")
+    return value
+
+
+def part(value: int | bytes) -> bytes:
+    """A field that must be a message within."""
+    if isinstance(value, int):
+        raise ValueError("a message was expected, and a number found")
+    return value

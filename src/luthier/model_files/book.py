@@ -1,0 +1,62 @@
+"""What "Build a Large Language Model (From Scratch)" and the courses after it save: a .pth file with a GPTModel.
+
+torch.save(model.state_dict(), "model.pth"), or the same beside an optimizer under "model_state_dict". The file does not
+say how many heads attention has: they are taken to have 64 dimensions, as in all of GPT-2's sizes. A model with others
+needs a file of the same name that ends in .json beside it, with the book's settings or {"n_heads": 4} alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from luthier.architectures.gpt2 import Config
+from luthier.architectures.names.book import gpt2
+from luthier.errors import LuthierError
+from luthier.formats.json_files import read_json
+from luthier.formats.names import Table, bare_names
+from luthier.formats.pth_files import PthFile
+from luthier.model_files.weights import Opened, read_weights
+from luthier.tokenizers.gpt2 import gpt2 as gpt2_tokenizer
+from luthier.tokenizers.tokenizer import Tokenizer
+
+SUFFIXES = (".pth", ".pt")
+GPT2_VOCABULARY = 50_257
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path looks like such a file."""
+    return path.suffix in SUFFIXES and path.is_file()
+
+
+def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
+    """The model in a file, with GPT-2's tokenizer if it has as many tokens. dtype: that of the file unless given.
+
+    Raises a LuthierError that names what is missing, unknown or of another shape, or what code the file wanted to run.
+    """
+    checkpoint, settings = PthFile(path), path.with_suffix(".json")
+    said = read_json(settings) if settings.is_file() else {}
+    try:
+        config = gpt2.read_config(checkpoint.shapes(), said, tied=is_tied(checkpoint), file=settings.name)
+        model = read_weights(checkpoint, gpt2.table(config), config, device, dtype)
+    except LuthierError as error:
+        raise LuthierError(f"{path}: {error}") from None
+    return Opened(model, config, tokenizer_of(config))
+
+
+def is_tied(checkpoint: PthFile) -> bool:
+    """Whether the output matrix is the embedding, number by number. The book has both, also for OpenAI's weights."""
+    names = bare_names(Table([], gpt2.PREFIXES), checkpoint.tensors)
+    embedding, output = (checkpoint.tensors.get(names.get(name, "")) for name in ("tok_emb.weight", "out_head.weight"))
+    return embedding is not None and output is not None and embedding.shape == output.shape and embedding.equal(output)
+
+
+def tokenizer_of(config: Config) -> Tokenizer | None:
+    """GPT-2's tokenizer, where the vocabulary is its own and its files can be had."""
+    if config.vocab_size != GPT2_VOCABULARY:
+        return None
+    try:
+        return gpt2_tokenizer()
+    except LuthierError:  # no network: the model can do without
+        return None

@@ -1,0 +1,111 @@
+"""Meta's model folders: params.json, consolidated.NN.pth (one or several shards) and tokenizer.model.
+
+Read: Llama 2 to 3.3 and Llama 4's text part. Written: one consolidated.00.pth, params.json, and the tokenizer as
+tokenizer.json with tokenizer_config.json, which are preferred here; beside them a tokenizer.model for Meta's programs,
+where the tokenizer is one of Llama 3 or 4.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from luthier.architectures import registry
+from luthier.architectures.names.meta import llama, llama4
+from luthier.errors import LuthierError, UsageError
+from luthier.formats import pth_files
+from luthier.formats.atomic_folder import replacing
+from luthier.formats.json_files import read_json, write_json
+from luthier.formats.names import to_theirs
+from luthier.formats.pth_files import PthFile
+from luthier.formats.shards import Shards
+from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
+from luthier.tokenizers.load import load as load_tokenizer
+from luthier.tokenizers.tokenizer import STALE
+
+NAMES: dict[str, ModuleType] = {"llama": llama, "llama4": llama4}
+PARAMS = "params.json"
+SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
+SINGLE = "consolidated.pth"  # in some of Llama 4's folders
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
+
+
+def recognises(path: Path) -> bool:
+    """Whether a path looks like such a folder."""
+    return (path / PARAMS).is_file() and any(path.glob("consolidated*.pth"))
+
+
+def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
+    """The model in a folder. dtype: that of the file unless given.
+
+    Raises a LuthierError that names what is unsupported, missing, unknown or of another shape.
+    """
+    params = read_json(folder / PARAMS)
+    parts = [PthFile(folder / name) for name in shard_names(folder)]
+    try:
+        names = llama4 if llama4.is_llama4(params) else llama
+        config = names.read_config(params, vocab_size=vocab_size(parts), tied=is_tied(parts))
+        table = names.table(config)
+        whole = {
+            name: tuple(tensor.shape) for name, tensor in to_theirs(table, registry.build_on_meta(config).state_dict())
+        }
+        model = read_weights(Shards(parts, whole, names.bands(config)), table, config, device, dtype)
+    except LuthierError as error:
+        raise LuthierError(f"{folder}: {error}") from None
+    found = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return Opened(model, config, load_tokenizer(folder) if found else None)
+
+
+def shard_names(folder: Path) -> list[str]:
+    """The shards in order. Raises a LuthierError where one is missing in between."""
+    if (folder / SINGLE).is_file():
+        return [SINGLE]
+    found = {int(match[1]): path.name for path in folder.iterdir() if (match := SHARD.fullmatch(path.name))}
+    if missing := [number for number in range(max(found, default=0) + 1) if number not in found]:
+        raise LuthierError(f"{folder / f'consolidated.{missing[0]:02}.pth'} is missing")
+    return [found[number] for number in sorted(found)]
+
+
+def vocab_size(parts: list[PthFile]) -> int:
+    """The rows of the output matrix, which all of Meta's models cut along them."""
+    shape = parts[0].shapes().get(OUTPUT, ())
+    if len(shape) != 2:
+        raise LuthierError(f"'{OUTPUT}' is missing or no matrix")
+    return shape[0] * len(parts)
+
+
+def is_tied(parts: list[PthFile]) -> bool:
+    """Whether the output matrix is the embedding, number by number. Most are told apart by their first row."""
+    pairs = [(part.tensors.get(EMBEDDING), part.tensors[OUTPUT]) for part in parts if OUTPUT in part.tensors]
+    return all(
+        embedding is not None
+        and embedding.shape == output.shape
+        and embedding[:1].equal(output[:1])
+        and embedding.equal(output)
+        for embedding, output in pairs
+    )
+
+
+def write(folder: Path, opened: Opened, watch: Watch = silent) -> None:
+    """Write a folder, the weights in their dtype and in one file.
+
+    The folder changes in one go at the end: an error on the way leaves it as it was. What Meta's settings have no words
+    for (see names/meta/params_json.py) is read back by us and not seen by Meta's programs.
+    """
+    model, config, tokenizer = opened
+    names = NAMES.get(registry.name_of(config))
+    if names is None:
+        raise UsageError(f"Meta's format is for {' and '.join(NAMES)}, not for {registry.name_of(config)}")
+    if (folder / "config.json").is_file():  # it would still be opened as that model
+        raise UsageError(f"{folder} holds a Hugging Face model: write Meta's format into another folder")
+    table = names.table(config)
+    with replacing(folder, stale=("consolidated*.pth", *TOKENIZER_FILES, *STALE), last=PARAMS) as staging:
+        write_json(staging / PARAMS, names.write_config(config))
+        write_json(staging / "generation_config.json", token_ids(tokenizer))
+        pth_files.write(staging / "consolidated.00.pth", layout_of(table, model), written(table, model, watch))
+        if tokenizer is not None:
+            tokenizer.save(staging)
