@@ -6,6 +6,7 @@ the type that is wanted; their bytes can be had as they are, too.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from luthier.errors import LuthierError
-from luthier.formats.gguf_header import read_header
+from luthier.formats.gguf_header import Place, read_header
 from luthier.formats.names import Shape
 
 if TYPE_CHECKING:
@@ -35,11 +36,13 @@ class GGUFFile:
     def __init__(self, path: Path, unpacked: torch.dtype = torch.bfloat16) -> None:
         self.unpacked = unpacked
         try:
-            self.data: Any = np.memmap(path, np.uint8, mode="c").view(np.ndarray)
+            with path.open("rb") as file:
+                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self.data: Any = np.frombuffer(self.map, np.uint8)
             self.fields, self.places = read_header(self.data)
         except OSError as error:
             raise LuthierError(f"{path} cannot be read: {error.strerror or error}") from None
-        except ValueError:  # numpy cannot map what is empty
+        except ValueError:  # what is empty cannot be mapped
             raise LuthierError(f"{path} is empty") from None
         except LuthierError as error:
             raise LuthierError(f"{path}: {error}") from None
@@ -81,4 +84,14 @@ class GGUFFile:
                     into[start : start + step] = torch.from_numpy(dequantize(rows[start : start + step], kind))
         except NotImplementedError:
             raise LuthierError(f"'{name}' is of the number type {kind.name}, which cannot be unpacked here") from None
+        self.forget(self.places[name])
         return tensor
+
+    def forget(self, place: Place) -> None:
+        """Let go of the memory behind a tensor's bytes; they are read from the file again if they are needed.
+
+        Only of whole pages: what lies beside them may be a mapped weight that was changed since.
+        """
+        first, last = -(-place.start // mmap.PAGESIZE), (place.start + place.nbytes) // mmap.PAGESIZE
+        if last > first and hasattr(mmap, "MADV_DONTNEED"):
+            self.map.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)

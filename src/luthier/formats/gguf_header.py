@@ -29,7 +29,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 LARGEST_HEADER = 2**26  # bytes: the settings of the largest vocabularies take some 20 MB
 LARGEST_ENTRIES = 2**16  # settings, and tensors
-LARGEST_NAME = 2**16  # bytes
+LARGEST_NAME = 256  # bytes; llama.cpp takes 63 for tensors
 LARGEST_ITEMS = 2**22  # of all arrays together: tokens and merges of the largest vocabularies are some 1.3 million
 LARGEST_DIMENSIONS = 4
 LARGEST_ALIGNMENT = 2**16
@@ -90,6 +90,13 @@ class Cursor:
         except UnicodeDecodeError:
             raise LuthierError(f"the file is broken: {what} is no UTF-8") from None
 
+    def name(self, what: str) -> str:
+        """The next name. It will stand in errors, on a terminal: control characters are refused."""
+        name = self.text(f"the name of a {what}", LARGEST_NAME)
+        if not name or not name.isprintable():
+            raise LuthierError(f"the file is broken: {name!r:.60} is no name of a {what}")
+        return name
+
     def value(self, name: str) -> Any:
         """The next setting's value, as plain Python."""
         kind = self.number("<u4")
@@ -132,7 +139,7 @@ def read_header(data: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[dict[str, An
     n_settings = cursor.count("settings", 13, LARGEST_ENTRIES)
     settings: dict[str, Any] = {}
     for _ in range(n_settings):
-        name = cursor.text("a setting's name", LARGEST_NAME)
+        name = cursor.name("setting")
         if name in settings:
             raise LuthierError(f"the file is broken: two settings '{name:.60}'")
         settings[name] = cursor.value(name)
@@ -147,7 +154,7 @@ def read_places(cursor: Cursor, n_tensors: int, alignment: object, file_size: in
         raise LuthierError(f"the file is broken: general.alignment {alignment!r:.60} is no power of 2")
     found: dict[str, tuple[GGMLQuantizationType, Shape, int, int]] = {}  # with the offset in the data
     for _ in range(n_tensors):
-        name = cursor.text("a tensor's name", LARGEST_NAME)
+        name = cursor.name("tensor")
         if name in found:
             raise LuthierError(f"the file is broken: two tensors '{name:.60}'")
         n_dimensions = cursor.number("<u4")

@@ -18,9 +18,9 @@ from luthier.formats.gguf_file import GGUFFile
 from luthier.formats.gguf_header import MAGIC
 from luthier.formats.names import Checkpoint, Shape
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, written
+from luthier.tokenizers.gguf_vocabulary import from_gguf, to_gguf
 
 NAMES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
-NO_TOKENIZER = "none"  # of "tokenizer.ggml.model"
 OF_DTYPE = {torch.float64: "F32", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}  # of "general.file_type"
 BLOCK = 32  # numbers, of Q8_0 and Q4_0
@@ -41,16 +41,13 @@ def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
 
     Raises a LuthierError that names what is broken, unsupported, missing, unknown or of another shape.
     """
-    from luthier.tokenizers.gguf_vocabulary import from_gguf
-
     file = GGUFFile(path, dtype or torch.bfloat16)
     if dtype is None and file.is_quantised():
         dtype = torch.bfloat16
     try:
         config = read_config(file.fields, file)
         model = read_weights(file, NAMES[registry.name_of(config)].table(config), config, device, dtype)
-        has_tokenizer = file.fields.get("tokenizer.ggml.model", NO_TOKENIZER) != NO_TOKENIZER
-        tokenizer = from_gguf(file.fields) if has_tokenizer else None
+        tokenizer = from_gguf(file.fields)
     except LuthierError as error:
         raise LuthierError(f"{path}: {error}") from None
     return Opened(model, config, tokenizer)
@@ -63,8 +60,6 @@ def write(path: Path, opened: Opened, watch: Watch = silent, *, quantize: str | 
     What llama.cpp keeps in F32 stays so: vectors, routers and learned positions. In Q4_0 files the embedding and the
     output matrix are Q8_0, and where rows are no multiple of 32 a quantised matrix is F16.
     """
-    from luthier.tokenizers.gguf_vocabulary import to_gguf
-
     model, config, tokenizer = opened
     wanted = (quantize or OF_DTYPE[model.embedding.weight.dtype]).upper()
     if wanted not in FILE_TYPES:
@@ -78,9 +73,14 @@ def write(path: Path, opened: Opened, watch: Watch = silent, *, quantize: str | 
         "general.type": "model",
         "general.file_type": FILE_TYPES[wanted],
         "general.quantization_version": 2,
-        **({"tokenizer.ggml.model": NO_TOKENIZER} if tokenizer is None else to_gguf(tokenizer, config.vocab_size)),
+        **({"tokenizer.ggml.model": "none"} if tokenizer is None else to_gguf(tokenizer, config.vocab_size)),
     }
     gguf_writing.write(path, settings, layout, written(table, model, watch))
+
+
+def cautions(config: Config) -> list[str]:
+    """What llama.cpp would compute in another way than the model does, in words for people. Mostly nothing."""
+    return llama4.cautions(config) if isinstance(config, llama4.Config) else []
 
 
 def number_type(name: str, shape: Shape, wanted: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.architectures.gpt2 import Config
-from luthier.architectures.names.gguf.metadata import EMBEDDING, OUTPUT, is_tied, read_vocab_size
-from luthier.architectures.names.hugging_face.config_json import LARGEST_DEPTH, ConfigJson
+from luthier.architectures.names.gguf.metadata import EMBEDDING, OUTPUT, is_tied, read_depth, read_vocab_size
+from luthier.architectures.names.hugging_face.config_json import ConfigJson
 from luthier.formats.names import Checkpoint, Rule, Split, Table, ZeroBias, each_layer
 
 
@@ -73,7 +73,7 @@ def read_config(values: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
         vocab_size=read_vocab_size(checkpoint),
         context_length=settings.count("gpt2.context_length"),
         dim=dim,
-        n_layers=settings.count("gpt2.block_count", most=LARGEST_DEPTH),
+        n_layers=read_depth(settings, "gpt2", checkpoint),
         n_heads=n_heads,
         norm_eps=settings.number("gpt2.attention.layer_norm_epsilon"),
         qkv_bias=settings.flag("luthier.qkv_bias", True),

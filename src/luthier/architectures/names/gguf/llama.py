@@ -10,6 +10,7 @@ from luthier.architectures.names.gguf.metadata import (
     EMBEDDING,
     OUTPUT,
     is_tied,
+    read_depth,
     read_head_dim,
     read_rope,
     read_vocab_size,
@@ -17,7 +18,7 @@ from luthier.architectures.names.gguf.metadata import (
     write_heads,
     write_rope,
 )
-from luthier.architectures.names.hugging_face.config_json import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson
+from luthier.architectures.names.hugging_face.config_json import LARGEST_CONTEXT, ConfigJson
 from luthier.formats.names import Checkpoint, PairsToHalves, Rule, Table, each_layer
 
 
@@ -80,7 +81,7 @@ def read_config(values: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
         context_length=settings.count("llama.context_length", most=LARGEST_CONTEXT),
         dim=dim,
         hidden_dim=settings.count("llama.feed_forward_length"),
-        n_layers=settings.count("llama.block_count", most=LARGEST_DEPTH),
+        n_layers=read_depth(settings, "llama", checkpoint),
         n_heads=n_heads,
         n_kv_heads=settings.count("llama.attention.head_count_kv", n_heads),
         head_dim=head_dim,

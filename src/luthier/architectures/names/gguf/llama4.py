@@ -14,6 +14,7 @@ from luthier.architectures.names.gguf.metadata import (
     EMBEDDING,
     OUTPUT,
     is_tied,
+    read_depth,
     read_head_dim,
     read_rope,
     read_vocab_size,
@@ -26,8 +27,11 @@ from luthier.architectures.names.hugging_face.llama4 import LARGEST_EXPERTS
 from luthier.errors import LuthierError
 from luthier.formats.names import Checkpoint, Join, PairsToHalves, Rule, Table, Transpose, each_layer
 
-CHUNK = 8192  # tokens
-MAVERICK_EXPERTS = 128
+# what llama.cpp takes, whatever the file says
+CHUNK = 8192  # tokens, of local attention and of the temperature's steps
+TEMPERATURE_SCALE = 0.1
+GLOBAL_EVERY = 4
+MAVERICK_EXPERTS = 128  # with as many, queries and keys have no norm
 
 
 def table(config: Config) -> Table:
@@ -102,7 +106,7 @@ def read_config(values: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
         dim=dim,
         hidden_dim=settings.count("llama4.expert_feed_forward_length"),
         dense_hidden_dim=settings.count("llama4.feed_forward_length"),
-        n_layers=settings.count("llama4.block_count", most=LARGEST_DEPTH),
+        n_layers=read_depth(settings, "llama4", checkpoint),
         n_heads=n_heads,
         n_kv_heads=settings.count("llama4.attention.head_count_kv", n_heads),
         head_dim=head_dim,
@@ -110,13 +114,13 @@ def read_config(values: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
         experts_per_token=settings.count("llama4.expert_used_count"),
         moe_every=settings.count("llama4.interleave_moe_layer_step"),
         moe_layers=read_layers(settings, "luthier.moe_layers"),
-        global_every=settings.count("llama4.attention.sliding_window_pattern", 4),
+        global_every=settings.count("llama4.attention.sliding_window_pattern", GLOBAL_EVERY),
         global_layers=read_layers(settings, "luthier.global_layers"),
         attention_chunk=settings.count("llama4.attention.sliding_window", CHUNK),
         qk_norm=settings.flag("luthier.qk_norm", n_experts != MAVERICK_EXPERTS),
         temperature_tuning=settings.flag("luthier.temperature_tuning", True),
         temperature_floor=settings.count("llama4.attention.temperature_length", CHUNK, most=LARGEST_CONTEXT),
-        temperature_scale=settings.number("llama4.attention.temperature_scale", 0.1),
+        temperature_scale=settings.number("llama4.attention.temperature_scale", TEMPERATURE_SCALE),
         norm_eps=settings.number("llama4.attention.layer_norm_rms_epsilon"),
         rope_theta=theta,
         rope_scaling=scaling,
@@ -134,3 +138,25 @@ def read_layers(settings: ConfigJson, name: str) -> tuple[int, ...] | None:
     if len(numbers) > LARGEST_DEPTH or not all(number.isdecimal() and len(number) < 5 for number in numbers):
         raise LuthierError(f"the settings: '{name}' must be numbers of layers with commas between, it is {text!r:.60}")
     return tuple(map(int, numbers))
+
+
+def cautions(config: Config) -> list[str]:
+    """What llama.cpp would compute in another way than the model does, in words for people."""
+    layers = range(config.n_layers)
+    found = []
+    if any(config.is_moe(layer) != ((layer + 1) % config.moe_every == 0) for layer in layers):
+        found.append("llama.cpp cannot open it: its experts are not on every n-th layer")
+    if any(config.is_global(layer) != ((layer + 1) % GLOBAL_EVERY == 0) for layer in layers):
+        found.append("llama.cpp takes every 4th layer as global, this model has others")
+    if config.qk_norm != (config.n_experts != MAVERICK_EXPERTS):
+        found.append("llama.cpp norms queries and keys unless there are 128 experts, this model is the other way")
+    shorter = min(config.attention_chunk, CHUNK)
+    if config.attention_chunk != CHUNK and config.context_length > shorter:
+        found.append(
+            f"llama.cpp attends in chunks of {CHUNK} tokens, not {config.attention_chunk}: it differs after {shorter}"
+        )
+    step = min(config.temperature_floor, CHUNK) if config.temperature_tuning else CHUNK
+    ours = (config.temperature_tuning, config.temperature_floor, config.temperature_scale)
+    if ours != (True, CHUNK, TEMPERATURE_SCALE) and config.context_length >= step:
+        found.append(f"llama.cpp has another temperature of queries: it differs after {step} tokens")
+    return found

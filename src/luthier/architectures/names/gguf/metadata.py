@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.architectures.names.hugging_face.config_json import LARGEST_CONTEXT, ConfigJson
+from luthier.architectures.names.hugging_face.config_json import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson
 from luthier.errors import LuthierError
 from luthier.formats.names import Checkpoint, Derived, Rule
 from luthier.model.position import Rope, RopeScaling
@@ -27,6 +27,11 @@ def read_vocab_size(checkpoint: Checkpoint) -> int:
     if len(shape) != 2:
         raise LuthierError(f"'{EMBEDDING}' is missing, or no matrix")
     return shape[0]
+
+
+def read_depth(settings: ConfigJson, section: str, checkpoint: Checkpoint) -> int:
+    """The number of layers: at most that of the tensors, so that a wrong one costs nothing."""
+    return settings.count(f"{section}.block_count", most=min(LARGEST_DEPTH, len(checkpoint.shapes())))
 
 
 def is_tied(checkpoint: Checkpoint) -> bool:
@@ -77,6 +82,8 @@ def read_rope(
     if "luthier.rope_scaling.factor" in settings.values:
         low = settings.number("luthier.rope_scaling.low_freq_factor")
         high = settings.number("luthier.rope_scaling.high_freq_factor")
+        if low > high:
+            raise LuthierError(f"the settings: low_freq_factor {low:g} is above high_freq_factor {high:g}")
         original = settings.count("luthier.rope_scaling.original_context_length", most=LARGEST_CONTEXT)
         return theta, RopeScaling(settings.number("luthier.rope_scaling.factor"), low, high, original)
     if ROPE_FACTORS not in checkpoint.shapes():
