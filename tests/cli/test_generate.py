@@ -13,8 +13,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 import luthier
 from luthier.architectures import llama, registry
-from luthier.cli.generate import BOLD, PLAIN
 from luthier.cli.main import main
+from luthier.cli.screen import BOLD, PLAIN
 from luthier.generation.settings import Settings
 from luthier.language_model import LanguageModel
 from luthier.tokenizers.tokenizer import Tokenizer

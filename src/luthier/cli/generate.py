@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from luthier.cli.opening import Device, NumberType, open_model
+from luthier.cli.screen import Screen
 from luthier.errors import LuthierError, UsageError
 from luthier.generation.settings import Settings
 
@@ -29,10 +31,6 @@ ABOUT = """Let a model go on with prompts. One prompt: its text comes as it is w
     luthier generate runs/book - < prompt.txt
 """
 BETWEEN = "---"  # the line between two texts
-# control characters that a model writes could steer a terminal: there they are shown as pictures
-PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
-PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-BOLD, PLAIN = "\033[1m", "\033[0m"
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,9 @@ class Arguments:
     ] = ()
     """Texts to go on with, all in one batch. One of them may be - to read it from stdin."""
     settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     """Where to compute; auto takes cuda, then mps, then cpu."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: NumberType = "auto"
     """Number type to compute in; auto takes that of the model's file. bfloat16 takes half the memory of float32."""
 
 
@@ -66,7 +64,7 @@ def main(arguments: list[str]) -> int:
     if given.prompts.count("-") > 1:
         raise UsageError("stdin (-) can be one of the prompts only")
     prompts = [read_stdin() if prompt == "-" else prompt for prompt in given.prompts]
-    lm = open_model(given)
+    lm = open_model(given.model, given.device, given.dtype)
     speak(lm, prompts, given.settings)
     return 0
 
@@ -77,18 +75,6 @@ def read_stdin() -> str:
         return sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise LuthierError(f"the prompt on stdin is not UTF-8: byte {error.start} is wrong") from None
-
-
-def open_model(given: Arguments) -> LanguageModel:
-    """The model, where and as it is wanted."""
-    import torch
-
-    from luthier.language_model import load
-    from luthier.training.machine import choose_device, keep_freed_memory
-
-    keep_freed_memory()
-    dtype = None if given.dtype == "auto" else getattr(torch, given.dtype)
-    return load(given.model, device=choose_device(given.device), dtype=dtype)
 
 
 def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings) -> None:
@@ -126,22 +112,3 @@ def report(rows: Sequence[Row], seconds: float) -> None:
     if full:
         which = "the text" if len(rows) == 1 else f"{full} of {len(rows)} texts"
         print(f"{which} ended where the model's context of {rows[0].context_length} tokens is full", file=sys.stderr)
-
-
-class Screen:
-    """stdout: plain text, or a terminal, where the prompt is bold and control characters are harmless."""
-
-    def __init__(self) -> None:
-        self.terminal = sys.stdout.isatty()
-
-    def prompt(self, text: str) -> None:
-        """The prompt, which stands before its text."""
-        self.text(text, BOLD)
-
-    def text(self, text: str, style: str = "") -> None:
-        """Show text at once."""
-        if self.terminal:
-            text = text.translate(PICTURES)
-            text = f"{style}{text}{PLAIN}" if style else text
-        sys.stdout.write(text)
-        sys.stdout.flush()

@@ -1,0 +1,22 @@
+"""Opening the model that a command line names, where and as it is wanted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from luthier.language_model import LanguageModel
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+NumberType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def open_model(path: str, device: Device, dtype: NumberType) -> LanguageModel:
+    """The model. device: auto takes cuda, then mps, then cpu. dtype: auto takes that of the model's file."""
+    import torch
+
+    from luthier.language_model import load
+    from luthier.training.machine import choose_device, keep_freed_memory
+
+    keep_freed_memory()
+    return load(path, device=choose_device(device), dtype=None if dtype == "auto" else getattr(torch, dtype))

@@ -1,0 +1,146 @@
+"""A conversation with a model: what was said, and the next reply, within the model's context."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import LuthierError
+from luthier.formats.json_files import read_json
+from luthier.generation.generate import grow
+from luthier.generation.row import Result, Row
+from luthier.generation.settings import Settings
+from luthier.model.transformer import Transformer
+from luthier.tokenizers.chat_template import ChatTemplate, check_messages
+from luthier.tokenizers.files import write
+
+Message = dict[str, str]  # {"role", "content"}
+REPLY_SHARE = 4  # at least a quarter of the context stays free for the reply, if that may be so long
+
+
+class Conversation:
+    """Turns of a person and a model, after a system prompt (None: whatever the template does without).
+
+    messages: the turns, in pairs of "user" and "assistant". left_out: how many of the first pairs the model no longer
+    sees, because its context is full. last: what became of the last reply.
+
+        conversation = Conversation(lm.model, template_of(lm.tokenizer), Settings(), lm.config.context_length)
+        for piece in conversation.reply("Hello"):
+            print(piece, end="", flush=True)
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        template: ChatTemplate,
+        settings: Settings,
+        context_length: int,
+        system: str | None = None,
+    ) -> None:
+        end = template.end_of_turn
+        stop = settings.stop if end is None or end in settings.stop else (*settings.stop, end)
+        self.model, self.template, self.context_length = model, template, context_length
+        self.settings = replace(settings, stop=stop)
+        self.system = system
+        self.messages: list[Message] = []
+        self.left_out = 0
+        self.last: Result | None = None
+
+    def reply(self, text: str) -> Generator[str]:
+        """Say something. Yields the model's reply piece by piece.
+
+        What was said up to then is kept when the reply is broken off; if that is nothing, all is as before. Raises a
+        LuthierError for a text that leaves no room in the context, or that the template refuses.
+        """
+        asked = {"role": "user", "content": text}
+        prompt = self.prompt(asked)
+        turn = len(self.messages) // 2  # another draw each turn, and the same ones if all is said again
+        settings = replace(self.settings, seed=(self.settings.seed + turn) % 2**62)
+        return self.answer(asked, Row(self.template.tokenizer, prompt, settings, self.context_length))
+
+    def answer(self, asked: Message, row: Row) -> Generator[str]:
+        """Fill the row, and keep the turn."""
+        try:
+            for _, piece in grow(self.model, [row], row.settings):
+                yield piece
+        finally:
+            if row.ended or row.result.text:
+                self.messages += [asked, {"role": "assistant", "content": row.result.text}]
+                self.last = row.result
+
+    def prompt(self, asked: Message) -> list[int]:
+        """The ids that the model goes on with. Where they do not fit, the oldest pairs are left out, from now on."""
+        pairs = len(self.messages) // 2
+        before = [] if self.system is None else [{"role": "system", "content": self.system}]
+
+        def without(count: int) -> list[int]:
+            return self.template.encode([*before, *self.messages[2 * count :], asked])
+
+        room = self.context_length - min(self.settings.max_new_tokens, self.context_length // REPLY_SHARE)
+        prompt = without(self.left_out)
+        if len(prompt) <= room:
+            return prompt
+        rest = range(self.left_out + 1, pairs + 1)
+        found = bisect_left(rest, True, key=lambda count: len(without(count)) <= room)
+        if found == len(rest):
+            alone = len(without(pairs))
+            raise LuthierError(
+                f"the message makes {alone} tokens, with the template and the system prompt; of the model's context of "
+                f"{self.context_length}, a message may take {room}: say it shorter"
+            )
+        self.left_out = rest[found]
+        return without(self.left_out)
+
+    def reset(self) -> None:
+        """Forget the turns; the system prompt stays."""
+        self.messages, self.left_out, self.last = [], 0, None
+
+    def undo(self) -> Message | None:
+        """Take the last turn back. Returns what the person had said, None when there is nothing to take back."""
+        if not self.messages:
+            return None
+        asked = self.messages[-2]
+        self.messages, self.left_out, self.last = self.messages[:-2], 0, None
+        return asked
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation into a JSON file: {"messages": [{"role", "content"}, ...]}, the system prompt first.
+
+        A file that is there is replaced only if it holds a conversation; else this is a LuthierError.
+        """
+        path = Path(path)
+        if path.exists():
+            try:
+                read_messages(path)
+            except LuthierError:
+                raise LuthierError(f"{path} is there already, and is no conversation: choose another name") from None
+        before = [] if self.system is None else [{"role": "system", "content": self.system}]
+        write(path, json.dumps({"messages": [*before, *self.messages]}, indent=2, ensure_ascii=False) + "\n")
+
+    def load(self, path: str | Path) -> None:
+        """Go on with a conversation that was saved. Raises a LuthierError, and changes nothing, for what is none."""
+        messages = read_messages(Path(path))
+        self.reset()
+        self.system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else None
+        self.messages = messages
+
+
+def read_messages(path: Path) -> list[Message]:
+    """The messages of a saved conversation, which must be turns of user and assistant, maybe after a system prompt."""
+    messages: Any = read_json(path).get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise LuthierError(f'{path} is no conversation: it has no list of "messages"')
+    try:
+        if messages:
+            check_messages(messages)
+    except LuthierError as error:
+        raise LuthierError(f"{path}: {error}") from None
+    roles = [message["role"] for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if turns != ["user", "assistant"] * (len(turns) // 2):
+        raise LuthierError(f"{path}: after a system prompt, the roles must be user and assistant in turns")
+    return messages

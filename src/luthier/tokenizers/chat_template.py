@@ -1,0 +1,225 @@
+"""From a conversation to the tokens that a model was trained to see it as, by the model's own chat template.
+
+    template = template_of(tokenizer)
+    ids = template.encode([{"role": "user", "content": "Hello"}])
+
+A template is Jinja source from anywhere, so it runs in a process of its own (template_sandbox.py). What a message says
+stays plain text: "<|im_end|>" in it ends no turn. That holds because a conversation is rendered twice, once as it is
+and once with placeholders for what the messages say. The second cannot depend on them, so its special tokens are the
+template's own; where the first has others, the second counts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from luthier.errors import LuthierError
+from luthier.tokenizers.files import read_text
+from luthier.tokenizers.tokenizer import Tokenizer, check
+
+ROLES = ("system", "user", "assistant", "tool")
+LONGEST = 2**20  # characters of a template: the longest published ones have some 20,000
+SECONDS = 20.0  # by the clock: the sandbox ends itself after 3 of its own, but may have to wait for a busy machine
+FOLDER = Path(__file__).parent / "templates"
+SANDBOX = Path(__file__).with_name("template_sandbox.py")
+# the templates that come with Luthier, and the special tokens that show a vocabulary made for them
+BUILT_IN = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama4": ("<|header_start|>", "<|header_end|>", "<|eot|>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "llama2": ("<s>", "</s>"),
+}
+LLAMA2_VOCABULARY = 32_000  # tokens: many others have a <s>
+
+
+class Part(NamedTuple):
+    """A run of a rendered conversation: plain text, or one special token with its id."""
+
+    text: str
+    id: int | None
+
+
+class ChatTemplate:
+    """A chat template with the tokenizer whose special tokens it writes. name: what errors call it."""
+
+    def __init__(self, source: str, tokenizer: Tokenizer, name: str = "the chat template") -> None:
+        if len(source) > LONGEST:
+            raise LuthierError(f"{name} has {len(source):,} characters: no chat template is longer than {LONGEST:,}")
+        self.source, self.tokenizer, self.name = source, tokenizer, name
+        longest_first = sorted(tokenizer.special_tokens, key=len, reverse=True)
+        self._special = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+    def render(self, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> str:
+        """The text of a conversation, as transformers' `apply_chat_template` writes it.
+
+        answer: end where the assistant's next turn begins (`add_generation_prompt`). Raises a LuthierError for a
+        template that fails, or that takes too much time, memory or room.
+        """
+        check_messages(messages)
+        return self._text(self._run([messages], answer)[0])
+
+    def encode(self, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> list[int]:
+        """The ids of a conversation. Special tokens that a message writes are plain text. Errors as of `render`."""
+        check_messages(messages)
+        mark = self._unused(messages)
+        marked = [
+            {**message, "content": placeholder(message["content"], f"{mark}{number}{mark}")}
+            for number, message in enumerate(messages)
+        ]
+        answers = self._run([messages, marked], answer)
+        text, frame = self._text(answers[0]), self._text(answers[1])
+        contents = [message["content"].strip() for message in messages]
+        parts: list[Part] = []
+        for number, piece in enumerate(re.split(f"{mark}([0-9]+){mark}", frame)):
+            if number % 2 == 0:
+                parts += self._parts(piece)
+            elif int(piece) < len(contents):
+                parts.append(Part(contents[int(piece)], None))
+        # a template that changes what messages say, or looks into it: its words count, unless its tokens are others
+        if "".join(part.text for part in parts) != text:
+            changed = self._parts(text)
+            if specials(changed) == specials(parts):
+                parts = changed
+        return self._ids(joined(parts))
+
+    @cached_property
+    def end_of_turn(self) -> str | None:
+        """The special token that this template writes after what the assistant says."""
+        said = "\ue000"
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}]
+        text = self._run([turns], answer=False)[0].get("text", "")
+        after = self._special.match(text.rpartition(said)[2].lstrip()) if said in text else None
+        return after[0] if after else None
+
+    def _unused(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A character of no meaning (Unicode's private plane 15) that neither template nor messages have."""
+        used = set(self.source).union(*(message["content"] for message in messages))
+        free = next((chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in used), None)
+        if free is None:
+            raise LuthierError("the messages have every character of Unicode's private plane 15: leave some out")
+        return free
+
+    def _parts(self, text: str) -> list[Part]:
+        """A text cut at its special tokens."""
+        pieces = enumerate(self._special.split(text))
+        return [Part(piece, self.tokenizer.special_tokens[piece] if i % 2 else None) for i, piece in pieces if piece]
+
+    def _ids(self, parts: Sequence[Part]) -> list[int]:
+        """The ids of a conversation in parts: all in one go, as transformers has it, where that is safe."""
+        text = "".join(part.text for part in parts)
+        if self._parts(text) == parts:  # else plain text writes a special token
+            ids = self.tokenizer.encode(text, special=True)
+            known = set(self.tokenizer.special_tokens.values()) - {self.tokenizer.unk_id}
+            if [i for i in ids if i in known] == [i for i in specials(parts) if i in known]:
+                return ids
+        plain = iter(self.tokenizer.encode_batch([part.text for part in parts if part.id is None]))
+        return [i for part in parts for i in (next(plain) if part.id is None else [part.id])]
+
+    def _text(self, answer: Mapping[str, str]) -> str:
+        if "error" in answer:
+            raise LuthierError(f"{self.name} refuses this conversation: {answer['error']}")
+        return answer["text"]
+
+    def _run(self, conversations: Sequence[Sequence[Mapping[str, str]]], answer: bool) -> list[dict[str, str]]:
+        """Render in the sandbox: for each conversation {"text"} or {"error"}."""
+        variables = {role: token for role, token in self.tokenizer.roles.items() if token is not None}
+        request = {
+            "template": self.source,
+            "conversations": [[dict(message) for message in messages] for messages in conversations],
+            "variables": {**variables, "add_generation_prompt": answer, "tools": None, "documents": None},
+        }
+        # -P: the names of the files beside the sandbox are not modules to import
+        command = [sys.executable, "-P", str(SANDBOX)]
+        try:
+            done = subprocess.run(  # noqa: S603 (our own program)
+                command,
+                input=json.dumps(request).encode(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=SECONDS,
+                check=True,
+            )
+            answers: list[dict[str, str]] = json.loads(done.stdout)
+        except OSError as error:
+            raise LuthierError(f"{self.name} cannot be run in a process of its own: {error.strerror}") from None
+        except (subprocess.SubprocessError, ValueError):
+            raise LuthierError(
+                f"{self.name} was stopped: it takes more time or memory than any conversation needs. "
+                f"Choose another with --template FILE, or one of {', '.join(BUILT_IN)}"
+            ) from None
+        return answers
+
+
+def template_of(tokenizer: Tokenizer, wanted: str | None = None) -> ChatTemplate:
+    """The template of a model, or the one that is wanted: a file, or chatml, llama2, llama3 or llama4.
+
+    A model without a template of its own gets the one whose special tokens its vocabulary has. Raises a LuthierError
+    when there is none, and for a file that cannot be read.
+    """
+    if wanted is None and tokenizer.chat_template is not None:
+        return ChatTemplate(tokenizer.chat_template, tokenizer, "the model's chat template")
+    name = wanted or next((name for name in BUILT_IN if fits(tokenizer, name)), None)
+    if name is None:
+        raise LuthierError(
+            "this model was not trained to chat: it has no chat template, nor special tokens for turns. "
+            f"Choose one with --template FILE, or one of {', '.join(BUILT_IN)}, or let it go on with a text "
+            "by luthier generate"
+        )
+    if name in BUILT_IN:
+        return ChatTemplate(read_text(FOLDER / f"{name}.jinja"), tokenizer, f"the template {name}")
+    path = Path(name)
+    if not path.is_file():
+        raise LuthierError(f"there is no template {name}: give a file, or one of {', '.join(BUILT_IN)}")
+    if path.stat().st_size > LONGEST:
+        raise LuthierError(f"{path} has {path.stat().st_size:,} bytes: no chat template is longer than {LONGEST:,}")
+    return ChatTemplate(read_text(path), tokenizer, str(path))
+
+
+def fits(tokenizer: Tokenizer, name: str) -> bool:
+    """Whether a vocabulary looks made for a template of ours."""
+    if name == "llama2" and tokenizer.vocab_size != LLAMA2_VOCABULARY:
+        return False
+    return all(token in tokenizer.special_tokens for token in BUILT_IN[name])
+
+
+def check_messages(messages: Sequence[Mapping[str, str]]) -> None:
+    """Raise a LuthierError for what is no conversation.
+
+    Templates write roles between special tokens, so that only those that models know may come there.
+    """
+    if not messages:
+        raise LuthierError("the conversation is empty: give at least one message")
+    for message in messages:
+        if message.keys() != {"role", "content"} or not isinstance(message["content"], str):
+            raise LuthierError("a message must have a role and a content, both text, and nothing else")
+        if message["role"] not in ROLES:
+            raise LuthierError(f"a message has the role {message['role']!r}: it must be one of {', '.join(ROLES)}")
+        check(message["content"])
+
+
+def placeholder(content: str, mark: str) -> str:
+    """The mark in place of what is said. Spaces around it stay: many templates take them off."""
+    core = content.strip()
+    return content.replace(core, mark) if core else content
+
+
+def specials(parts: Sequence[Part]) -> list[int]:
+    """The ids of the special tokens."""
+    return [part.id for part in parts if part.id is not None]
+
+
+def joined(parts: Sequence[Part]) -> list[Part]:
+    """The same, with neighbouring runs of plain text in one."""
+    merged: list[Part] = []
+    for part in parts:
+        if part.id is None and merged and merged[-1].id is None:
+            part = Part(merged.pop().text + part.text, None)
+        merged.append(part)
+    return merged
