@@ -97,7 +97,7 @@ def openai_variables(peer) -> dict[str, np.ndarray]:
     found = {}
     for name, weight in peer.transformer.state_dict().items():
         *path, kind = name.replace("h.", "h", 1).split(".")
-        if name.startswith("wte") or name.startswith("wpe"):
+        if name.startswith(("wte", "wpe")):
             theirs = path[0]
         else:
             theirs = "/".join([*path, {"weight": "g" if "ln_" in name else "w", "bias": "b"}[kind]])

@@ -52,9 +52,10 @@ def divide(text: NDArray[np.uint8]) -> int:
 @cache
 def tables() -> Words:
     """(WORD, 256): the register after one byte and 0, 1, 2 or 3 zeros behind it."""
-    found = [np.arange(256, dtype=np.uint32)]
+    byte: Words = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        found[0] = (found[0] >> 1) ^ (found[0] & 1) * np.uint32(POLYNOMIAL)
+        byte = (byte >> np.uint32(1)) ^ (byte & np.uint32(1)) * np.uint32(POLYNOMIAL)
+    found = [byte]
     for _ in range(WORD - 1):
         found.append((found[-1] >> 8) ^ found[0][found[-1] & 0xFF])
     return np.stack(found)
