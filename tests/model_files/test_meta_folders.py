@@ -45,10 +45,6 @@ FAMILIES = {
 OURS = {name: make for name, make in MODELS.items() if "gpt2" not in name}
 
 
-def weights(model):
-    return model.state_dict()
-
-
 def assert_same(model, other):
     ours, theirs = model.state_dict(), other.state_dict()
     assert ours.keys() == theirs.keys()
@@ -127,8 +123,8 @@ def test_settings_of_every_size_come_back(name):
     names = meta.NAMES[registry.name_of(config)]
     params = json.loads(json.dumps(names.write_config(config)))
     assert names.read_config(params, vocab_size=config.vocab_size, tied=config.tie_embeddings) == config
-    del params["luthier"]  # what is published says no more, and means the same
-    if ("-n" not in name and "-m" not in name) or "maverick" in name:
+    del params["luthier"]  # published files have no such thing, and mean the same
+    if not name.endswith(("-nano", "-micro", "-mini")):
         assert names.read_config(params, vocab_size=config.vocab_size, tied=config.tie_embeddings) == config
 
 
@@ -220,8 +216,8 @@ def test_shards_of_two_models_are_refused(tmp_path):
         ({"n_layers": 1}, "unknown: 'layers.1."),
         ({"dim": 64}, "of another shape: "),
         ({"ffn_dim_multiplier": 3.0}, "of another shape: 'layers.0.feed_forward.w1"),
-        ({"ffn_dim_multiplier": 1e15}, "params.json: 'hidden_dim' must be a whole number from 1 to"),
-        ({"multiple_of": 2**60}, "params.json: 'multiple_of' must be a whole number from 1 to"),
+        ({"ffn_dim_multiplier": 1e9}, "params.json: 'hidden_dim' must be a whole number from 1 to"),
+        ({"multiple_of": 2**40}, "params.json: 'multiple_of' must be a whole number from 1 to"),
         ({"n_layers": 10**9}, "params.json: 'n_layers' must be a whole number from 1 to"),
         ({"dim": "wide"}, "params.json: 'dim' must be a number"),
         ({"n_heads": None}, "params.json: 'n_heads' is missing"),
@@ -264,7 +260,7 @@ def test_an_error_on_the_way_leaves_the_old_folder(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(meta.pth_files, "padding", full)
-    with pytest.raises(LuthierError, match="cannot save into .*No space left"):
+    with pytest.raises(LuthierError, match=r"cannot save into .*No space left"):
         meta.write(tmp_path, Opened(new, config, None))
     assert_same(meta.read(tmp_path, CPU, None).model, old)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -278,4 +274,6 @@ def test_progress_counts_all_bytes(tmp_path):
     config = our_llama.Config(31, 16, 8, 12, 2, 2, 1)
     seen = []
     meta.write(tmp_path, Opened(registry.build(config), config, None), lambda *counts: seen.append(counts))
-    assert seen[-1][0] == seen[-1][1] == sum(seen[0][1:])
+    total = sum(tensor.nbytes for tensor in PthFile(tmp_path / "consolidated.00.pth").tensors.values())
+    assert seen[-1] == (total, total)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
