@@ -39,6 +39,20 @@ HOSTILE = [
     "abab" * 50 + "ba",
     "A" * 40 + "a" * 40 + "!?" * 40,
     FRENCH,
+    "🇫🇷🇩🇪🇯 👩🏽\u200d💻👍🏿 ❤\ufe0f #\ufe0f\u20e3 👨\u200d👨\u200d👧\u200d👦x",
+    "中文，123個。ひらがなカタカナ한글ｶﾞ々〆 𠮷野家",
+    "السَّلَامُ عَلَيْكُمْ ١٢٣ שָׁלוֹם עוֹלָם a\u0301\u0323\u0308b \u0301x",
+    "1 12 123 1234 12345 1234567890123456789 1,234.5 0x1F 1e10 ½⅓Ⅷ٠१𝟙",
+    " 1  2   3\n4\n 5\n  6\t7\t\t8 \t 9 10  11   12",
+    "a  b   c    d     e\t\tf\n\n\ng \n h\r\n\r\ni\r \u3000j\u2003\u2028k\x85l\xa0 m",
+    "".join(map(chr, range(1, 32))) + "\x7f\x80\x9f",
+    "\ufeffBOM \ufeff\u200e\u202eabc\u202c\u00ad\u2060",
+    "if (x<=1&&y!=2){return[x,y].map(z=>z**2)//7;}\n\t\tfor i in range(10):\n\t\t    print(f'{i:>3}')  # ok\n",
+    "https://example.org/a/b?c=d&e=%20f#g <b>bold</b> $\\frac{1}{2}$ C:\\x\\n",
+    "<|im_start|>user\nhi<|im_end|>\n<|eot_id|> </s><s> [INST] <<SYS>> <unk> <0x0A> [PAD1]",
+    "HELLOworld camelCaseWORDS ÉCOLEété étéÉCOLE ǅungla İstanbul γδΑΒγδ I'M you'LL it'S l'été ’s",
+    "word" * 700 + " " * 300 + "é" * 500,
+    "a\x00\x00b \x00",
 ]
 
 law = settings(deadline=None, max_examples=60, derandomize=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
-from tokenizers.processors import TemplateProcessing
 
 from luthier.errors import LuthierError
 from luthier.tokenizers.files import read_bytes, read_object, read_text
+from luthier.tokenizers.frame import set_frame
 from luthier.tokenizers.gpt2 import byte_level, gpt2
 from luthier.tokenizers.plain import harden
 from luthier.tokenizers.sentencepiece_model import read_sentencepiece
@@ -150,11 +150,9 @@ def _set_frame(backend: Backend, settings: dict[str, Any], bos: str | None, eos:
     """What `transformers` puts around a text, where the settings say so and not only tokenizer.json."""
     if "add_bos_token" not in settings and "add_eos_token" not in settings:
         return
-    before = [bos] if bos and settings.get("add_bos_token") else []
-    after = [eos] if eos and settings.get("add_eos_token") else []
-    frame = [(token, backend.token_to_id(token)) for token in dict.fromkeys(before + after)]
-    if frame or backend.encode("").ids:
-        backend.post_processor = TemplateProcessing(single=[*before, "$A", *after], special_tokens=frame)
+    begin = bos if settings.get("add_bos_token") else None
+    end = eos if settings.get("add_eos_token") else None
+    set_frame(backend, begin, end)
 
 
 def _end_tokens(folder: Path, backend: Backend) -> list[int]:

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import TypeVar
 
+from luthier.errors import LuthierError
+
+MOST_WORK = 100_000_000  # Llama 4's 200,000 take a tenth of it; a hostile file could ask for hours
 Text = TypeVar("Text", str, bytes)
 
 
@@ -16,7 +19,10 @@ def merges_of(ranks: Mapping[Text, int], pieces: Iterable[Text]) -> list[tuple[T
     by itself, the last joining gives its pair; and no other pair can ever make it inside a longer text, since the
     joinings between a piece's two ends go the same way there. A piece that is never reached so has no merge.
     """
-    made = (last_pair(piece, ranks) for piece in sorted(pieces, key=ranks.__getitem__))
+    in_order = sorted(pieces, key=ranks.__getitem__)
+    if sum(len(piece) ** 2 for piece in in_order) > MOST_WORK:
+        raise LuthierError("the tokenizer's pieces are far too long for any language")
+    made = (last_pair(piece, ranks) for piece in in_order)
     return [pair for pair in made if pair is not None]
 
 

@@ -126,11 +126,15 @@ def _words(model: Model, defined: list[str]) -> list[pre_tokenizers.PreTokenizer
     apart = SPACE in used and not any(re.search(f"[^{SPACE}]{SPACE}", text) for text in used)
     either = "|".join(map(literal, sorted(defined, key=len, reverse=True)))
     free = f"(?!{either})" if defined else ""
-    space, other = f"{free}{SPACE}", f"{free}[^{SPACE}]"
-    words = f"(?:{space})*(?:{other})+|(?:{space})+" if apart else rf"(?:{free}[\s\S])+"
+    words = words_pattern(free) if apart else rf"(?:{free}[\s\S])+"
     if not defined and not apart:
         return []
     return [pre_tokenizers.Split(Regex(f"{either}|{words}" if defined else words), "isolated")]
+
+
+def words_pattern(free: str = "") -> str:
+    """A word is what follows a run of spaces, with the run. free: what must not begin at any of its characters."""
+    return f"(?:{free}{SPACE})*(?:{free}[^{SPACE}])+|(?:{free}{SPACE})+"
 
 
 def _normalizer(model: Model) -> normalizers.Normalizer:

@@ -32,11 +32,16 @@ def characters(texts: Iterable[str], *, byte_fallback: bool = False) -> Tokenize
     for text in _checked(texts):
         alphabet.update(text)
     names = [END_OF_TEXT, *(f"<0x{byte:02X}>" for byte in range(256) if byte_fallback), *sorted(alphabet)]
-    vocabulary = {name: number for number, name in enumerate(names)}
-    backend = Backend(BPE(vocabulary, [], byte_fallback=byte_fallback))
-    backend.decoder = Sequence([ByteFallback(), Fuse()]) if byte_fallback else Fuse()
+    backend = backend_of_characters({name: number for number, name in enumerate(names)}, byte_fallback=byte_fallback)
     backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
     return Tokenizer(backend, eos=END_OF_TEXT, pad=END_OF_TEXT)
+
+
+def backend_of_characters(ids: dict[str, int], *, byte_fallback: bool) -> Backend:
+    """A BPE without merges."""
+    backend = Backend(BPE(ids, [], byte_fallback=byte_fallback))
+    backend.decoder = Sequence([ByteFallback(), Fuse()]) if byte_fallback else Fuse()
+    return backend
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) -> Tokenizer:

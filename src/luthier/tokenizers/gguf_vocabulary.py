@@ -1,0 +1,217 @@
+"""The tokenizer inside a GGUF file, as the file's metadata say it, in keys of llama.cpp's that begin with `tokenizer.`
+
+Two kinds of vocabulary are known: "gpt2", byte-level BPE with its merges and a name for how words are parted, and
+"llama", SentencePiece's pieces with scores. A third is Luthier's own, of characters, and lies there as pieces that
+nothing joins. The metadata are taken as hostile: every type, length and id is checked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+
+from luthier.errors import LuthierError
+from luthier.tokenizers.frame import set_frame
+from luthier.tokenizers.gguf_words import words_of
+from luthier.tokenizers.gguf_writing import to_gguf
+from luthier.tokenizers.pieces import SPACE
+from luthier.tokenizers.sentencepiece_file import Algorithm, Kind, Model, Piece
+from luthier.tokenizers.sentencepiece_model import build
+from luthier.tokenizers.tokenizer import LARGEST, Tokenizer
+from luthier.tokenizers.train import backend_of_characters
+
+__all__ = ["from_gguf", "to_gguf"]
+
+KEY, TEMPLATE = "tokenizer.ggml.", "tokenizer.chat_template"
+ROLES = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "pad": "padding", "unk": "unknown"}
+SPECIAL = (Kind.CONTROL, Kind.UNKNOWN)
+ADDED = (*SPECIAL, Kind.USER_DEFINED)  # found in a text before anything else is
+
+
+class Vocabulary(NamedTuple):
+    """The tokens in the order of their ids, what each is for, and the ids that have a role."""
+
+    tokens: list[str]
+    kinds: list[Kind]
+    roles: dict[str, int]
+
+    def added(self, start: int = 0) -> list[int]:
+        """The ids of tokens that are found in a text before anything else is."""
+        return [number for number in range(start, len(self.tokens)) if self.kinds[number] in ADDED]
+
+
+def from_gguf(fields: Mapping[str, Any]) -> Tokenizer | None:
+    """The tokenizer that a GGUF file's metadata describe, or None if they describe none.
+
+    fields: the metadata as plain Python values. Raises LuthierError for what is broken or not known.
+    """
+    match _take(fields, "model", str, "none"):
+        case "none" | "no_vocab":
+            return None
+        case "gpt2":
+            vocabulary = _vocabulary(fields)
+            backend, adds_bos = _byte_level(fields, vocabulary)
+        case "llama":
+            vocabulary = _vocabulary(fields)
+            backend, adds_bos = _sentencepiece(fields, vocabulary), True
+        case model:
+            raise LuthierError(
+                f"the GGUF file's tokenizer is of the kind {model!r}; known are 'gpt2' (byte-level BPE) and 'llama' "
+                "(SentencePiece's BPE)"
+            )
+    names = {role: vocabulary.tokens[number] for role, number in vocabulary.roles.items()}
+    begin = names.get("bos") if _take(fields, "add_bos_token", bool, adds_bos) else None
+    end = names.get("eos") if _take(fields, "add_eos_token", bool, False) else None
+    set_frame(backend, begin, end)
+    ends = [vocabulary.roles[role] for role in ("eos", "eom", "eot") if role in vocabulary.roles]
+    return Tokenizer(
+        backend,
+        bos=names.get("bos"),
+        eos=names.get("eos"),
+        pad=names.get("pad"),
+        unk=names.get("unk"),
+        eos_ids=list(dict.fromkeys(ends)),
+        chat_template=_checked(fields.get(TEMPLATE), TEMPLATE, str),
+    )
+
+
+def _vocabulary(fields: Mapping[str, Any]) -> Vocabulary:
+    tokens = _list(fields, "tokens", (str,))
+    if not 0 < len(tokens) <= LARGEST:
+        raise LuthierError(f"the GGUF file's tokenizer has {len(tokens):,} tokens: something is broken")
+    ids: dict[str, int] = {}
+    for number, token in enumerate(tokens):
+        if not token:
+            raise LuthierError(f"token {number} of the GGUF file is empty")
+        if ids.setdefault(token, number) != number:
+            raise LuthierError(f"tokens {ids[token]} and {number} of the GGUF file are the same: {token!r}")
+    try:
+        "".join(tokens).encode()
+    except UnicodeEncodeError as error:
+        raise LuthierError(f"a token of the GGUF file is no Unicode text: {error.reason}") from None
+    numbers = _list(fields, "token_type", (int,), len(tokens)) or [Kind.NORMAL] * len(tokens)
+    if unknown := set(numbers).difference(Kind):
+        raise LuthierError(f"a token of the GGUF file has the type {min(unknown)}; known are {[*map(int, Kind)]}")
+    roles = {role: _take(fields, f"{key}_token_id", int) for role, key in ROLES.items()}
+    given = {role: number for role, number in roles.items() if number is not None}
+    for role, number in given.items():
+        if not 0 <= number < len(tokens):
+            raise LuthierError(f"the GGUF file's {role} token is {number}, but its tokens are 0 to {len(tokens) - 1}")
+    # unused tokens at the end only fill the embedding's rows up
+    used = (number for number in range(len(tokens) - 1, -1, -1) if numbers[number] != Kind.UNUSED)
+    size = 1 + max(next(used, 0), *given.values(), 0)
+    return Vocabulary(tokens[:size], [Kind(number) for number in numbers[:size]], given)
+
+
+def _byte_level(fields: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[Backend, bool]:
+    """The backend, and whether its texts begin with the bos token if the file does not say."""
+    # files of GPT-2 older than the names have none
+    unnamed = "gpt-2" if fields.get("general.architecture") == "gpt2" else "default"
+    words = words_of(_take(fields, "pre", str, unnamed))
+    tokens, kinds, _ = vocabulary
+    size = len(tokens)
+    while words.takes_whole and size and kinds[size - 1] in ADDED:
+        size -= 1  # a special token's name among the ordinary ones would be taken for it where it is a word of a text
+    ids = {token: number for number, token in enumerate(tokens[:size])}
+    backend = Backend(BPE(ids, _merges(fields, ids), ignore_merges=words.takes_whole))
+    backend.normalizer, backend.pre_tokenizer = words.normalizer, words.pre_tokenizer
+    backend.decoder = ByteLevelDecoder()
+    _add(backend, vocabulary, vocabulary.added())
+    return backend, words.adds_bos
+
+
+def _merges(fields: Mapping[str, Any], ids: dict[str, int]) -> list[tuple[str, str]]:
+    """The merges, each checked: the backend would panic over some wrong ones."""
+    merges: dict[tuple[str, str], None] = {}
+    for number, merge in enumerate(_list(fields, "merges", (str,))):
+        left, space, right = merge.partition(" ")
+        if not space or not {left, right, left + right} <= ids.keys():
+            raise LuthierError(f"merge {number} of the GGUF file, {merge!r}, does not join two tokens to a third")
+        if (left, right) in merges:
+            raise LuthierError(f"merge {number} of the GGUF file, {merge!r}, was there before")
+        merges[left, right] = None
+    return list(merges)
+
+
+def _sentencepiece(fields: Mapping[str, Any], vocabulary: Vocabulary) -> Backend:
+    tokens, kinds, roles = vocabulary
+    prefix = _take(fields, "add_space_prefix", bool, True)
+    scores = _list(fields, "scores", (float, int))[: len(tokens)]
+    if len(scores) < len(tokens) or not all(map(math.isfinite, scores)):
+        raise LuthierError(f"the GGUF file's {KEY}scores must be {len(tokens)} finite numbers")
+    if Kind.UNKNOWN not in kinds:
+        unknown = roles.get("unk", tokens.index("<unk>") if "<unk>" in tokens else None)
+        if unknown is None and not prefix:
+            return _characters(vocabulary)
+        if unknown is not None:
+            kinds[unknown] = Kind.UNKNOWN
+    # what the file's maker added to the pieces is looked for before spaces are written as "▁", so not as a piece
+    pieces = [
+        Piece(token, score, Kind.UNUSED if kind is Kind.USER_DEFINED else kind)
+        for token, score, kind in zip(tokens, scores, kinds, strict=True)
+    ]
+    model = Model(
+        pieces=pieces,
+        algorithm=Algorithm.BPE,
+        byte_fallback=Kind.BYTE in kinds,
+        space_after_words=False,
+        roles={role: tokens[roles[role]] if role in roles else "" for role in ("unk", "bos", "eos", "pad")},
+        rules_name="identity",
+        charsmap=b"",
+        add_dummy_prefix=prefix,
+        remove_extra_whitespaces=_take(fields, "remove_extra_whitespaces", bool, False),
+        escape_whitespaces=True,
+    )
+    backend = build(model).backend
+    _add(backend, vocabulary, [number for number in vocabulary.added() if kinds[number] is Kind.USER_DEFINED])
+    return backend
+
+
+def _characters(vocabulary: Vocabulary) -> Backend:
+    """Luthier's tokenizers of characters: pieces of one character, nothing to join them, and no unknown one."""
+    tokens, kinds, _ = vocabulary
+    ids = {" " if token == SPACE else token: number for number, token in enumerate(tokens)}
+    plain = [token for token, kind in zip(tokens, kinds, strict=True) if kind not in (*ADDED, Kind.BYTE)]
+    if len(ids) < len(tokens) or any(len(token) > 1 for token in plain):
+        raise LuthierError("the GGUF file's SentencePiece vocabulary has no piece for unknown characters")
+    backend = backend_of_characters(ids, byte_fallback=Kind.BYTE in kinds)
+    _add(backend, vocabulary, vocabulary.added())
+    return backend
+
+
+def _add(backend: Backend, vocabulary: Vocabulary, numbers: list[int]) -> None:
+    """Have the backend find these tokens in a text before anything else. Those that it does not know get their ids."""
+    for special, group in groupby(numbers, lambda number: vocabulary.kinds[number] in SPECIAL):
+        tokens = [AddedToken(vocabulary.tokens[number], special=special, normalized=False) for number in group]
+        backend.add_special_tokens(tokens) if special else backend.add_tokens(tokens)
+
+
+def _take(fields: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    value = _checked(fields.get(KEY + name), KEY + name, kind)
+    return default if value is None else value
+
+
+def _checked(value: Any, key: str, kind: type) -> Any:
+    if value is not None and type(value) is not kind:
+        raise LuthierError(f"the GGUF file's {key} must be a {kind.__name__}, it is a {type(value).__name__}")
+    return value
+
+
+def _list(fields: Mapping[str, Any], name: str, kinds: tuple[type, ...], length: int | None = None) -> list[Any]:
+    """A list of one kind of value, empty if the file has none."""
+    values: list[Any] = _take(fields, name, list, [])
+    if wrong := set(map(type, values)).difference(kinds):
+        raise LuthierError(
+            f"the GGUF file's {KEY}{name} must hold values of the type {kinds[0].__name__}, it holds a "
+            f"{wrong.pop().__name__}"
+        )
+    if values and length is not None and len(values) != length:
+        raise LuthierError(f"the GGUF file's {KEY}{name} has {len(values):,} values for {length:,} tokens")
+    return values
