@@ -1,0 +1,160 @@
+"""How well a model foretells a text: loss, perplexity, bits per byte.
+
+The loss is the mean of -log p(token | tokens before it), in nats. Perplexity is exp(loss): as unsure as a choice among
+so many equal tokens. Bits per byte spread the same sum over the bytes of the text, so that models with different
+tokenizers can be compared.
+
+Shapes: B windows of a batch, T tokens, N scored tokens, n of them at once, C dim, V vocab_size.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from luthier.errors import LuthierError, UsageError
+from luthier.evaluation.windows import Run, Window, limited, windows
+from luthier.model.loss import LOGITS_AT_ONCE
+from luthier.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a text is to a model.
+
+    loss: nats a token. standard_error: of the loss (see `Blocks`); None for a text of one block. tokens: those scored.
+    bytes: of their text, in UTF-8. seconds: that it took.
+    """
+
+    loss: float
+    standard_error: float | None
+    tokens: int
+    bytes: int
+    seconds: float
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The loss spread over the bytes of the text, in bits."""
+        return self.loss * self.tokens / math.log(2) / max(1, self.bytes)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Scored tokens a second."""
+        return self.tokens / self.seconds
+
+
+class Blocks:
+    """The sum of losses, and how far it may be off.
+
+    The tokens of one passage are easy or hard together, so that a standard error over single tokens comes out too
+    small. Here the unit is a block of `size` scored tokens on end, and the loss a ratio of two sums over blocks
+    (Cochran, Sampling Techniques, 1977, section 6.3), as the last block may be shorter.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.sums: list[tuple[float, int]] = []  # (nats, tokens) a block
+
+    def add(self, losses: Tensor) -> None:
+        """Add the losses of tokens on end, (n,)."""
+        losses = losses.double().cpu()
+        while len(losses):
+            nats, tokens = self.sums.pop() if self.sums and self.sums[-1][1] < self.size else (0.0, 0)
+            part, losses = losses.tensor_split([self.size - tokens])
+            self.sums.append((nats + part.sum().item(), tokens + len(part)))
+
+    @property
+    def tokens(self) -> int:
+        """All tokens so far."""
+        return sum(tokens for _, tokens in self.sums)
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return math.fsum(nats for nats, _ in self.sums) / self.tokens
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the loss; None where one block says nothing of the spread."""
+        count = len(self.sums)
+        if count < 2:
+            return None
+        squares = math.fsum((nats - self.loss * tokens) ** 2 for nats, tokens in self.sums)
+        return math.sqrt(squares * count / (count - 1)) / self.tokens
+
+
+@torch.inference_mode()
+def score(
+    model: Transformer,
+    runs: Iterable[Run],
+    *,
+    context_length: int,
+    stride: int,
+    batch_size: int = 8,
+    max_tokens: int | None = None,
+    watch: Callable[[int], None] = lambda tokens: None,
+) -> Score:
+    """Score a text (see `windows.runs_of`). Logits are held for a few thousand tokens at once, whatever the sizes.
+
+    stride: 1 gives each token all the context there is, at the cost of a window a token; context_length cuts the text
+    into blocks. max_tokens: how much of the text is scored. watch: told how many tokens more are done.
+
+    Raises a UsageError for sizes out of their range, and a LuthierError for a text with nothing to score and for a
+    model whose loss is not a number.
+    """
+    for name, value in {"context": context_length, "stride": stride, "batch_size": batch_size}.items():
+        if value < 1:
+            raise UsageError(f"{name} is {value}: it must be at least 1")
+    if stride > context_length:
+        raise UsageError(f"stride is {stride}: over the context of {context_length}, tokens would be left out")
+    if max_tokens is not None and max_tokens < 1:
+        raise UsageError(f"max_tokens is {max_tokens}: it must be at least 1")
+    wanted = windows(runs if max_tokens is None else limited(runs, max_tokens), context_length, stride)
+    blocks, n_bytes = Blocks(context_length), 0
+    start = time.perf_counter()
+    training = model.training
+    model.eval()
+    try:
+        while batch := list(islice(wanted, batch_size)):
+            for losses in token_losses(model, batch):
+                blocks.add(losses)
+            n_bytes += sum(window.n_bytes for window in batch)
+            watch(sum(window.scored for window in batch))
+    finally:
+        model.train(training)
+    if not blocks.tokens:
+        raise LuthierError("the text has no token that follows another: there is nothing to score")
+    if not math.isfinite(blocks.loss):
+        raise LuthierError(
+            f"the model's loss on this text is {blocks.loss}: its weights are damaged, or do not fit the type they "
+            "run in (float32 is the safest)"
+        )
+    return Score(blocks.loss, blocks.standard_error, blocks.tokens, n_bytes, time.perf_counter() - start)
+
+
+def token_losses(model: Transformer, batch: list[Window]) -> Iterator[Tensor]:
+    """-log p of the scored tokens of windows, in their order and a few at a time, (n,) float32."""
+    device = model.embedding.weight.device
+    width = max(len(window.ids) for window in batch) - 1
+    # shorter windows are filled up at the end: what comes before does not see it
+    rows = [[*window.ids[:-1], *[0] * (width + 1 - len(window.ids))] for window in batch]
+    hidden = model.hidden(torch.tensor(rows, device=device))  # (B, T, C)
+    ends = [len(window.ids) - 1 for window in batch]
+    wanted = [row[end - window.scored : end] for row, end, window in zip(hidden, ends, batch, strict=True)]
+    targets = [token for window in batch for token in window.ids[-window.scored :]]
+    size = max(1, LOGITS_AT_ONCE // model.output.out_features)
+    states, names = torch.cat(wanted), torch.tensor(targets, device=device)  # (N, C), (N,)
+    for state, name in zip(torch.split(states, size), torch.split(names, size), strict=True):
+        yield F.cross_entropy(model.output(state).float(), name, reduction="none")
