@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from luthier.errors import LuthierError
+from luthier.formats.pickle_check import check_pickle
 
 LARGEST_PICKLE = 8 * 2**20  # bytes; that of a model of 100 layers with its optimizer has under one million
 NESTED = ("model_state_dict", "state_dict", "model")  # where training programs put the weights beside other things
@@ -67,12 +67,13 @@ class PthFile:
 
 def load(path: Path) -> Any:
     """What a file holds, once it is known to hold data only. Raises a LuthierError, with nothing executed."""
-    check_pickle(path, read_pickle(path))
+    check_pickle(path, read_pickle(path), GLOBALS)
     try:
         with torch.serialization.safe_globals([io.BytesIO]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch has no class of its own for broken files: ten kinds come up
-        line = str(error).strip().partition("\n")[0]
+        # torch's advice at length is to trust the file; what is wrong stands behind
+        line = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
         raise LuthierError(f"{path} is damaged or no file of weights ({type(error).__name__}: {line:.200})") from None
 
 
@@ -104,30 +105,6 @@ def read_pickle(path: Path) -> bytes:
             f"{path} is no file of weights, or truncated ({error}). If it is older than PyTorch 1.6, open it there and "
             "save it again with torch.save"
         ) from None
-
-
-def check_pickle(path: Path, content: bytes) -> None:
-    """Read the pickle through, without running it: every name that it asks for must be one of plain tensors."""
-    try:
-        for operation, argument, _ in pickletools.genops(content):
-            if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
-                raise LuthierError(
-                    f"{path}: its pickle is not of the kind that torch.save writes; nothing was executed"
-                )
-            if operation.name == "GLOBAL" and argument not in GLOBALS:
-                raise LuthierError(
-                    f"{path} asks for {str(argument).replace(' ', '.')!r:.80}, which is no part of plain tensors: it "
-                    "was refused and nothing was executed. If you trust the file, open it in PyTorch and save only "
-                    "its state dict"
-                )
-            if operation.name == "PROTO" and argument != 2:
-                raise LuthierError(
-                    f"{path}: a pickle of protocol {argument}; torch.save writes 2 unless told otherwise"
-                )
-    except LuthierError:
-        raise
-    except Exception as error:  # ValueError mostly, and what decoding strings brings
-        raise LuthierError(f"{path} is damaged: its pickle cannot be read ({error})") from None
 
 
 def named_tensors(path: Path, found: Any) -> dict[str, Tensor]:

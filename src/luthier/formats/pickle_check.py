@@ -1,0 +1,62 @@
+"""A pickle read through without being run: what does it ask for, and how deep is what it builds?
+
+A pickle is a program for a machine with a stack. The machine is imitated here with a stack of depths: how many levels
+each thing would have. Things of a million levels would break the interpreter, not only the file.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Collection
+from pathlib import Path
+
+from luthier.errors import LuthierError
+
+DEEPEST = 10_000  # levels; lists count one for each thousand of their things, as they are pickled
+UNKNOWN = ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")  # other ways to ask for things; torch.save has none
+
+
+def check_pickle(path: Path, content: bytes, known: Collection[str]) -> None:
+    """Raise a LuthierError for a pickle that asks for anything but `known` things ("module name")."""
+    stack: list[int | None] = []  # None: a mark
+    memo: dict[object, int | None] = {}
+    try:
+        for operation, argument, _ in pickletools.genops(content):
+            name = operation.name
+            if name in UNKNOWN or (name == "PROTO" and argument != 2):
+                raise LuthierError(
+                    f"{path}: its pickle is not of the kind that torch.save writes ({name} {argument or ''}); it was "
+                    "refused and nothing was executed"
+                )
+            if name == "GLOBAL" and argument not in known:
+                raise LuthierError(
+                    f"{path} asks for {str(argument).replace(' ', '.')!r:.80}, which is no part of plain tensors: it "
+                    "was refused and nothing was executed. If you trust the file, open it in PyTorch and save only "
+                    "its state dict"
+                )
+            if name.endswith("PUT"):
+                memo[argument] = stack[-1]
+            elif name.endswith("GET"):
+                stack.append(memo[argument])
+            elif name == "MARK":
+                stack.append(None)
+            else:
+                step(operation, stack)
+    except LuthierError:
+        raise
+    except Exception as error:  # ValueError mostly, and what decoding strings and an empty stack bring
+        raise LuthierError(f"{path} is damaged: its pickle cannot be read ({error})") from None
+
+
+def step(operation: pickletools.OpcodeInfo, stack: list[int | None]) -> None:
+    """What an operation makes of the stack of depths."""
+    takes, used = operation.stack_before, [0]
+    if pickletools.markobject in takes:
+        while (top := stack.pop()) is not None:
+            used.append(top)
+        takes = takes[: takes.index(pickletools.markobject)]
+    used += [stack.pop() or 0 for _ in takes]
+    depth = max(used) + 1
+    if depth > DEEPEST:
+        raise ValueError("it is nested too deep")
+    stack += [depth] * len(operation.stack_after)
