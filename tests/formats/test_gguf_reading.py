@@ -208,10 +208,11 @@ WRONG = {
     "huge number of settings": (header(n_fields=HUGE), f"{HUGE} settings in"),
     "huge name": (
         header(n_fields=1, data=struct.pack("<Q", HUGE) + DATA, alignment=1),
-        "bytes of the name of a setting",
+        f"asks for byte {24 + 8 + HUGE} of",
     ),
+    "long name": (header(("a" * 300, 4, bytes(4))), "is no name of a setting"),
     "no name": (header(("", 4, bytes(4))), "no name of a setting"),
-    "huge text": (header(("a", 8, struct.pack("<Q", HUGE)), data=DATA), "bytes of 'a' in"),
+    "huge text": (header(("a", 8, struct.pack("<Q", HUGE)), data=DATA), "asks for byte"),
     "huge array": (header(("a", 9, array(4, HUGE, DATA))), "items in 'a'"),
     "huge array of texts": (header(("a", 9, array(8, 2**40, DATA))), "items in 'a'"),
     "array of arrays": (header(("a", 9, array(9, 1, array(4, 1, DATA)))), "no kind of value"),

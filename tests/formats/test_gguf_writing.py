@@ -138,6 +138,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         write(tmp_path / "file" / "a.gguf", SETTINGS, layout("F32"), tensors())
 
 
+def test_a_text_that_is_no_unicode_is_named(tmp_path):
+    with pytest.raises(LuthierError, match=r"cannot write .*a\.gguf: 'x.ud800' holds half of a surrogate pair"):
+        write(tmp_path / "a.gguf", SETTINGS | {"a.text": "x\ud800"}, layout("F32"), tensors())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.gguf"
     path.write_bytes(b"the old one")

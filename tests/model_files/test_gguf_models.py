@@ -290,6 +290,19 @@ def test_other_files_and_folders_are_not_recognised(tmp_path):
     assert not any(gguf.recognises(tmp_path / name) for name in ("a.gguf", "b.gguf", "none", "."))
 
 
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"GGUF")
+
+    def denied(*_arguments: object, **_more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert gguf.recognises(path)
+    with pytest.raises(LuthierError, match=r"a\.gguf cannot be read: Permission denied"):
+        gguf.read(path, CPU, None)
+
+
 # with a tokenizer
 
 

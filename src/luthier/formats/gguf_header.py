@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +28,12 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 LARGEST_HEADER = 2**26  # bytes: the settings of the largest vocabularies take some 20 MB
 LARGEST_ENTRIES = 2**16  # settings, and tensors
-LARGEST_NAME = 256  # bytes; llama.cpp takes 63 for tensors
+LARGEST_NAME = 256  # characters; llama.cpp takes 63 for tensors
 LARGEST_ITEMS = 2**22  # of all arrays together: tokens and merges of the largest vocabularies are some 1.3 million
 LARGEST_DIMENSIONS = 4
 LARGEST_ALIGNMENT = 2**16
-NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8", 12: "<f8"}
-BOOL, STRING, ARRAY = 7, 8, 9
+NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+STRING, ARRAY = 8, 9
 LENGTH = struct.Struct("<Q")
 
 
@@ -82,9 +81,9 @@ class Cursor:
             raise LuthierError(f"the file is truncated or broken: {count} {what} in {left} bytes")
         return int(count)
 
-    def text(self, what: str, most: int = LARGEST_HEADER) -> str:
+    def text(self, what: str) -> str:
         """The next string."""
-        size = self.count(f"bytes of {what}", 1, most)
+        (size,) = LENGTH.unpack(self.take(8))
         try:
             return str(self.take(size), "utf-8")
         except UnicodeDecodeError:
@@ -92,8 +91,8 @@ class Cursor:
 
     def name(self, what: str) -> str:
         """The next name. It will stand in errors, on a terminal: control characters are refused."""
-        name = self.text(f"the name of a {what}", LARGEST_NAME)
-        if not name or not name.isprintable():
+        name = self.text(f"the name of a {what}")
+        if not 0 < len(name) <= LARGEST_NAME or not name.isprintable():
             raise LuthierError(f"the file is broken: {name!r:.60} is no name of a {what}")
         return name
 
@@ -101,32 +100,31 @@ class Cursor:
         """The next setting's value, as plain Python."""
         kind = self.number("<u4")
         if kind == ARRAY:
-            return self.values(name, self.number("<u4"))
-        return self.single(name, kind)()
-
-    def single(self, name: str, kind: int) -> Callable[[], Any]:
-        """What reads one value of a kind."""
+            return self.values(name)
         if kind == STRING:
-            return lambda: self.text(f"'{name:.60}'")
-        if kind == BOOL:
-            return lambda: self.number("u1") != 0
-        if kind in NUMBERS:
-            return lambda: self.number(NUMBERS[kind])
-        raise LuthierError(f"the file is broken: '{name:.60}' is of no kind of value that there is ({kind})")
+            return self.text(f"'{name:.60}'")
+        return self.number(number_kind(name, kind))
 
-    def values(self, name: str, kind: int) -> list[Any]:
+    def values(self, name: str) -> list[Any]:
         """The items of an array. (Arrays of arrays are in no model, and llama.cpp refuses them.)"""
-        read = self.single(name, kind)
-        size = {STRING: 8, BOOL: 1}.get(kind) or np.dtype(NUMBERS[kind]).itemsize
-        count = self.count(f"items in '{name:.60}'", size, LARGEST_ITEMS - self.items)
+        kind, what = self.number("<u4"), f"'{name:.60}'"
+        dtype = "<u8" if kind == STRING else number_kind(name, kind)  # a string begins with its length
+        count = self.count(f"items in {what}", np.dtype(dtype).itemsize, LARGEST_ITEMS - self.items)
         self.items += count
-        if kind in NUMBERS:
-            numbers: list[Any] = self.array(NUMBERS[kind], count)
-            return numbers
-        return [read() for _ in range(count)]
+        if kind == STRING:
+            return [self.text(what) for _ in range(count)]
+        numbers: list[Any] = self.array(dtype, count)
+        return numbers
 
 
-def read_header(data: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[dict[str, Any], dict[str, Place]]:
+def number_kind(name: str, kind: int) -> str:
+    """The numpy type of a setting's numbers."""
+    if kind not in NUMBERS:
+        raise LuthierError(f"the file is broken: '{name:.60}' is of no kind of value that there is ({kind})")
+    return NUMBERS[kind]
+
+
+def read_header(data: Any) -> tuple[dict[str, Any], dict[str, Place]]:
     """(settings, tensors) of a file's bytes, which may be mapped. Raises a LuthierError that says what is broken."""
     cursor = Cursor(memoryview(data)[:LARGEST_HEADER])
     if bytes(cursor.take(4)) != MAGIC:

@@ -50,6 +50,8 @@ def write(
                 if came != name or tuple(tensor.shape) != shape:
                     raise ValueError(f"expected the tensor {name}, got {came}")
                 writer.write_tensor_data(packed(name, tensor.detach().cpu(), kind))
+        except UnicodeEncodeError as error:
+            raise LuthierError(f"cannot write {path}: {error.object!r:.60} holds half of a surrogate pair") from None
         finally:
             writer.close()
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from luthier.architectures import registry
+from luthier.architectures.llama4 import Config as Llama4Config
 from luthier.architectures.names.gguf import gpt2, llama, llama4
 from luthier.architectures.registry import Config
 from luthier.errors import LuthierError, UsageError
@@ -32,8 +33,11 @@ def recognises(path: Path) -> bool:
     """Whether a path is such a file, whatever its name."""
     if not path.is_file():
         return False
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:  # `read` then says why
+        return path.suffix == ".gguf"
 
 
 def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
@@ -80,7 +84,7 @@ def write(path: Path, opened: Opened, watch: Watch = silent, *, quantize: str | 
 
 def cautions(config: Config) -> list[str]:
     """What llama.cpp would compute in another way than the model does, in words for people. Mostly nothing."""
-    return llama4.cautions(config) if isinstance(config, llama4.Config) else []
+    return llama4.cautions(config) if isinstance(config, Llama4Config) else []
 
 
 def number_type(name: str, shape: Shape, wanted: str) -> str:

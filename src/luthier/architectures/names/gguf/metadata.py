@@ -105,7 +105,7 @@ def scaling_of(factors: Tensor, head_dim: int, theta: float) -> RopeScaling | No
 
 def rope_factors(head_dim: int, theta: float, scaling: RopeScaling) -> Tensor:
     """What each pair's frequency is divided by, (D/2,)."""
-    return Rope(head_dim, theta).frequencies("cpu") / Rope(head_dim, theta, scaling).frequencies("cpu")
+    return Rope(head_dim, theta).frequencies() / Rope(head_dim, theta, scaling).frequencies()
 
 
 def rope_rules(head_dim: int, theta: float, scaling: RopeScaling | None) -> list[Rule]:
