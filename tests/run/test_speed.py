@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from luthier.run import speed
+from luthier.training.distributed import ALONE
 from luthier.training.loop import StepResult
 from luthier.training.settings import Settings
 
 
 class FakeTrainer:
     """Counts steps, and how often it was asked to compile."""
+
+    world = ALONE
 
     def __init__(self, total: int) -> None:
         self.device, self.step, self.total_steps, self.compiled = torch.device("cpu"), 0, total, 0

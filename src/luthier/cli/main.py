@@ -18,6 +18,10 @@ from luthier.errors import LuthierError, UsageError
 VERBS = {
     "train": ("train", "train a language model on a text: luthier train book.txt --out runs/book"),
     "generate": ("generate", 'let a model speak: luthier generate runs/book "Once upon a time"'),
+    "chat": ("chat", "talk with a model that was taught to: luthier chat SmolLM2-135M-Instruct.gguf"),
+    "eval": ("eval", "loss and perplexity of models on a text: luthier eval runs/a runs/b book.txt"),
+    "convert": ("convert", "write a model in another format: luthier convert runs/book book.gguf --to gguf"),
+    "verify": ("verify", "prove that a model or a run is sound: luthier verify runs/book"),
     "plan": ("plan", "what a training run will cost, in memory and time, before it starts"),
     "tokenizer": ("tokenizer", "train a tokenizer, or show how one cuts a text: luthier tokenizer show MODEL TEXT"),
     "data": ("data", "list the named corpora, or prepare a text as token shards: luthier data list"),

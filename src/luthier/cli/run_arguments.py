@@ -24,6 +24,7 @@ class Given:
     plan: Plan
     out: Path
     resume: bool
+    anyway: bool  # resume although settings or tokens have changed
     data: tuple[str, ...]  # empty when not given
     options: dict[str, Any]  # of Settings, those that differ from preset and recipe
     model: dict[str, Any]  # of the Config, likewise
@@ -57,7 +58,7 @@ def parse(verb: str, about: str, arguments: list[str]) -> Given:
         description=about,
         args=arguments,
         default=arguments_type(base.model)(
-            data=(), out=out, recipe=known.recipe or "", resume=False,
+            data=(), out=out, recipe=known.recipe or "", resume=False, anyway=False,
             settings=base.settings, model=base.model,
         ),
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
@@ -66,7 +67,7 @@ def parse(verb: str, about: str, arguments: list[str]) -> Given:
     model = changes(base.model, parsed.model)
     explicit = {"preset": known.preset, **options} if known.preset else options
     plan = resolve(parsed.data, recipe, explicit, model, where)
-    return Given(plan, parsed.out, parsed.resume, parsed.data, explicit, model)
+    return Given(plan, parsed.out, parsed.resume, parsed.anyway, parsed.data, explicit, model)
 
 
 def changes(before: Settings | Config, after: Settings | Config) -> dict[str, Any]:
@@ -88,6 +89,8 @@ def arguments_type(model: Config) -> Any:
             ("recipe", Annotated[str, tyro.conf.arg(help=f"A TOML file of settings, a run's folder, or {shipped}.")]),
             ("resume", tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(
                 help="Go on with the run in --out where it stopped.")]]),
+            ("anyway", tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(
+                help="With --resume: go on although settings of training, or the tokens, have changed.")]]),
             ("settings", tyro.conf.OmitArgPrefixes[Settings]),
             ("model", Annotated[type(model), tyro.conf.arg(name="model")]),
         ],

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     from luthier.run import train
 
     if given.resume:
-        train.resume(given.out, given.options, given.model, given.data)
+        train.resume(given.out, given.options, given.model, given.data, anyway=given.anyway)
     else:
         train.start(given.plan, given.out)
     return 0

@@ -26,6 +26,7 @@ class Dropout(nn.Module):
         if not 0 <= p < 1:
             raise UsageError(f"dropout {p} must be at least 0 and less than 1")
         self.p = p
+        self.rank = 0  # of this process: its rows of the batch follow those of the processes before it
         # a tensor, not an int: a compiled block must not be compiled again for each seed. On the CPU even within
         # `torch.device("meta")`: it is in no file of weights, so no assignment would make it real
         self.register_buffer("seed", torch.zeros((), dtype=torch.int32, device="cpu"), persistent=False)
@@ -34,7 +35,8 @@ class Dropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         threshold = int(self.p * 2**32) - 2**31
-        places = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
+        first = self.rank * x.numel()
+        places = torch.arange(first, first + x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
         keep = scramble(places ^ self.seed) >= threshold
         return torch.where(keep, x * (1 / (1 - self.p)), 0.0)
 

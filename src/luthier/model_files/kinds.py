@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 
 from luthier.errors import LuthierError, UsageError
-from luthier.model_files import hugging_face
+from luthier.model_files import book, gguf, hugging_face, meta, openai
 from luthier.model_files.weights import Opened, Watch, silent
 
-READERS: tuple[ModuleType, ...] = (hugging_face,)
-WRITERS: dict[str, ModuleType] = {"hf": hugging_face}
-OPENS = "a folder with config.json and model.safetensors opens: a training run, or a Hugging Face model"
+READERS: tuple[ModuleType, ...] = (hugging_face, gguf, meta, openai, book)
+FORMATS = ("hf", "gguf", "meta")  # that can be written
+OPENS = (
+    "what opens is a training run, a folder of Hugging Face's (config.json, model.safetensors), Meta's (params.json, "
+    "consolidated.00.pth) or OpenAI's (hparams.json, model.ckpt.index), a .gguf file, a .pth file of the book, "
+    "or hf:ORG/NAME"
+)
 
 
 def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
@@ -33,8 +36,18 @@ def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
     return opened
 
 
-def write(path: Path, opened: Opened, format: str, watch: Watch = silent, **options: Any) -> None:
-    """Save a model in one of WRITERS' formats; options: what that format's `write` takes by name."""
-    if format not in WRITERS:
-        raise UsageError(f"no format '{format}'; there is {', '.join(WRITERS)}")
-    WRITERS[format].write(path, opened, watch, **options)
+def write(
+    path: Path, opened: Opened, format: str, watch: Watch = silent, *, quantize: str | None, shard_bytes: int
+) -> None:
+    """Save a model in a format, by its short name."""
+    if quantize and format != "gguf":
+        raise UsageError(f"quantize is for the format gguf, not for {format}")
+    match format:
+        case "hf":
+            hugging_face.write(path, opened, watch, shard_bytes=shard_bytes)
+        case "gguf":
+            gguf.write(path, opened, watch, quantize=quantize)
+        case "meta":
+            meta.write(path, opened, watch)
+        case _:
+            raise UsageError(f"no format '{format}'; there are {', '.join(FORMATS)}")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from luthier.data.batches import (
     Batch,
@@ -24,6 +25,7 @@ from luthier.run.plan import Plan
 from luthier.tokenizers.load import load as load_tokenizer
 from luthier.tokenizers.tokenizer import Tokenizer
 from luthier.tokenizers.train import characters, train_bpe
+from luthier.training.distributed import ALONE, World
 from luthier.training.settings import Settings
 
 
@@ -64,18 +66,19 @@ def open_splits(folder: Path) -> tuple[TokenShards, TokenShards | None]:
     return open_tokens(folder, "train"), validation
 
 
-def make_batches(plan: Plan, tokens: TokenShards, tokenizer: Tokenizer) -> BatchSource:
-    """The batches that the settings name."""
+def make_batches(plan: Plan, tokens: TokenShards, tokenizer: Tokenizer, world: World = ALONE) -> BatchSource:
+    """The batches that the settings name, and of them the rows of this process."""
     settings, context = plan.settings, plan.model.context_length
+    share: Any = {"rank": world.rank, "world": world.size}
     if settings.batches == "sliding":
         stride = settings.stride or context
-        return SlidingWindows(tokens, context, settings.batch_size, stride=stride, seed=settings.seed)
+        return SlidingWindows(tokens, context, settings.batch_size, stride=stride, seed=settings.seed, **share)
     if settings.stride:
         raise UsageError("stride is for sliding windows: add --batches sliding, or leave stride out")
     if settings.batches == "documents":
         pad = tokenizer.pad_id or 0
-        return PaddedDocuments(tokens, context, settings.batch_size, seed=settings.seed, pad_id=pad)
-    return RandomWindows(tokens, context, settings.batch_size, seed=settings.seed)
+        return PaddedDocuments(tokens, context, settings.batch_size, seed=settings.seed, pad_id=pad, **share)
+    return RandomWindows(tokens, context, settings.batch_size, seed=settings.seed, **share)
 
 
 def steps_in_all(settings: Settings, batches: BatchSource) -> int:
@@ -84,13 +87,16 @@ def steps_in_all(settings: Settings, batches: BatchSource) -> int:
     return settings.steps or math.ceil((settings.epochs or 1) * per_epoch - 1e-6)
 
 
-def batches_to_look_at(plan: Plan, tokens: TokenShards, tokenizer: Tokenizer, n_batches: int | None) -> Iterator[Batch]:
+def batches_to_look_at(
+    plan: Plan, tokens: TokenShards, tokenizer: Tokenizer, n_batches: int | None, world: World = ALONE
+) -> Iterator[Batch]:
     """The same batches at every look, of the kind that is trained on; None: the whole split."""
+    share: Any = {"rank": world.rank, "world": world.size}
     size, context = plan.settings.batch_size, plan.model.context_length
     if plan.settings.batches != "documents":
-        return evaluation_batches(tokens, context, size, n_batches)
+        return evaluation_batches(tokens, context, size, n_batches, **share)
     drawn = n_batches is not None
-    documents = PaddedDocuments(tokens, context, size, seed=0, pad_id=tokenizer.pad_id or 0, shuffle=drawn)
+    documents = PaddedDocuments(tokens, context, size, seed=0, pad_id=tokenizer.pad_id or 0, shuffle=drawn, **share)
     there = documents.batches_per_epoch
     return (documents.next_batch() for _ in range(min(n_batches or there, there)))
 

@@ -2,7 +2,8 @@
 
 runs/demo/
     config.json model.safetensors tokenizer.json ...    the best weights, as a Hugging Face model folder
-    checkpoints/step-00000500/                          the last weights, likewise, with what resuming needs
+    checkpoints/step-00000500/                          the last weights, likewise, with what resuming needs, and a
+                                                        manifest: training_state.json, with the sha256 of each file
     run.toml                                            the recipe of this run, every setting resolved
     metrics.jsonl samples.jsonl                         what was measured, and what the model said
     losses.png                                          the curves
@@ -14,17 +15,21 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor
 
 from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel
 from luthier.run.plan import RECIPE
+from luthier.run.watch import warn
 from luthier.training.checkpoint import RECORD, read_state, write_state
+
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -38,7 +43,7 @@ class RunFolder:
 
     def create(self) -> None:
         """Make the folder. A LuthierError when something is there already or it cannot be written."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(path.name != LOCK for path in self.path.iterdir())):
             hint = "go on with --resume, or " if self.recipe.is_file() else ""
             raise LuthierError(f"{self.path} exists: {hint}name another folder with --out")
         try:
@@ -48,6 +53,23 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise LuthierError(f"{self.path} cannot be written: {error.strerror}") from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out. The system lets go of the lock when its process dies, so none is ever stale."""
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise LuthierError(
+                f"{self.path} is in use by another process: wait for its end, or name another folder with --out"
+            ) from None
+        except OSError as error:
+            raise LuthierError(f"{self.path} cannot be written: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     @contextmanager
     def discarded_on_error(self) -> Iterator[None]:
@@ -67,9 +89,12 @@ class RunFolder:
                 "make room, or name a folder on another disk with --out"
             )
 
-    def save_checkpoint(self, lm: LanguageModel, tensors: dict[str, Tensor], record: dict[str, Any]) -> Path:
-        """Write weights and training state as one folder, which takes its name when it is whole; older ones go."""
-        target = self.checkpoints / f"step-{record['step']:08d}"
+    def save_checkpoint(self, lm: LanguageModel, tensors: dict[str, Tensor], record: dict[str, Any], keep: int) -> Path:
+        """Write weights and training state as one folder, which takes its name when it is whole and on the disk.
+
+        Of the older ones, `keep` - 1 stay.
+        """
+        target = self.checkpoint_at(record["step"])
         if (target / RECORD).is_file():
             return target
         for left in self.checkpoints.glob(".step-*.part"):  # of a run that was killed
@@ -78,25 +103,50 @@ class RunFolder:
         try:
             lm.save(part)
             write_state(part, tensors, record)
-            for path in part.iterdir():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+            for path in [*part.iterdir(), part]:
+                sync(path)
+            shutil.rmtree(target, ignore_errors=True)  # without a record: not ours, or taken apart
             part.replace(target)
+            sync(self.checkpoints)
         except (OSError, SafetensorError) as error:  # a full disk is either
             raise LuthierError(f"{target} cannot be written: {getattr(error, 'strerror', None) or error}") from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        for older in self.whole_checkpoints()[:-1]:
-            shutil.rmtree(older)
+        for older in self.whole_checkpoints()[:-keep]:
+            shutil.rmtree(older, ignore_errors=True)
         return target
+
+    def checkpoint_at(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.checkpoints / f"step-{step:08d}"
 
     def whole_checkpoints(self) -> list[Path]:
         """Those that are complete, the oldest first."""
         return sorted(path.parent for path in self.checkpoints.glob(f"step-*/{RECORD}"))
 
     def newest_checkpoint(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-        """The last complete one and its state. A LuthierError when the run cannot be resumed."""
-        whole = self.whole_checkpoints()
-        if not whole:
-            raise LuthierError(f"{self.path} stopped before its first checkpoint: delete it and start again")
-        return (whole[-1], *read_state(whole[-1]))
+        """The last one whose files are all as they were written, and its state. A damaged one is named and put aside.
+
+        A LuthierError when there is none.
+        """
+        problem = f"{self.path} stopped before its first checkpoint: delete it and start again"
+        for path in reversed(self.whole_checkpoints()):
+            try:
+                return (path, *read_state(path))
+            except LuthierError as error:
+                problem = str(error)
+                warn(f"{problem}; going back to the one before")
+            with suppress(OSError):  # or the run could not save here again
+                path.replace(path.with_name(f"damaged-{path.name}"))
+        raise LuthierError(problem)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

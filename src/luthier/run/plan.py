@@ -98,22 +98,35 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 MAY_CHANGE = {
     "steps", "epochs", "evaluate_every", "evaluate_batches", "sample_every", "sample_prompt", "sample_tokens",
-    "sample_temperature", "save_every", "tensorboard", "device", "compile", "threads",
+    "sample_temperature", "save_every", "keep", "tensorboard", "device", "compile", "threads", "non_finite", "spikes",
 }  # fmt: skip
 
 
-def check_resumable(options: Mapping[str, Any], model: Mapping[str, Any], data: tuple[str, ...], plan: Plan) -> Plan:
-    """The plan of a run that goes on, with what may change changed; a UsageError names what may not."""
+def check_resumable(
+    options: Mapping[str, Any], model: Mapping[str, Any], data: tuple[str, ...], plan: Plan, *, anyway: bool = False
+) -> Plan:
+    """The plan of a run that goes on, with what may change changed; a UsageError lists what may not, and differs.
+
+    anyway: let settings of training change too. The model and the text cannot.
+    """
+    fixed = [
+        f"model.{name} is {getattr(plan.model, name, None)}, not {value}"
+        for name, value in model.items()
+        if getattr(plan.model, name, None) != value
+    ]
     if data and data != plan.data:
-        raise UsageError(f"the run was trained on {' '.join(plan.data)}: it cannot go on with {' '.join(data)}")
-    for name, value in model.items():
-        if getattr(plan.model, name, None) != value:
-            raise UsageError(f"model.{name} is {getattr(plan.model, name, None)} in the run: it cannot become {value}")
-    names = [field.name for field in fields(Settings)]
-    for name, value in options.items():
-        before = getattr(plan.settings, name) if name in names else None
-        if value != before and name not in MAY_CHANGE:
-            raise UsageError(f"{name} is {before} in the run: it cannot become {value}. Start another run with --out")
+        fixed.append(f"data is {' '.join(plan.data)}, not {' '.join(data)}")
+    names = {field.name for field in fields(Settings)}
+    before = {name: getattr(plan.settings, name) if name in names else None for name in options}
+    changed = [
+        f"{name} is {before[name]}, not {value}"
+        for name, value in options.items()
+        if value != before[name] and name not in MAY_CHANGE
+    ]
+    bound = {"preset", "tokenizer", "vocab_size", "batches", "split_by", "validation", "test"}
+    if fixed or (changed and (not anyway or any(name in bound and options[name] != before[name] for name in options))):
+        way_out = "start another run with --out" + ("" if fixed else ", or add --anyway where only training changes")
+        raise UsageError(f"the run was begun otherwise: {'; '.join(fixed + changed)}. Leave that out, {way_out}")
     changes = dict(options)
     if changes.get("steps"):
         changes.setdefault("epochs", 0.0)

@@ -28,7 +28,8 @@ def choose_precision(trainer: Trainer, settings: Settings) -> Settings:
     if settings.precision != "auto":
         return settings
     choice: Literal["float32", "bfloat16"] = "bfloat16" if has_fast_bfloat16(trainer.device) else "float32"
-    if choice == "bfloat16" and trainer.device.type == "cpu" and trainer.total_steps >= WORTH_TIMING:
+    timed = trainer.total_steps >= WORTH_TIMING and trainer.world.size == 1  # several would time each other
+    if choice == "bfloat16" and trainer.device.type == "cpu" and timed:
         seconds = {dtype: time_gradients(trainer, dtype) for dtype in (torch.float32, torch.bfloat16)}
         if seconds[torch.float32] < seconds[torch.bfloat16]:
             choice = "float32"
@@ -56,7 +57,7 @@ class Compiler:
     def __init__(self, trainer: Trainer, settings: Settings) -> None:
         self.trainer = trainer
         self.first = trainer.step
-        self.decided = settings.compile == "no"
+        self.decided = settings.compile == "no" or (settings.compile == "auto" and trainer.world.size > 1)
         self.wanted = settings.compile
         if not self.decided and not has_compiler(trainer.device):
             self.decided = True

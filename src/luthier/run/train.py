@@ -5,38 +5,41 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import signal
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from luthier.architectures import registry
-from luthier.data.shards import TokenShards
+from luthier.data.shards import INDEX, TokenShards
 from luthier.errors import LuthierError, UsageError
 from luthier.generation.generate import encode_prompts, new_rows
 from luthier.generation.settings import Settings as GenerationSettings
 from luthier.language_model import LanguageModel, load
 from luthier.run import corpus, cost, speed
+from luthier.run.closing import closing, headline
 from luthier.run.folder import RunFolder
+from luthier.run.interrupt import InterruptedRunError, finish_on_signal
 from luthier.run.pictures import draw_losses
 from luthier.run.plan import Plan, check_resumable, read_run, resolve, with_vocabulary
-from luthier.run.watch import Watch, duration, forget_after, read_lines, say, tensorboard_writer, warn
+from luthier.run.saver import Job, Saver, copied, snapshot
+from luthier.run.watch import Nobody, Watch, forget_after, read_lines, say, speaks, tensorboard_writer, warn
+from luthier.tokenizers.load import load as load_tokenizer
 from luthier.training.balance import imbalance
+from luthier.training.checkpoint import read_state, sha256
+from luthier.training.distributed import ALONE, World, check, joined, laid_out_as
 from luthier.training.flops import flops_per_token
 from luthier.training.loop import NonFiniteError, StepResult, Trainer
 from luthier.training.machine import choose_device, keep_freed_memory, matrix_product_peak, peak_memory
+from luthier.training.settings import Settings
+from luthier.training.spikes import SpikeDetector
 
-
-class InterruptedRunError(LuthierError):
-    """Ctrl-C or SIGTERM: the step was finished and saved."""
-
-    exit_code = 130
+MOST_FAILURES = 5  # between two checkpoints: then something is wrong that no policy cures
 
 
 def start(plan: Plan, out: Path) -> Path:
@@ -46,64 +49,128 @@ def start(plan: Plan, out: Path) -> Path:
     registry.build_on_meta(plan.model)  # a head that does not divide is better known before the text is read
     if plan.settings.tensorboard:
         tensorboard_writer()
-    set_threads(plan)
-    folder.create()
-    with folder.discarded_on_error():
-        tokenizer, tokens = corpus.prepare_tokens(plan, folder.tokens)
+    with joined(device) as world:
+        check(world, plan.settings.batch_size, plan.settings.optimizer, plan.settings.parallel)
+        prepare_process(plan, world)
+        if world.is_first:
+            folder.create()
+        with folder.locked() if world.is_first else nullcontext():
+            begin(plan, folder, device, world).go()
+    return out
+
+
+def begin(plan: Plan, folder: RunFolder, device: torch.device, world: World) -> Run:
+    """Prepare a new run: its text, its model, its recipe."""
+    with folder.discarded_on_error() if world.is_first else nullcontext():
+        if world.is_first:
+            tokenizer, tokens = corpus.prepare_tokens(plan, folder.tokens)
+        world.wait()
+        if not world.is_first:
+            tokens = corpus.prepared_folder(plan) or folder.tokens
+            tokenizer = load_tokenizer(tokens)
+        if tokens != folder.tokens and plan.settings.tokenizer != Settings.tokenizer:
+            warn(f"{tokens} is prepared: its own tokenizer is taken, not '{plan.settings.tokenizer}'")
         plan = with_vocabulary(plan, tokenizer.vocab_size)
         for warning in cost.check(plan, folder, device):
             warn(warning)
         model = registry.build(plan.model, seed=plan.settings.seed, device=device)
-        run = Run(plan, folder, LanguageModel(model, tokenizer, plan.model), tokens)
+        run = Run(plan, folder, LanguageModel(model, tokenizer, plan.model), tokens, world)
         run.plan = replace(plan, settings=speed.choose_precision(run.trainer, plan.settings))
-        folder.recipe.write_text(run.plan.toml(), encoding="utf-8")
-    run.go()
-    return out
+        if world.is_first:
+            folder.recipe.write_text(run.plan.toml(), encoding="utf-8")
+        return run
 
 
-def resume(out: Path, options: dict[str, Any], model: dict[str, Any], data: tuple[str, ...]) -> Path:
-    """Go on with a run where its last checkpoint stands. Options are those that may change (see plan.MAY_CHANGE)."""
+def resume(
+    out: Path, options: dict[str, Any], model: dict[str, Any], data: tuple[str, ...], *, anyway: bool = False
+) -> Path:
+    """Go on with a run where its last checkpoint stands, on as many processes as there are now.
+
+    options: those that may change (plan.MAY_CHANGE). anyway: let other settings of training, and the tokens, change.
+    """
     folder = RunFolder(out)
-    plan = check_resumable(options, model, data, resolve(recipe=read_run(out), where=str(folder.recipe)))
-    checkpoint, tensors, record = folder.newest_checkpoint()
-    set_threads(plan)
-    lm = load(checkpoint, device=choose_device(plan.settings.device))
-    run = Run(plan, folder, lm, corpus.prepared_folder(plan) or folder.tokens)
-    run.trainer.restore(tensors, record["trainer"])
-    run.best, run.seconds_before = record["best"], record["seconds"]
-    run.recent = [StepResult(**result) for result in record["recent"]]
-    if run.trainer.step >= run.trainer.total_steps:
-        raise LuthierError(f"{out} is at step {run.trainer.step}, where it was to end: give more --steps or --epochs")
-    for path in (folder.metrics, folder.samples):
-        forget_after(path, run.trainer.step)
-    say(f"going on from {checkpoint}")
-    folder.recipe.write_text(plan.toml(), encoding="utf-8")
-    run.go()
+    before = resolve(recipe=read_run(out), where=str(folder.recipe))
+    plan = check_resumable(options, model, data, before, anyway=anyway)
+    with joined(choose_device(plan.settings.device)) as world:
+        check(world, plan.settings.batch_size, plan.settings.optimizer, plan.settings.parallel)
+        prepare_process(plan, world)
+        with folder.locked() if world.is_first else nullcontext():
+            go_on(plan, folder, anyway, world).go()
     return out
 
 
-def set_threads(plan: Plan) -> None:
-    """Prepare the process: its threads and its memory."""
+def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World) -> Run:
+    """A run as its newest whole checkpoint holds it."""
+    checkpoint, tensors, record = newest(folder, world)
+    lm = load(checkpoint, device=choose_device(plan.settings.device))
+    run = Run(plan, folder, lm, corpus.prepared_folder(plan) or folder.tokens, world)
+    if run.origin != record["origin"]:
+        if not anyway:
+            raise LuthierError(
+                f"{run.tokens} has changed since the run was begun: put it back, or go on with --anyway, in new batches"
+            )
+        record["trainer"]["batches"] = run.trainer.batches.state()
+    run.restore(tensors, record)
+    if run.trainer.step >= run.trainer.total_steps:
+        raise LuthierError(
+            f"{folder.path} is at step {run.trainer.step}, where it was to end: give more --steps or --epochs"
+        )
+    say(f"going on from {checkpoint}")
+    if world.is_first:
+        folder.recipe.write_text(plan.toml(), encoding="utf-8")
+    return run
+
+
+def newest(folder: RunFolder, world: World) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """The newest whole checkpoint, which the first process looks for: it puts damaged ones aside."""
+    if world.is_first:
+        found = folder.newest_checkpoint()
+        world.agree(found[0])
+        return found
+    path = world.agree(None)
+    return (path, *read_state(path))
+
+
+def prepare_process(plan: Plan, world: World) -> None:
+    """Its threads, its memory, and whether it speaks."""
     if plan.settings.threads:
         torch.set_num_threads(plan.settings.threads)
     keep_freed_memory()
+    speaks(world.is_first)
 
 
 class Run:
     """A run in progress."""
 
-    def __init__(self, plan: Plan, folder: RunFolder, lm: LanguageModel, tokens: Path) -> None:
-        self.plan, self.folder, self.lm = plan, folder, lm
+    def __init__(self, plan: Plan, folder: RunFolder, lm: LanguageModel, tokens: Path, world: World = ALONE) -> None:
+        self.plan, self.folder, self.lm, self.tokens, self.world = plan, folder, lm, tokens, world
         self.settings = plan.settings
+        self.origin = sha256(tokens / INDEX)
         self.train_tokens, self.validation_tokens = corpus.open_splits(tokens)
-        batches = corpus.make_batches(plan, self.train_tokens, lm.tokenizer)
+        batches = corpus.make_batches(plan, self.train_tokens, lm.tokenizer, world)
         self.steps_per_epoch = batches.batches_per_epoch / self.settings.accumulation
-        self.trainer = Trainer(lm.model, batches, self.settings, corpus.steps_in_all(self.settings, batches))
+        steps = corpus.steps_in_all(self.settings, batches)
+        self.trainer = Trainer(lm.model, batches, self.settings, steps, world=world)
         self.prompt = self.settings.sample_prompt or self.default_prompt()
         self.check_prompt()
         self.best = math.inf
         self.seconds_before = 0.0
         self.recent: list[StepResult] = []
+        self.spikes = SpikeDetector()
+        self.failures = 0  # since the last checkpoint
+        self.saver, self.jobs = Saver(), list[Job]()
+
+    def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        """Stand where a checkpoint does, whose weights are there already."""
+        self.trainer.restore(tensors, record["trainer"])
+        self.best, self.seconds_before = record["best"], record["seconds"]
+        self.recent = [StepResult(**result) for result in record["recent"]]
+        self.spikes.losses.clear()
+        self.spikes.losses.extend(record["losses"])
+        if not self.world.is_first:
+            return
+        for path in (self.folder.metrics, self.folder.samples):
+            forget_after(path, self.trainer.step)
 
     def go(self) -> None:
         """Train to the end, or until Ctrl-C."""
@@ -112,32 +179,45 @@ class Run:
         self.peak = matrix_product_peak(trainer.device, trainer.dtype)
         self.flops = flops_per_token(trainer.model, self.plan.model.context_length)
         self.began = time.monotonic()
-        say(self.headline())
+        say(headline(self.plan, trainer, len(self.train_tokens), self.peak))
         board = self.folder.path / "tensorboard" if settings.tensorboard else None
+        watch = Watch if self.world.is_first else Nobody
         with (
-            Watch(self.folder.metrics, self.folder.samples, trainer.total_steps, trainer.step, board) as self.watch,
+            watch(self.folder.metrics, self.folder.samples, trainer.total_steps, trainer.step, board) as self.watch,
             finish_on_signal() as stop,
         ):
-            if not self.folder.metrics.exists():
+            if self.world.agree(not self.folder.metrics.exists()):
                 self.look()
             compiler = speed.Compiler(trainer, settings)
             while trainer.step < trainer.total_steps:
                 self.one_step()
-                if stop and trainer.step < trainer.total_steps:
+                if self.world.any(bool(stop)) and trainer.step < trainer.total_steps:
                     self.interrupted()
                 compiler.stepped(self.recent)
+            self.flush()
+        if not self.world.is_first:
+            return
         draw_losses(read_lines(self.folder.metrics), self.folder.path.name, self.folder.picture)
-        self.summary()
+        say(closing(self.folder, read_lines(self.folder.metrics), self.seconds, self.prompt))
 
     def one_step(self) -> None:
         """A step, and what is due after it."""
         trainer = self.trainer
+        self.saver.check()
         try:
             result = trainer.train_step()
         except NonFiniteError as error:
-            raise NonFiniteError(f"{error}. {self.last_good()}") from None
+            trainer.skip()
+            self.recover(str(error), self.settings.non_finite)
+            return
         self.recent.append(result)
         self.watch.stepped(trainer.step, result.loss, result.tokens / result.seconds)
+        if self.spikes.sees(result.loss):
+            what = f"step {trainer.step}: the loss {result.loss:.3f} is a spike: under {self.spikes.limit:.3f} is usual"
+            if self.settings.spikes != "log":
+                self.recover(what, self.settings.spikes)
+                return
+            warn(what)
         last = trainer.step == trainer.total_steps
         look_due, sample_due = self.due(self.look_every), self.due(self.sample_every)
         if look_due or sample_due or last:  # a sample is worth little without the loss that goes with it
@@ -146,9 +226,43 @@ class Run:
             self.sample()
         if last or self.due(self.settings.save_every or self.look_every):
             self.save()
+        if self.jobs:
+            self.saver.submit(self.jobs)
+            self.jobs = []
+
+    def recover(self, what: str, policy: str) -> None:
+        """After a step that went wrong, whose batches are behind us. Goes on as the policy says, or raises."""
+        self.failures += 1
+        if policy == "stop" or self.failures > MOST_FAILURES:
+            raise NonFiniteError(f"{what}. {self.last_good()}")
+        if policy == "skip":
+            warn(f"{what}. Its batches are left out")
+            return
+        self.flush()
+        place = self.trainer.batches.state()
+        self.world.wait()
+        checkpoint, tensors, record = newest(self.folder, self.world)
+        weights = load(checkpoint, device=self.trainer.device).model.state_dict()
+        for name, weight in self.lm.model.state_dict().items():
+            weight.copy_(laid_out_as(weights[name], weight))
+        self.restore(tensors, record)
+        self.trainer.batches.restore(place)
+        warn(f"{what}. Going back to {checkpoint}, and past those batches")
+
+    def write(self, job: Job) -> None:
+        """Have something written after this step, by the first process."""
+        if self.world.is_first:
+            self.jobs.append(job)
+
+    def flush(self) -> None:
+        """Wait until all is written."""
+        self.saver.submit(self.jobs)
+        self.jobs = []
+        self.saver.wait()
 
     def last_good(self) -> str:
         """Where the last good weights are. Those of now are not saved: they may have burst already."""
+        self.flush()
         whole = self.folder.whole_checkpoints()
         return f"The last good state is in {whole[-1] if whole else self.folder.path}"
 
@@ -195,20 +309,24 @@ class Run:
         self.watch.looked(look)
         if held_out < self.best:
             self.best = held_out
-            self.lm.save(self.folder.path)
+            best = snapshot(self.lm)
+            self.write(lambda: best.save(self.folder.path))
 
     def loss_on(self, tokens: TokenShards, *, limit: bool) -> float:
         """The mean loss over evaluate_batches batches of a split; 0 means the whole validation text."""
         n_batches = self.settings.evaluate_batches or (8 if limit else None)
-        batches = corpus.batches_to_look_at(self.plan, tokens, self.lm.tokenizer, n_batches)
+        batches = corpus.batches_to_look_at(self.plan, tokens, self.lm.tokenizer, n_batches, self.world)
         with torch.compiler.set_stance("force_eager"):  # compiling a second, gradient-free block would cost more
             return self.trainer.evaluate(batches)
 
     def sample(self) -> None:
         """Let the model speak."""
-        self.lm.model.eval()
+        lm = snapshot(self.lm) if self.trainer.sharded else self.lm
+        if not self.world.is_first:
+            return
+        lm.model.eval()
         with torch.compiler.set_stance("force_eager"):
-            new = self.lm.generate(
+            new = lm.generate(
                 self.prompt, max_new_tokens=self.settings.sample_tokens, temperature=self.settings.sample_temperature,
                 seed=self.settings.seed,
             )[0]  # fmt: skip
@@ -238,83 +356,21 @@ class Run:
         return self.seconds_before + time.monotonic() - self.began
 
     def save(self) -> Path:
-        """Write a checkpoint."""
-        tensors, record = self.trainer.state()
-        record = {"step": self.trainer.step, "trainer": record, "best": self.best, "seconds": self.seconds}
+        """Have a checkpoint written. Returns where it will be."""
+        tensors, state = self.trainer.state()
+        record = {"step": self.trainer.step, "trainer": state, "best": self.best, "seconds": self.seconds}
+        record |= {"origin": self.origin, "losses": list(self.spikes.losses)}
         record["recent"] = [asdict(result) for result in self.recent]  # since the last look, which will average them
-        return self.folder.save_checkpoint(self.lm, tensors, record)
+        lm, tensors, keep = snapshot(self.lm), copied(tensors), self.settings.keep
+        self.write(lambda: self.folder.save_checkpoint(lm, tensors, record, keep))
+        self.failures = 0
+        return self.folder.checkpoint_at(self.trainer.step)
 
     def interrupted(self) -> None:
         """Save, and say how to go on."""
         saved = self.save()
+        self.flush()
         raise InterruptedRunError(
             f"stopped at step {self.trainer.step} of {self.trainer.total_steps}, saved in {saved}; "
             f"go on with: luthier train --out {shlex.quote(str(self.folder.path))} --resume"
         )
-
-    def headline(self) -> str:
-        """What is about to happen, in two lines."""
-        settings, trainer = self.settings, self.trainer
-        total, active = registry.count_parameters(self.plan.model)
-        active_too = f" ({active:,} active)" if active != total else ""
-        batch = settings.batch_size * settings.accumulation * self.plan.model.context_length
-        return (
-            f"{settings.preset}: {total:,} parameters{active_too}, {len(self.train_tokens):,} training tokens, "
-            f"a vocabulary of {self.plan.model.vocab_size:,}\n"
-            f"{trainer.total_steps:,} steps of {batch:,} tokens with {settings.optimizer} in {settings.precision} on "
-            f"{trainer.device.type}; peak of its matrix products {self.peak / 1e9:,.0f} GFLOP/s"
-        )
-
-    def summary(self) -> None:
-        """Where everything lies, and what to do next."""
-        path, looks = self.folder.path, read_lines(self.folder.metrics)
-        say(table_by_epoch(looks))
-        kind = "validation" if self.validation_tokens is not None else "train"
-        best = min(looks, key=lambda look: float(look[f"{kind}_loss"]))
-        say(f"done in {duration(self.seconds)}: best {kind} loss {best[f'{kind}_loss']:.4f} at step {best['step']:,}")
-        say(f"  weights   {path} (the best)")
-        say(f"            {self.folder.whole_checkpoints()[-1]} (the last)")
-        say(f"  log       {self.folder.metrics}, {self.folder.samples}")
-        say(f"  picture   {self.folder.picture}")
-        say(f"  speak     luthier generate {shlex.quote(str(path))} {shlex.quote(self.prompt)}")
-
-
-def table_by_epoch(looks: list[dict[str, Any]]) -> str:
-    """The looks nearest to each epoch's end, as a table; at most 12 rows."""
-    epochs = max(1, math.floor(looks[-1]["epoch"] + 1e-6))
-    wanted = {0, *(round(epochs * i / 11) for i in range(12))} if epochs > 1 else set()
-    rows = [looks[0]] + [min(looks, key=lambda look: abs(look["epoch"] - epoch)) for epoch in sorted(wanted - {0})]
-    if looks[-1] is not rows[-1]:
-        rows.append(looks[-1])
-    lines = ["epoch     step       tokens    train  validation  perplexity"]
-    for row in rows:
-        validation = row.get("validation_loss")
-        shown = f"{validation:>11.4f}" if validation is not None else f"{'-':>11}"
-        lines.append(
-            f"{row['epoch']:>5.1f} {row['step']:>8} {row['tokens']:>12,} {row['train_loss']:>8.4f} {shown}"
-            f" {row['perplexity']:>11,.1f}"
-        )
-    return "\n".join(lines)
-
-
-@contextmanager
-def finish_on_signal() -> Iterator[list[int]]:
-    """Yields a list that a first Ctrl-C or SIGTERM fills, so that the step can end. A second one interrupts at once."""
-    received: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        say("stopping after this step (once more to stop at once)")
-
-    try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: then signals are not ours to take
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,6 +19,11 @@ from luthier.errors import LuthierError
 console = Console(highlight=False)
 
 
+def speaks(whether: bool) -> None:
+    """Let this process print, or not: of several processes only the first does."""
+    console.quiet = not whether
+
+
 def say(text: str = "") -> None:
     """A line for people, as it is: a model's text may hold what rich takes for colours."""
     console.print(text, markup=False, soft_wrap=True)
@@ -83,6 +88,22 @@ class Watch:
         say(f"  | {' '.join(str(sample['text']).split())}")
 
 
+class Nobody(Watch):
+    """In the processes that neither print nor write."""
+
+    def __init__(self, metrics: Path, samples: Path, total_steps: int, done: int, tensorboard: Path | None) -> None:
+        self.bar = self.board = None
+
+    def stepped(self, step: int, loss: float, tokens_per_second: float) -> None:
+        pass
+
+    def looked(self, look: Mapping[str, Any]) -> None:
+        pass
+
+    def sampled(self, sample: Mapping[str, Any]) -> None:
+        pass
+
+
 def append(path: Path, record: Mapping[str, Any]) -> None:
     """Add a line of JSON; a number that is none becomes null."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
@@ -131,4 +152,5 @@ def tensorboard_writer() -> Any:
 
 def warn(text: str) -> None:
     """A line on stderr that stops nothing."""
-    print(f"luthier: warning: {text}", file=sys.stderr)
+    if not console.quiet:
+        print(f"luthier: warning: {text}", file=sys.stderr)

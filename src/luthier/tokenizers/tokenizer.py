@@ -161,7 +161,9 @@ class Tokenizer:
             **{role: token for role, token in self.roles.items() if token is not None},
             **({} if self.chat_template is None else {"chat_template": self.chat_template}),
         }
-        write(folder / "tokenizer.json", self.backend.to_str(pretty=True) + "\n")
+        with self._lock:
+            content = self.backend.to_str(pretty=True)
+        write(folder / "tokenizer.json", content + "\n")
         write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
         for name in STALE:
             (folder / name).unlink(missing_ok=True)

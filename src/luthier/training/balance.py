@@ -17,13 +17,15 @@ import torch
 
 from luthier.model.moe import MoE
 from luthier.model.transformer import Transformer
+from luthier.training.distributed import ALONE, World, laid_out_as
 from luthier.training.settings import Settings
 
 
 class Balancer:
     """All the mixture layers of a model. `update` goes before each optimizer step."""
 
-    def __init__(self, model: Transformer, settings: Settings) -> None:
+    def __init__(self, model: Transformer, settings: Settings, world: World = ALONE) -> None:
+        self.world = world
         self.layers = [module for module in model.modules() if isinstance(module, MoE)]
         self.settings = settings
         for layer in self.layers:
@@ -38,6 +40,8 @@ class Balancer:
         """
         shares = []
         for layer in self.layers:
+            self.world.sum(layer.load)
+            self.world.sum(layer.input_sum)
             load = layer.load.float()
             shares.append((load / load.sum().clamp(min=1)).tolist())
             if self.settings.balance == "bias":
@@ -58,7 +62,8 @@ def shift_logits(layer: MoE, move: torch.Tensor) -> None:
     tokens = layer.load.sum() / layer.experts_per_token
     mean = layer.input_sum / tokens.clamp(min=1)  # (C,)
     direction = mean / mean.square().sum().clamp(min=1e-6)
-    layer.router.weight += torch.outer(move, direction).type_as(layer.router.weight)
+    weight = layer.router.weight
+    weight += laid_out_as(torch.outer(move, direction).to(weight.dtype), weight)
 
 
 def imbalance(shares: list[float]) -> float:

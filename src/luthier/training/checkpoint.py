@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from luthier.errors import LuthierError
+from luthier.training.distributed import laid_out_as
 
 TENSORS = "training_state.safetensors"
 RECORD = "training_state.json"
@@ -68,6 +69,11 @@ def restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[st
         memory: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith(prefix):
-                weight, key = name.removeprefix(prefix).split(".")
-                memory.setdefault(int(weight), {})[key] = value
+                number, key = name.removeprefix(prefix).split(".")
+                memory.setdefault(int(number), {})[key] = value
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for weight, state in memory.items():
+            for key, value in state.items():
+                if value.ndim:  # not the count of steps
+                    state[key] = laid_out_as(value, parameters[weight])
         optimizer.load_state_dict({"state": memory, "param_groups": whole["param_groups"]})

@@ -12,12 +12,14 @@ Shapes: B batch, T tokens, V vocab_size.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from luthier.data.batches import Batch, BatchSource
 from luthier.errors import LuthierError
@@ -26,6 +28,7 @@ from luthier.model.loss import IGNORE, Kernel, cross_entropy_sum, loss_and_gradi
 from luthier.model.transformer import Transformer
 from luthier.training.balance import Balancer
 from luthier.training.checkpoint import optimizer_tensors, restore_optimizers
+from luthier.training.distributed import ALONE, World, place_dropout, replicate, shard, whole
 from luthier.training.machine import synchronize
 from luthier.training.optimizers import build_optimizers, clip_gradients, gradient_norm, set_learning_rate
 from luthier.training.schedule import learning_rate_factor
@@ -58,13 +61,20 @@ class Trainer:
         settings: Settings,
         total_steps: int,
         dtype: torch.dtype = torch.float32,
+        world: World = ALONE,
     ) -> None:
         """dtype: of the matrix products; weights and optimizer stay as they are."""
         self.model, self.batches, self.settings, self.total_steps = model, batches, settings, total_steps
         self.dtype = dtype
         self.device = model.embedding.weight.device
+        self.world = world
+        self.objective: nn.Module = Objective(self)
+        self.sharded = world.size > 1 and settings.parallel == "fsdp"
+        if world.size > 1:
+            place_dropout(model, world)
+            self.objective = shard(self.objective, model) if self.sharded else replicate(self.objective)
         self.optimizers = build_optimizers(model, settings)
-        self.balancer = Balancer(model, settings)
+        self.balancer = Balancer(model, settings, world)
         self.generator = torch.Generator().manual_seed(settings.seed)  # of dropout
         self.kernel: Kernel = loss_and_gradient
         self.step = 0
@@ -82,15 +92,17 @@ class Trainer:
         self.model.train()
         batches = [self.batches.next_batch().to(self.device) for _ in range(self.settings.accumulation)]
         # over all batches of the step: rows with more padding must not weigh more
-        tokens = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
+        tokens = int(self.world.sum(torch.stack([(batch.targets != IGNORE).sum() for batch in batches]).sum()))
         losses = []
         for batch in batches:
             reseed(self.model, self.generator)
-            loss = self.loss_sum(batch) / max(1, tokens)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with self.synchronised(last=batch is batches[-1]):
+                loss = self.objective(batch) / max(1, tokens)
+                (loss * self.world.size).backward()  # gradients are averaged over the processes
             losses.append(loss.detach())
+        losses = list(self.world.sum(torch.stack(losses)))
         total = torch.stack(losses).sum()
-        norm = gradient_norm(self.model)
+        norm = whole(gradient_norm(self.model))
         if not torch.isfinite(norm + total):
             raise self.undo(losses, norm, *before)
         if self.settings.clip:
@@ -107,6 +119,17 @@ class Trainer:
         seconds = time.perf_counter() - start
         return StepResult(total.item(), norm.item(), factor * self.settings.learning_rate, tokens, seconds, loads)
 
+    @contextmanager
+    def synchronised(self, *, last: bool) -> Iterator[None]:
+        """Let processes exchange gradients in a step's last backward pass only."""
+        if isinstance(self.objective, DistributedDataParallel) and not last:
+            with self.objective.no_sync():
+                yield
+            return
+        if self.sharded:
+            cast("Any", self.objective).set_requires_gradient_sync(last)
+        yield
+
     def undo(self, losses: list[Tensor], norm: Tensor, place: dict[str, Any], generator: Tensor) -> NonFiniteError:
         """Go back to before the step. Returns the error that names it and the batch at fault, counted from 1."""
         self.model.zero_grad()
@@ -122,6 +145,11 @@ class Trainer:
             what = f"the norm of the gradient of {which} is {norm.item()}"
         return NonFiniteError(f"step {self.step + 1}: {what}: lower learning_rate, raise warmup, or clip more")
 
+    def skip(self) -> None:
+        """Pass over the batches of the next step."""
+        for _ in range(self.settings.accumulation):
+            self.batches.next_batch()
+
     def loss_sum(self, batch: Batch) -> Tensor:
         """The summed loss of a batch, in nats."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -130,18 +158,19 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> float:
-        """The mean loss over batches, in nats a token, without dropout."""
+        """The mean loss over the batches of all processes, in nats a token, without dropout."""
         self.model.eval()
         total, tokens = 0.0, 0
         for batch in batches:
             on_device = batch.to(self.device)
-            total += self.loss_sum(on_device).item()
+            total += self.objective(on_device).item()
             tokens += int((on_device.targets != IGNORE).sum())
-        return total / max(1, tokens)
+        sums = self.world.sum(torch.tensor([total, tokens], dtype=torch.float64, device=self.device))
+        return float(sums[0] / sums[1].clamp(min=1))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All but the weights: (tensors, what JSON holds)."""
-        tensors = optimizer_tensors(self.optimizers)
+        tensors = {name: whole(tensor) for name, tensor in optimizer_tensors(self.optimizers).items()}
         tensors["generator"] = self.generator.get_state()
         return tensors, {"step": self.step, "tokens": self.tokens, "batches": self.batches.state()}
 
@@ -151,3 +180,16 @@ class Trainer:
         restore_optimizers(self.optimizers, tensors)
         self.generator.set_state(tensors["generator"])
         self.step, self.tokens = record["step"], record["tokens"]
+
+
+class Objective(nn.Module):
+    """The summed loss as a module, for what wraps modules: several processes."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self.model = trainer.model
+        self.loss_sum = trainer.loss_sum
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch -> its summed loss, a scalar in nats."""
+        return self.loss_sum(batch)

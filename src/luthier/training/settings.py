@@ -83,6 +83,13 @@ class Settings:
     balance_rate: float = 0.03
     """Step of the bias on a logit, or weight of the auxiliary loss."""
 
+    # when something goes wrong
+    non_finite: Literal["stop", "skip", "back"] = "stop"
+    """A loss or gradient that is no number: stop; leave its batches out; or go back to the last checkpoint and then
+    leave them out. The weights are never updated with it."""
+    spikes: Literal["log", "back", "stop"] = "log"
+    """A loss far above those before it: say so; go back to the last checkpoint and leave its batches out; or stop."""
+
     # what is looked at on the way
     evaluate_every: int = 0
     """Steps between two looks at the losses; 0: 20 looks in a run."""
@@ -98,6 +105,8 @@ class Settings:
     """Temperature of samples; 0: always the likeliest token."""
     save_every: int = 0
     """Steps between two checkpoints; 0: at each look at the losses."""
+    keep: int = 2
+    """Checkpoints that are kept; should the newest be damaged, a run goes on from the one before."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard too (pip install luthier[tensorboard])."""
 
@@ -110,9 +119,11 @@ class Settings:
     """Compile the blocks; auto: when the run is long enough to win the time back, timed on its first steps."""
     threads: int = 0
     """CPU threads; 0: all cores."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """With several processes (torchrun): a whole model in each, or a part; auto: parts if a whole one does not fit."""
 
     def __post_init__(self) -> None:
-        above_zero = ("batch_size", "accumulation", "learning_rate", "sample_tokens")
+        above_zero = ("batch_size", "accumulation", "learning_rate", "sample_tokens", "keep")
         for name in above_zero:
             check(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
         not_negative = (

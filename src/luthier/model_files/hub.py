@@ -1,0 +1,63 @@
+"""Models on the Hugging Face hub, by name: `hf:ORG/NAME`, `hf:ORG/NAME@REVISION`, or one file, `hf:ORG/NAME/FILE.gguf`.
+
+Needs the extra `hub`. Files are kept where `huggingface_hub` keeps them: HF_HOME says where, and with HF_HUB_OFFLINE=1
+only what is there already is used. What could hold code is never fetched: no pickles, no Python.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from luthier.errors import LuthierError, UsageError
+
+PREFIX = "hf:"
+NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>[\w./-]+\.gguf))?(@(?P<revision>[\w./-]+))?", re.ASCII)
+WANTED: tuple[str, ...] = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+)
+WANTED += ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+WANTED += ("tokenizer.model", "vocab.json", "merges.txt")
+
+
+def fetch(name: str) -> Path:
+    """The folder, or the .gguf file, that `hf:...` names, downloaded unless it is there already.
+
+    Raises a LuthierError where the hub has no such model or cannot be reached.
+    """
+    found = NAME.fullmatch(name.removeprefix(PREFIX))
+    if found is None:
+        raise UsageError(f"'{name}' is no name on the hub: hf:ORG/NAME, hf:ORG/NAME@REVISION or hf:ORG/NAME/FILE.gguf")
+    try:
+        from huggingface_hub import hf_hub_download, snapshot_download
+    except ImportError:
+        raise LuthierError(f"'{name}' needs the extra hub: pip install 'luthier[hub]'") from None
+    repo, file, revision = found["repo"], found["file"], found["revision"]
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        if file:
+            return Path(hf_hub_download(repo, file, revision=revision))
+        # patterns match in folders too, where repositories keep other kinds of the same weights
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(WANTED), ignore_patterns=["*/*"]))
+    except LocalEntryNotFoundError:
+        raise LuthierError(
+            f"{name}: the hub cannot be reached and the model is not on this machine: "
+            "try again with a network, or give a folder or file of your own"
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError):
+        raise LuthierError(f"{name}: the hub has no such thing, or keeps it private: then set HF_TOKEN") from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise LuthierError(f"{name}: {reason or type(error).__name__}") from None

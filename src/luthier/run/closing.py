@@ -1,0 +1,62 @@
+"""What a run says before its first step and after its last."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from typing import Any
+
+from luthier.architectures import registry
+from luthier.run.folder import RunFolder
+from luthier.run.plan import Plan
+from luthier.run.watch import duration
+from luthier.training.loop import Trainer
+
+
+def headline(plan: Plan, trainer: Trainer, training_tokens: int, peak: float) -> str:
+    """What is about to happen, in two lines. peak: FLOP/s of the machine's matrix products."""
+    settings = plan.settings
+    total, active = registry.count_parameters(plan.model)
+    active_too = f" ({active:,} active)" if active != total else ""
+    batch = settings.batch_size * settings.accumulation * plan.model.context_length
+    return (
+        f"{settings.preset}: {total:,} parameters{active_too}, {training_tokens:,} training tokens, "
+        f"a vocabulary of {plan.model.vocab_size:,}\n"
+        f"{trainer.total_steps:,} steps of {batch:,} tokens with {settings.optimizer} in {settings.precision} on "
+        f"{trainer.device.type}; peak of its matrix products {peak / 1e9:,.0f} GFLOP/s"
+    )
+
+
+def closing(folder: RunFolder, looks: list[dict[str, Any]], seconds: float, prompt: str) -> str:
+    """The table by epoch, where everything lies, and what to do next."""
+    kind = "validation" if "validation_loss" in looks[-1] else "train"
+    best = min(looks, key=lambda look: float(look[f"{kind}_loss"]))
+    speak = f"luthier generate {shlex.quote(str(folder.path))} {shlex.quote(prompt)}"
+    lines = [
+        table_by_epoch(looks),
+        f"done in {duration(seconds)}: best {kind} loss {best[f'{kind}_loss']:.4f} at step {best['step']:,}",
+        f"  weights   {folder.path} (the best)",
+        f"            {folder.whole_checkpoints()[-1]} (the last)",
+        f"  log       {folder.metrics}, {folder.samples}",
+        f"  picture   {folder.picture}",
+        f"  speak     {speak}",
+    ]
+    return "\n".join(lines)
+
+
+def table_by_epoch(looks: list[dict[str, Any]]) -> str:
+    """The looks nearest to each epoch's end, as a table; at most 12 rows."""
+    epochs = max(1, math.floor(looks[-1]["epoch"] + 1e-6))
+    wanted = {0, *(round(epochs * i / 11) for i in range(12))} if epochs > 1 else set()
+    rows = [looks[0]] + [min(looks, key=lambda look: abs(look["epoch"] - epoch)) for epoch in sorted(wanted - {0})]
+    if looks[-1] is not rows[-1]:
+        rows.append(looks[-1])
+    lines = ["epoch     step       tokens    train  validation  perplexity"]
+    for row in rows:
+        validation = row.get("validation_loss")
+        shown = f"{validation:>11.4f}" if validation is not None else f"{'-':>11}"
+        lines.append(
+            f"{row['epoch']:>5.1f} {row['step']:>8} {row['tokens']:>12,} {row['train_loss']:>8.4f} {shown}"
+            f" {row['perplexity']:>11,.1f}"
+        )
+    return "\n".join(lines)

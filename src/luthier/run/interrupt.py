@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM during a run: the step is finished and saved first."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from luthier.errors import LuthierError
+from luthier.run.watch import say
+
+
+class InterruptedRunError(LuthierError):
+    """Ctrl-C or SIGTERM: the step was finished and saved."""
+
+    exit_code = 130
+
+
+@contextmanager
+def finish_on_signal() -> Iterator[list[int]]:
+    """Yields a list that a first Ctrl-C or SIGTERM fills, so that the step can end. A second one interrupts at once."""
+    received: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        say("stopping after this step (once more to stop at once)")
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: then signals are not ours to take
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,137 @@
+"""Several processes as one: each has its rows of every batch, and gradients are summed before the step.
+
+    torchrun --nproc-per-node 2 -m luthier train book.txt --out runs/book
+
+`torchrun` tells each process its rank by the environment. With the same settings any number of processes computes the
+same thing, but for the order in which numbers are added up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from luthier.errors import UsageError
+from luthier.model.dropout import Dropout
+from luthier.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run. rank: this one's number; local_rank: its number on its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    device: str = "cpu"  # that collectives compute on
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def any(self, value: bool) -> bool:
+        """Whether it is so in any process."""
+        return value if self.size == 1 else bool(self.sum(torch.tensor(int(value), device=self.device)))
+
+    def agree(self, value: Any) -> Any:
+        """What the first process says."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = World()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """The processes that torchrun started, joined by nccl on GPUs and gloo elsewhere; alone without torchrun."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if device.type == "cuda":
+        torch.cuda.set_device(local_rank)  # so that "cuda" is this process's own
+    else:  # torchrun leaves each process one thread
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), size, local_rank, local_size, device.type)
+    finally:
+        dist.destroy_process_group()
+
+
+def replicate(objective: nn.Module) -> nn.Module:
+    """A whole copy of the weights in each process; gradients are averaged as they come (DDP, arXiv 2006.15704)."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def shard(objective: nn.Module, model: Transformer) -> nn.Module:
+    """A part of the weights, gradients and optimizer in each process, gathered block by block as they are needed.
+
+    FSDP2 (arXiv 2304.11277). The optimizer must be made after it.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for block in model.layers:
+        fully_shard(block)
+    fully_shard(objective)
+    return objective
+
+
+def place_dropout(model: nn.Module, world: World) -> None:
+    """Let each process drop what one process alone would drop in these rows of the batch."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.rank = world.rank
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor whose parts lie in several processes. Every process must ask for it."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def laid_out_as(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, in the parts that another one has."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+def check(world: World, batch_size: int, optimizer: str, way: str) -> None:
+    """A UsageError for what several processes cannot do."""
+    if world.size == 1:
+        return
+    if batch_size % world.size:
+        raise UsageError(f"batch_size {batch_size} cannot be shared by {world.size} processes: take a multiple")
+    if way == "fsdp" and optimizer == "muon":
+        raise UsageError("Muon needs whole matrices, and FSDP cuts them: take --optimizer adamw, or --parallel ddp")

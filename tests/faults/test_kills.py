@@ -1,0 +1,91 @@
+"""kill -9 at any moment: the run goes on from what is whole, and ends as if nothing had been."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+import pytest
+from tiny_runs import plan, records
+
+from luthier.errors import LuthierError
+from luthier.run import train
+from luthier.run.plan import Plan
+
+KILLS = 20
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """New processes with everything imported, in a few milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["luthier.run.train"])
+    return context
+
+
+def go(chosen: Plan, out: Path) -> None:
+    """Begin the run, or go on with it."""
+    import torch
+
+    torch.set_num_threads(1)
+    if list((out / "checkpoints").glob("step-*")):
+        train.resume(out, {}, {}, ())
+    else:
+        if out.exists():  # killed before its first checkpoint
+            import shutil
+
+            shutil.rmtree(out)
+        train.start(chosen, out)
+
+
+def started(processes: ForkServerContext, chosen: Plan, out: Path) -> ForkServerProcess:
+    process = processes.Process(target=go, args=(chosen, out))
+    process.start()
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["gpt2-nano", "llama4-nano"])
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(book, tmp_path, processes, preset):
+    chosen = plan(book, preset, steps=STEPS, save_every=1, evaluate_every=10, sample_every=30, threads=1)
+    straight = tmp_path / "straight"
+    started(processes, chosen, straight).join()
+    draw, killed, out = random.Random(7), 0, tmp_path / "killed"
+    while killed < KILLS // 2:
+        process = started(processes, chosen, out)
+        process.join(0.3 + draw.random() * 0.8)
+        if process.is_alive():
+            process.kill()
+            killed += 1
+        process.join()
+        if process.exitcode == 0:
+            break
+    if not (out / "losses.png").is_file():
+        last = started(processes, chosen, out)
+        last.join()
+        assert last.exitcode == 0
+    assert killed >= 5
+    name = f"checkpoints/step-{STEPS:08d}"
+    for file in ("model.safetensors", f"{name}/model.safetensors", f"{name}/training_state.safetensors"):
+        assert (out / file).read_bytes() == (straight / file).read_bytes(), file
+    assert records(out / "metrics.jsonl") == records(straight / "metrics.jsonl")
+    assert not list((out / "checkpoints").glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_run_in_use_is_refused_and_one_whose_process_died_is_not(book, tmp_path, processes):
+    chosen, out = plan(book, steps=3000, save_every=1), tmp_path / "run"
+    process = started(processes, chosen, out)
+    while not list((out / "checkpoints").glob("step-*")):
+        assert process.is_alive()
+        time.sleep(0.02)
+    with pytest.raises(LuthierError, match="is in use by another process"):
+        train.resume(out, {}, {}, ())
+    process.kill()
+    process.join()
+    reached = int(max((out / "checkpoints").glob("step-*")).name.removeprefix("step-"))
+    train.resume(out, {"steps": reached + 2}, {}, ())

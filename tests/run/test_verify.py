@@ -1,0 +1,96 @@
+"""`luthier verify`: what holds passes, and what is broken is found."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tiny_runs import plan
+
+import luthier
+from luthier.cli.main import main
+from luthier.run import train
+from luthier.run.verify import verify
+
+
+@pytest.fixture(scope="module")
+def runs(book, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        preset: train.start(plan(book, preset, steps=2), folder / preset)
+        for preset in ("gpt2-nano", "llama-nano", "llama4-nano")
+    }
+
+
+@dataclass(frozen=True)
+class Leaky:
+    """Every token sees the next one too."""
+
+    reach: int = 0
+
+    def __call__(self, queries, keys):
+        return keys <= queries + 1
+
+
+def failures(path, lm=None):
+    return [check.name for check in verify(path, lm or luthier.load(path)) if not check.passed]
+
+
+@pytest.mark.parametrize("preset", ["gpt2-nano", "llama-nano", "llama4-nano"])
+def test_a_sound_run_passes_every_check(runs, preset, capsys):
+    assert main(["verify", str(runs[preset])]) == 0
+    said = capsys.readouterr().out
+    assert "all holds" in said
+    assert said.count("pass") >= 9
+
+
+def test_a_mask_that_leaks_is_caught(runs, capsys, monkeypatch):
+    lm = luthier.load(runs["llama-nano"])
+
+    for block in lm.model.blocks:
+        block.attention.mask = Leaky()
+    assert "a later token changes nothing before it" in failures(runs["llama-nano"], lm)
+    monkeypatch.setattr("luthier.language_model.load", lambda *_, **__: lm)
+    assert main(["verify", str(runs["llama-nano"])]) == 1
+    assert "FAIL" in capsys.readouterr().out
+
+
+def test_positions_that_count_padding_are_caught(runs, monkeypatch):
+    lm = luthier.load(runs["gpt2-nano"])
+    monkeypatch.setattr(
+        type(lm.model), "positions", lambda model, n_keys, valid, device: torch.arange(n_keys, device=device)[None]
+    )
+    assert failures(runs["gpt2-nano"], lm) == ["padding on the left changes nothing"]
+
+
+def test_a_cache_that_forgets_is_caught(runs, monkeypatch):
+    from luthier.model.cache import LayerCache
+
+    whole = LayerCache.append
+
+    def append(cache, keys, values):
+        keys, values = whole(cache, keys, values)
+        return keys * (torch.arange(keys.shape[2]) != 1)[:, None], values
+
+    monkeypatch.setattr(LayerCache, "append", append)
+    assert failures(runs["llama4-nano"]) == ["token by token with the cache equals the whole"]
+
+
+def test_weights_that_are_no_numbers_are_caught(runs):
+    lm = luthier.load(runs["llama-nano"], dtype=torch.float32)
+    with torch.no_grad():
+        lm.model.blocks[0].attention.query.weight[0, 0] = float("nan")
+    assert "every weight is a finite number" in failures(runs["llama-nano"], lm)
+
+
+@pytest.mark.parametrize("name", ["checkpoints/step-00000002/model.safetensors", "tokens/train-00000.bin"])
+def test_a_flipped_bit_in_a_file_is_caught(runs, tmp_path, name):
+    run = tmp_path / "run"
+    shutil.copytree(runs["llama-nano"], run)
+    content = bytearray((run / name).read_bytes())
+    content[-1] ^= 1
+    (run / name).write_bytes(content)
+    [failed] = failures(run)
+    assert failed in ("files of step-00000002 are as written", "tokens are as written")
