@@ -351,12 +351,20 @@ BROKEN: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (GPT2, {"eot_token_id": -1}, "eot token is -1"),
     (GPT2, {"eom_token_id": "x"}, "eom_token_id must be a int, it is a str"),
     (GPT2, {"add_bos_token": 1}, "add_bos_token must be a bool, it is a int"),
+    (LLAMA, {"tokens": ["x" * 9999, "x" * 9999]}, r"the same: 'x{79}$"),
     (LLAMA, {"scores": [0.0]}, "scores must be 267 finite numbers"),
     (LLAMA, {"scores": [float("nan")] * 268}, "finite"),
     (LLAMA, {"scores": ["x"] * 268}, "must hold values of the type float, it holds a str"),
     (LLAMA, {"add_space_prefix": "yes"}, "add_space_prefix must be a bool"),
     (LLAMA, {"token_type": [2, 2, *LLAMA[NAME + "token_type"][2:]]}, "one piece for unknown characters, this one 2"),
 ]
+
+
+def test_pieces_for_some_bytes_only_are_refused():
+    fields = to_gguf(characters(["abc"], byte_fallback=True), 300)
+    fields[NAME + "tokens"][5] = "<0xX4>"
+    with pytest.raises(LuthierError, match="pieces for some bytes and not for others"):
+        from_gguf(fields)
 
 
 @pytest.mark.parametrize(("fields", "wrong", "complaint"), BROKEN)
@@ -378,6 +386,7 @@ def test_a_chat_template_that_is_no_text_is_refused():
         from_gguf(GPT2 | {"tokenizer.chat_template": ["x"]})
 
 
+LETTERS, LETTERS_AND_BYTES = (to_gguf(characters(["abc <|"], byte_fallback=wide), 300) for wide in (False, True))
 values = st.one_of(
     st.none(),
     st.booleans(),
@@ -391,7 +400,7 @@ values = st.one_of(
 @given(st.data())
 @settings(law, max_examples=200)
 def test_changed_metadata_are_a_clear_error_or_a_tokenizer(data):
-    fields = dict(data.draw(st.sampled_from([GPT2, LLAMA])))
+    fields = dict(data.draw(st.sampled_from([GPT2, LLAMA, LETTERS, LETTERS_AND_BYTES])))
     for key in data.draw(st.lists(st.sampled_from(sorted(fields)), min_size=1, max_size=3)):
         old = fields[key]
         if isinstance(old, list) and old and data.draw(st.booleans()):

@@ -4,8 +4,10 @@ import re
 
 import pytest
 from hostile_texts import TEXT
+from llama_cpp import write_vocabulary
 
 from luthier.cli.main import main
+from luthier.tokenizers.gguf_vocabulary import to_gguf
 from luthier.tokenizers.load import load
 from luthier.tokenizers.train import characters, train_bpe
 
@@ -64,6 +66,23 @@ def test_pieces_are_shown_one_a_line_with_their_ids(tmp_path, capsys):
         r"\xae",
     ]
     assert lines[-1] == "11 tokens of 260; 8 characters, 11 bytes, 1.00 bytes a token"
+
+
+def test_the_tokenizer_in_a_gguf_file_is_shown(tmp_path, capsys):
+    tokenizer = train_bpe(["Hello world, hello world"], 260)
+    path = write_vocabulary(tmp_path / "model.gguf", to_gguf(tokenizer, 260))
+    assert main(["tokenizer", "show", str(path), "Hello\n"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[0]) for line in lines[:-1]] == tokenizer.encode("Hello\n")
+    for fields, complaint in (
+        ({"tokenizer.ggml.model": "none"}, "holds no tokenizer"),
+        ({"tokenizer.ggml.pre": "x"}, "'x'"),
+    ):
+        write_vocabulary(path, to_gguf(tokenizer, 260) | fields)
+        assert main(["tokenizer", "show", str(path), "Hello"]) == 1
+        complained = capsys.readouterr().err
+        assert str(path) in complained
+        assert complaint in complained
 
 
 def test_special_tokens_are_shown_as_such_when_asked_for(tmp_path, capsys):

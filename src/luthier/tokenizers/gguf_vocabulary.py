@@ -63,8 +63,8 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer | None:
             backend, adds_bos = _sentencepiece(fields, vocabulary), True
         case model:
             raise LuthierError(
-                f"the GGUF file's tokenizer is of the kind {model!r}; known are 'gpt2' (byte-level BPE) and 'llama' "
-                "(SentencePiece's BPE)"
+                f"the GGUF file's tokenizer is of the kind {model!r:.80}; known are 'gpt2' (byte-level BPE) and "
+                "'llama' (SentencePiece's BPE)"
             )
     names = {role: vocabulary.tokens[number] for role, number in vocabulary.roles.items()}
     begin = names.get("bos") if _take(fields, "add_bos_token", bool, adds_bos) else None
@@ -91,7 +91,7 @@ def _vocabulary(fields: Mapping[str, Any]) -> Vocabulary:
         if not token:
             raise LuthierError(f"token {number} of the GGUF file is empty")
         if ids.setdefault(token, number) != number:
-            raise LuthierError(f"tokens {ids[token]} and {number} of the GGUF file are the same: {token!r}")
+            raise LuthierError(f"tokens {ids[token]} and {number} of the GGUF file are the same: {token!r:.80}")
     try:
         "".join(tokens).encode()
     except UnicodeEncodeError as error:
@@ -133,9 +133,9 @@ def _merges(fields: Mapping[str, Any], ids: dict[str, int]) -> list[tuple[str, s
     for number, merge in enumerate(_list(fields, "merges", (str,))):
         left, space, right = merge.partition(" ")
         if not space or not {left, right, left + right} <= ids.keys():
-            raise LuthierError(f"merge {number} of the GGUF file, {merge!r}, does not join two tokens to a third")
+            raise LuthierError(f"merge {number} of the GGUF file, {merge!r:.80}, does not join two tokens to a third")
         if (left, right) in merges:
-            raise LuthierError(f"merge {number} of the GGUF file, {merge!r}, was there before")
+            raise LuthierError(f"merge {number} of the GGUF file, {merge!r:.80}, was there before")
         merges[left, right] = None
     return list(merges)
 
@@ -181,6 +181,8 @@ def _characters(vocabulary: Vocabulary) -> Backend:
     plain = [token for token, kind in zip(tokens, kinds, strict=True) if kind not in (*ADDED, Kind.BYTE)]
     if len(ids) < len(tokens) or any(len(token) > 1 for token in plain):
         raise LuthierError("the GGUF file's SentencePiece vocabulary has no piece for unknown characters")
+    if Kind.BYTE in kinds and not {f"<0x{byte:02X}>" for byte in range(256)} <= ids.keys():
+        raise LuthierError("the GGUF file's vocabulary has pieces for some bytes and not for others")
     backend = backend_of_characters(ids, byte_fallback=Kind.BYTE in kinds)
     _add(backend, vocabulary, vocabulary.added())
     return backend

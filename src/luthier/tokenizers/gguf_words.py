@@ -1,10 +1,10 @@
 """The ways to part a text into words before any merge, by the names that GGUF files have for them.
 
 The names are llama.cpp's. What they mean is taken from the models' own tokenizer.json or tiktoken files: these are the
-reference. llama.cpp follows them with regular expressions of its own, and parts some texts otherwise. For `llama4` and
-`tekken` it leaves combining marks out of words, tells capitals from small letters in ASCII only, and for `llama4` does
-not take a whole word that is a token unless merges lead to it. For `qwen2` it does not compose accents (NFC).
-transformers, where it has only a GGUF file, knows just some of the names: for `smollm` it leaves digits together.
+reference. llama.cpp follows them with regular expressions of its own, and parts some texts otherwise: for `llama4` and
+`tekken` it leaves combining marks (of Hindi, Arabic...) out of words and tells capitals in ASCII only, and for `qwen2`
+it does not compose accents (NFC). transformers, where it has nothing but a GGUF file, knows just some of the names: for
+`smollm` it leaves digits together.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def words_of(name: str) -> Words:
     """What a name stands for. Raises LuthierError for an unknown one."""
     if name not in NAMES:
         raise LuthierError(
-            f"the GGUF file parts words as {name!r} (tokenizer.ggml.pre), which is not known; known are: "
+            f"the GGUF file parts words as {name!r:.80} (tokenizer.ggml.pre), which is not known; known are: "
             + ", ".join(NAMES)
         )
     return _meaning(NAMES[name])

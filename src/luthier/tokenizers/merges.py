@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from luthier.errors import LuthierError
 
-MOST_WORK = 100_000_000  # Llama 4's 200,000 take a tenth of it; a hostile file could ask for hours
+MOST_WORK = 100_000_000  # Llama 4's 200,000 pieces take an eighth of it; a hostile file could ask for hours
 Text = TypeVar("Text", str, bytes)
 
 
