@@ -30,7 +30,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.end_headers()
         body = {"/longer": BODY + b"!", "/other": BODY.replace(b"deux", b"dix_")}.get(self.path, BODY)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        if self.path != "/sizeless":
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if self.path == "/cut" else body)
         return None
@@ -56,6 +57,16 @@ def test_a_file_arrives_whole_under_its_name(server, tmp_path, path):
     fetch(server + path, tmp_path / "new/folder/story.txt")
     assert (tmp_path / "new/folder/story.txt").read_bytes() == BODY
     assert [p.name for p in (tmp_path / "new/folder").iterdir()] == ["story.txt"]
+
+
+def test_without_a_known_size_and_digest_the_servers_size_counts(server, tmp_path):
+    download(server + "/good", tmp_path / "x", sha256=None, size=None)
+    assert (tmp_path / "x").read_bytes() == BODY
+    with pytest.raises(LuthierError, match=r"ended after|IncompleteRead"):
+        download(server + "/cut", tmp_path / "y", sha256=None, size=None)
+    with pytest.raises(LuthierError, match="does not say how large it is"):
+        download(server + "/sizeless", tmp_path / "y", sha256=None, size=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Downloading one file of known size and sha256, so that a wrong or broken one never reaches its name.
+"""Downloading one file, so that a wrong or broken one never reaches its name.
 
 The bytes go to a hidden name beside the target, are counted and hashed on the way, and take the target's name in one
 step when all is right. Only https is spoken, through redirects too; plain http is for this machine's own addresses.
@@ -24,9 +24,10 @@ SECONDS = 30.0  # without a byte before we give up
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def download(url: str, target: Path, *, sha256: str, size: int) -> None:
-    """Fetch `url` (`size` bytes) into `target`.
+def download(url: str, target: Path, *, sha256: str | None, size: int | None) -> None:
+    """Fetch `url` into `target`.
 
+    size: in bytes; None takes what the server says. sha256: None where none is published.
     Raises LuthierError, and leaves nothing behind, when the network fails, when the file has another size or digest,
     or when `target` cannot be written.
     """
@@ -36,7 +37,7 @@ def download(url: str, target: Path, *, sha256: str, size: int) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             digest = _copy(url, file, target.name, size)
-            if digest != sha256:
+            if sha256 is not None and digest != sha256:
                 raise LuthierError(f"{url}: wrong sha256: expected {sha256}, got {digest}; nothing was kept")
             file.flush()
             os.fsync(file.fileno())
@@ -58,9 +59,12 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _copy(url: str, file: BinaryIO, name: str, size: int) -> str:
+def _copy(url: str, file: BinaryIO, name: str, expected: int | None) -> str:
     digest, done = hashlib.sha256(), 0
-    with _open(url) as answer, progress(f"downloading {name} ({size / 1e6:,.1f} MB)", size) as advance:
+    with contextlib.ExitStack() as stack:
+        answer = stack.enter_context(_open(url))
+        size = _said_size(url, answer) if expected is None else expected
+        advance = stack.enter_context(progress(f"downloading {name} ({size / 1e6:,.1f} MB)", size))
         while block := answer.read(BLOCK):
             done += len(block)
             if done > size:
@@ -73,12 +77,19 @@ def _copy(url: str, file: BinaryIO, name: str, size: int) -> str:
     return digest.hexdigest()
 
 
-def _open(url: str) -> IO[bytes]:
+def _said_size(url: str, answer: http.client.HTTPResponse) -> int:
+    said = answer.headers.get("Content-Length", "")
+    if not said.isdecimal():
+        raise LuthierError(f"{url}: the server does not say how large it is; nothing was kept")
+    return int(said)
+
+
+def _open(url: str) -> http.client.HTTPResponse:
     handlers: list[urllib.request.BaseHandler] = [_Redirect()]
     if urlsplit(url).hostname in LOOPBACK:
         handlers.append(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, headers={"User-Agent": "luthier"})  # noqa: S310 (the scheme is checked)
-    answer: IO[bytes] = urllib.request.build_opener(*handlers).open(request, timeout=SECONDS)
+    answer: http.client.HTTPResponse = urllib.request.build_opener(*handlers).open(request, timeout=SECONDS)
     return answer
 
 
