@@ -97,9 +97,11 @@ def typed_lines() -> Iterator[str]:
     """The lines that a person types and edits, until Ctrl-D."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.shortcuts import CompleteStyle
 
     commands = WordCompleter([line.split()[0] for line in HELP.splitlines() if line.startswith("/")], sentence=True)
-    session: PromptSession[str] = PromptSession(completer=commands)
+    # as in a shell, Tab completes a command: a menu would take eight lines of the screen
+    session: PromptSession[str] = PromptSession(completer=commands, complete_style=CompleteStyle.READLINE_LIKE)
     while True:
         try:
             yield session.prompt("> ")
