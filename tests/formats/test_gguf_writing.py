@@ -78,6 +78,16 @@ def test_packed_types_are_the_packages_own(kind, tmp_path, monkeypatch):
     assert (file.tensor("matrix") - MATRIX).abs().max() <= step * 1.01
 
 
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_floats_of_another_type_are_rounded_as_torch_does(kind, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf_writing, "PIECE", 130)  # two rows at a time
+    matrix = MATRIX.to(dtype)
+    write(tmp_path / "a.gguf", SETTINGS, layout(kind), tensors(matrix))
+    found = GGUFFile(tmp_path / "a.gguf").tensor("matrix")
+    assert torch.equal(found, matrix.float().to(found.dtype))
+
+
 def test_zeros_and_the_tiniest_numbers_can_be_packed(tmp_path):
     tiny = torch.zeros(3, 32)
     tiny[1], tiny[2, 0] = 1e-45, 1e-38

@@ -7,6 +7,7 @@ the type that is wanted; their bytes can be had as they are, too.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +38,13 @@ class GGUFFile:
         self.unpacked = unpacked
         try:
             with path.open("rb") as file:
+                if not os.fstat(file.fileno()).st_size:  # which cannot be mapped
+                    raise LuthierError("the file is empty")
                 self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             self.data: Any = np.frombuffer(self.map, np.uint8)
             self.fields, self.places = read_header(self.data)
         except OSError as error:
             raise LuthierError(f"{path} cannot be read: {error.strerror or error}") from None
-        except ValueError:  # what is empty cannot be mapped
-            raise LuthierError(f"{path} is empty") from None
         except LuthierError as error:
             raise LuthierError(f"{path}: {error}") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from luthier.errors import LuthierError
 from luthier.formats.atomic_file import replacing_file
 from luthier.formats.gguf_file import FLOATS, PIECE
 from luthier.formats.names import Shape
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
 
 # what the 16-bit numbers and scales of a type can hold
 LARGEST = {"F16": 65504.0, "Q8_0": 127 * 65504.0, "Q4_0": 8 * 65504.0}
@@ -69,21 +72,29 @@ def add_setting(writer: Any, name: str, value: Any) -> None:
 
 
 def packed(name: str, tensor: Tensor, kind: str) -> Any:
-    """The bytes of a tensor in a number type, as a uint8 array."""
+    """The bytes of a tensor in a number type, as a uint8 array: its own where it has that type."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-    from gguf.quants import quantize
 
-    most = LARGEST.get(kind)
-    if most is not None and FLOATS.get(kind) != tensor.dtype and not bool((tensor.abs() <= most).all()):
-        raise LuthierError(f"'{name}' holds numbers that {kind} cannot: infinite, not a number, or above {most:.0f}")
-    if kind in FLOATS:
-        return tensor.to(FLOATS[kind]).contiguous().view(-1).view(torch.uint8).numpy()
+    if FLOATS.get(kind) == tensor.dtype:
+        return tensor.contiguous().view(-1).view(torch.uint8).numpy()
     number_type = GGMLQuantizationType[kind]
     block, block_bytes = GGML_QUANT_SIZES[number_type]
     rows = tensor.reshape(-1, tensor.shape[-1])
     out = np.empty((len(rows), rows.shape[1] // block * block_bytes), np.uint8)
     step = max(1, PIECE // rows.shape[1])
-    with np.errstate(all="ignore"):  # tiny blocks have scales of 0
-        for start in range(0, len(rows), step):
-            out[start : start + step] = quantize(rows[start : start + step].float().numpy(), number_type)
+    for start in range(0, len(rows), step):
+        piece = rows[start : start + step].float()
+        if kind in LARGEST and not bool((piece.abs() <= LARGEST[kind]).all()):
+            raise LuthierError(f"'{name}' holds numbers that {kind} cannot: no numbers, or above {LARGEST[kind]:.0f}")
+        out[start : start + step] = packed_rows(piece, number_type)
     return out
+
+
+def packed_rows(rows: Tensor, number_type: GGMLQuantizationType) -> Any:
+    """The bytes of some rows of float32."""
+    from gguf.quants import quantize
+
+    if number_type.name in FLOATS:
+        return rows.to(FLOATS[number_type.name]).view(torch.uint8).numpy()
+    with np.errstate(all="ignore"):  # tiny blocks have scales of 0
+        return quantize(rows.numpy(), number_type)
