@@ -75,9 +75,7 @@ def test_a_model_arrives_whole_and_opens(server, tmp_path, monkeypatch, capsys, 
 def test_a_stopped_download_goes_on_with_the_file_that_it_was_at(server, tmp_path, monkeypatch):
     missing = (server.folder / DATA).rename(tmp_path / "away")
     out = tmp_path / "models/small"
-    with pytest.raises(
-        LuthierError, match=rf"{DATA}: 404 .*fetch the files elsewhere and put them into .*small: "
-    ):
+    with pytest.raises(LuthierError, match=rf"{DATA}: 404 .*fetch the files elsewhere and put them into .*small: "):
         module.get("gpt2-124m", out)
     assert not out.exists()
     missing.rename(server.folder / DATA)
@@ -124,6 +122,7 @@ def test_without_a_network_the_way_out_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SOURCE", "http://127.0.0.1:9")
     with pytest.raises(LuthierError, match=r"cannot download .*refused.*checkpoint, hparams.json, .* from http://127"):
         module.get("gpt2-774m", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_model_is_a_wrong_command_line(capsys):

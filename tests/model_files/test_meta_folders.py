@@ -18,6 +18,9 @@ from luthier.errors import LuthierError, UsageError
 from luthier.formats.pth_files import PthFile
 from luthier.model_files import hugging_face, meta
 from luthier.model_files.weights import Opened
+from luthier.tokenizers.tiktoken_model import FAMILIES as FAMILIES_OF_TOKENIZERS
+from luthier.tokenizers.tiktoken_model import build, read_tiktoken
+from luthier.tokenizers.train import characters
 from parity.peers import MODELS, llama, llama4, tokens, twin
 from writers.meta import write_meta_folder
 
@@ -277,3 +280,23 @@ def test_progress_counts_all_bytes(tmp_path):
     total = sum(tensor.nbytes for tensor in PthFile(tmp_path / "consolidated.00.pth").tensors.values())
     assert seen[-1] == (total, total)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+@pytest.mark.parametrize("family", FAMILIES_OF_TOKENIZERS)
+def test_the_tokenizer_goes_with_the_model(family, tmp_path):
+    tokenizer = build({bytes([byte]): byte for byte in range(256)}, FAMILIES_OF_TOKENIZERS[family])
+    config = our_llama.Config(tokenizer.vocab_size, 16, 8, 12, 2, 2, 1)
+    meta.write(tmp_path, Opened(registry.build(config), config, tokenizer))
+    again = meta.read(tmp_path, CPU, None).tokenizer
+    assert again.fingerprint == tokenizer.fingerprint
+    assert (again.eos_ids, again.pad_id, again.adds_bos) == (tokenizer.eos_ids, tokenizer.pad_id, False)
+    assert read_tiktoken(tmp_path / "tokenizer.model", family).fingerprint == tokenizer.fingerprint
+
+
+def test_a_tokenizer_of_another_kind_is_written_as_tokenizer_json(tmp_path):
+    tokenizer = characters(["hello"])
+    config = our_llama.Config(tokenizer.vocab_size, 16, 8, 12, 2, 2, 1)
+    (tmp_path / "tokenizer.model").write_text("of an earlier model")
+    meta.write(tmp_path, Opened(registry.build(config), config, tokenizer))
+    assert not (tmp_path / "tokenizer.model").exists()
+    assert meta.read(tmp_path, CPU, None).tokenizer.encode("hello") == tokenizer.encode("hello")

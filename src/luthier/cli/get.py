@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ def get(name: str, out: Path) -> None:
         try:
             download(f"{url}/{file}", part / file, sha256=SHA256.get(file), size=None)
         except LuthierError as error:
+            with contextlib.suppress(OSError):
+                part.rmdir()  # where nothing has come yet
             raise LuthierError(
                 f"{error}. Without this network, fetch the files elsewhere and put them into {out}: "
                 f"{', '.join(FILES)} from {url}/"

@@ -24,6 +24,7 @@ from luthier.formats.pth_files import PthFile
 from luthier.formats.shards import Shards
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
 from luthier.tokenizers.load import load as load_tokenizer
+from luthier.tokenizers.tiktoken_writing import tiktoken_file
 from luthier.tokenizers.tokenizer import STALE
 
 NAMES: dict[str, ModuleType] = {"llama": llama, "llama4": llama4}
@@ -109,3 +110,5 @@ def write(folder: Path, opened: Opened, watch: Watch = silent) -> None:
         pth_files.write(staging / "consolidated.00.pth", layout_of(table, model), written(table, model, watch))
         if tokenizer is not None:
             tokenizer.save(staging)
+            if (for_meta := tiktoken_file(tokenizer)) is not None:
+                (staging / "tokenizer.model").write_bytes(for_meta)

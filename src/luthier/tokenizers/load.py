@@ -93,7 +93,8 @@ def _settings(folder: Path) -> dict[str, Any]:
             settings |= read_object(folder / name)
     if (folder / "chat_template.jinja").is_file():
         settings["chat_template"] = read_text(folder / "chat_template.jinja")
-    if (folder / "params.json").is_file():  # a folder of Meta's: its models have all seen texts begin so
+    # a folder of Meta's, whose models have all seen texts begin so; a tokenizer.json says its own rule
+    if (folder / "params.json").is_file() and not (folder / "tokenizer.json").is_file():
         settings.setdefault("add_bos_token", True)
     return settings
 
