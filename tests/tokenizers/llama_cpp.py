@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +16,7 @@ import numpy
 import pytest
 
 DIM = 32
+SECONDS = 60  # to open a file, or to answer
 
 
 def write_vocabulary(path: Path, fields: dict[str, Any]) -> Path:
@@ -64,18 +68,35 @@ class LlamaCpp:
     def _ask(self, verb: str, question: dict[str, Any]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.address}/{verb}", json.dumps(question).encode(), headers)
-        with urllib.request.urlopen(request) as answer:
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
             return json.loads(answer.read())
+
+
+SERVES = """
+import sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 64, 1, 1
+params.warmup = False
+server = xllamacpp.Server(params)
+print(server.listening_address, flush=True)
+sys.stdin.read()
+"""
 
 
 @contextmanager
 def llama_cpp(path: Path) -> Iterator[LlamaCpp]:
-    """llama.cpp with a file, as long as the block lasts."""
-    xllamacpp = pytest.importorskip("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 64, 1, 1
-    params.warmup = False
-    server = xllamacpp.Server(params)
-    yield LlamaCpp(server.listening_address)
-    del server
+    """llama.cpp with a file, as long as the block lasts: in a process of its own, since its end may hang."""
+    pytest.importorskip("xllamacpp")
+    command = [sys.executable, "-c", SERVES, str(path)]
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nothing, text=True) as process:
+        limit = threading.Timer(SECONDS, process.kill)
+        limit.start()
+        address = process.stdout.readline().strip()
+        limit.cancel()
+        assert address, "llama.cpp could not open the file"
+        try:
+            yield LlamaCpp(address)
+        finally:
+            process.kill()

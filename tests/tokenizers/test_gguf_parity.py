@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
+from luthier.formats.gguf_file import GGUFFile
 from luthier.tokenizers.gguf_vocabulary import from_gguf, to_gguf
 from luthier.tokenizers.gguf_words import NAMES, words_of
 from luthier.tokenizers.pieces import BYTE_ALPHABET
@@ -37,9 +38,7 @@ def smollm2_file() -> Path:
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_file: Path) -> Tokenizer:
-    gguf = pytest.importorskip("gguf")
-    fields = gguf.GGUFReader(smollm2_file).fields
-    tokenizer = from_gguf({name: field.contents() for name, field in fields.items()})
+    tokenizer = from_gguf(GGUFFile(smollm2_file).fields)
     assert tokenizer is not None
     return tokenizer
 
