@@ -209,3 +209,10 @@ def test_files_of_other_models_are_refused(change, complaint, tmp_path):
     torch.save(weights, tmp_path / "model.pth")
     with pytest.raises(LuthierError, match=rf"model\.pth.*{complaint}"):
         opened(tmp_path / "model.pth")
+
+
+def test_a_shard_of_metas_names_the_folder_to_open(tmp_path):
+    torch.save(tiny().state_dict(), tmp_path / "consolidated.00.pth")
+    (tmp_path / "params.json").write_text("{}")
+    with pytest.raises(LuthierError, match=r"consolidated\.00\.pth is a part of one of Meta's models: open its folder"):
+        opened(tmp_path / "consolidated.00.pth")

@@ -226,6 +226,7 @@ def test_shards_of_two_models_are_refused(tmp_path):
         ({"n_heads": None}, "params.json: 'n_heads' is missing"),
         ({"vocab_size": 99}, "'vocab_size' is 99, and the embedding has 100"),
         ({"quantization_args": {"scheme": "int4"}}, "quantised by Meta"),
+        ({"vision_chunk_size": 448}, "models that see pictures"),
         ({"luthier": 7}, "params.json: 'luthier' must be an object"),
         ({"model": [1]}, "params.json: 'model' must be an object"),
     ],

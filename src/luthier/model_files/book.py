@@ -35,6 +35,8 @@ def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
 
     Raises a LuthierError that names what is missing, unknown or of another shape, or what code the file wanted to run.
     """
+    if (path.parent / "params.json").is_file():
+        raise LuthierError(f"{path} is a part of one of Meta's models: open its folder, {path.parent}")
     checkpoint, settings = PthFile(path), path.with_suffix(".json")
     said = read_json(settings) if settings.is_file() else {}
     try:
