@@ -84,7 +84,7 @@ def test_commands_change_the_conversation(folder, run, tmp_path):
         "nothing to take back",
         "system prompt is set",
         "taken back",
-        "1 turns saved",
+        "1 turn saved",
         "forgotten",
     ):
         assert remark in err
@@ -100,7 +100,7 @@ def test_a_line_that_begins_with_a_space_is_no_command(folder, run):
 def test_a_full_context_is_said(folder, run):
     code, _, err = run("Hello, this is a long line of words to fill the room\n" * 6, folder, *FEW)
     assert code == 0
-    assert "the context is full: the model no longer sees the first turns, 1 by now" in err
+    assert "the context is full: the first turns are left out, 1 by now" in err
 
 
 def test_the_template_can_be_chosen(plain, run, tmp_path):
@@ -230,7 +230,7 @@ def test_at_a_terminal_lines_are_edited_replies_stopped_and_nothing_steers_the_s
         here.read_until("luthier: no command /nothing")
         here.read_until(PROMPT)
         here.type(f"/sa\t {path}\r")  # Tab completes a command
-        here.read_until("1 turns saved in")
+        here.read_until("1 turn saved in")
         here.read_until(PROMPT)
         here.type("\x03")
         here.read_until("Ctrl-D or /quit leaves")

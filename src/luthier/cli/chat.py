@@ -155,8 +155,7 @@ class Talk:
         try:
             with closing(conversation.reply(text)) as pieces:
                 if conversation.left_out > left_out:
-                    turns = conversation.left_out
-                    remark(f"the context is full: the model no longer sees the first turns, {turns} by now")
+                    remark(f"the context is full: the first turns are left out, {conversation.left_out} by now")
                 for piece in pieces:
                     self.screen.text(piece)
         except KeyboardInterrupt:
@@ -192,16 +191,22 @@ class Talk:
     def save(self, path: str) -> None:
         """Write the conversation into a file."""
         self.conversation.save(named(path, "/save"))
-        remark(f"{len(self.conversation.messages) // 2} turns saved in {path}")
+        remark(f"{turns(self.conversation)} saved in {path}")
 
     def load(self, path: str) -> None:
         """Go on with a saved conversation, and show how it ended."""
         self.conversation.load(named(path, "/load"))
         messages = self.conversation.messages
-        remark(f"{len(messages) // 2} turns from {path}")
+        remark(f"{turns(self.conversation)} from {path}")
         if self.interactive and messages:
             self.screen.prompt(messages[-2]["content"] + "\n")
             self.screen.text(messages[-1]["content"] + "\n")
+
+
+def turns(conversation: Conversation) -> str:
+    """How many turns there are, in words."""
+    count = len(conversation.messages) // 2
+    return "1 turn" if count == 1 else f"{count} turns"
 
 
 def named(path: str, command: str) -> str:
