@@ -262,6 +262,17 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         PthFile(tmp_path / "bomb.pth")
 
 
+@pytest.mark.parametrize("by", ["torch", "zipfile"])
+def test_a_zip_of_too_many_entries_is_refused_before_they_are_in_memory(by, tmp_path, monkeypatch):
+    path = saved(tmp_path, WEIGHTS) if by == "torch" else with_pickle(tmp_path, b"\x80\x02}.")
+    with zipfile.ZipFile(path) as archive:
+        size = path.stat().st_size - archive.start_dir
+    assert size - 98 <= pth_files.directory_size(path) < size
+    monkeypatch.setattr(pth_files, "LARGEST_DIRECTORY", 100)
+    with pytest.raises(LuthierError, match="too many entries"):
+        PthFile(path)
+
+
 def test_a_program_of_torchscript_is_refused(tmp_path):
     path = with_pickle(tmp_path, tensor_pickle((4, 4), (4, 1)), **{"constants.pkl": b"\x80\x02)."})
     with pytest.raises(LuthierError, match=r"x\.pth"):

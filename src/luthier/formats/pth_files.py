@@ -22,6 +22,7 @@ from torch import Tensor
 from luthier.errors import LuthierError
 from luthier.formats.pickle_check import check_pickle
 
+LARGEST_DIRECTORY = 8 * 2**20  # bytes of a zip's list of entries, some 100 for each tensor
 LARGEST_PICKLE = 8 * 2**20  # bytes; that of a model of 100 layers with its optimizer has under one million
 NESTED = ("model_state_dict", "state_dict", "model")  # where training programs put the weights beside other things
 STORAGES = {
@@ -80,6 +81,8 @@ def load(path: Path) -> Any:
 def read_pickle(path: Path) -> bytes:
     """The pickle in the zip. Raises a LuthierError for files that are no such zip, or not as PyTorch writes one."""
     try:
+        if directory_size(path) > LARGEST_DIRECTORY:  # before all of its entries are in memory
+            raise LuthierError(f"{path} is a zip of too many entries")
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
@@ -105,6 +108,19 @@ def read_pickle(path: Path) -> bytes:
             f"{path} is no file of weights, or truncated ({error}). If it is older than PyTorch 1.6, open it there and "
             "save it again with torch.save"
         ) from None
+
+
+def directory_size(path: Path) -> int:
+    """How large a zip says that its list of entries is, in one of the two records at its end."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, io.SEEK_END) - 98))
+        tail = file.read().rjust(98)
+    if tail[-22:-18] != b"PK\5\6":
+        raise zipfile.BadZipFile("it does not end as a zip does")
+    (size,) = struct.unpack("<I", tail[-10:-6])
+    if tail[:4] == b"PK\6\6":  # zip64: 56 bytes, a locator of 20, and the old record of 22
+        size = max(size, *struct.unpack("<Q", tail[40:48]))
+    return int(size)
 
 
 def named_tensors(path: Path, found: Any) -> dict[str, Tensor]:
