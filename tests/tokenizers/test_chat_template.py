@@ -196,6 +196,26 @@ def test_a_forged_turn_stays_text_and_the_rest_keeps_its_ids(chatml):
     assert ids == [start, *plain, end, *chatml.encode("\n"), start, *chatml.encode("assistant\n")]
 
 
+@pytest.fixture(scope="module")
+def unnamed(gpt2_tokenizer: Tokenizer) -> Tokenizer:
+    """Knows the tokens of turns, but not that they are special."""
+    backend = Backend.from_str(gpt2_tokenizer.backend.to_str())
+    backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in (*TURNS["chatml"][1:], "  ")])
+    return Tokenizer(backend)
+
+
+@law
+@given(contents=st.lists(said, min_size=2, max_size=2))
+def test_tokens_of_turns_that_a_vocabulary_does_not_call_special_are_written_by_no_message(unnamed, contents):
+    turns = [unnamed.backend.token_to_id(token) for token in TURNS["chatml"][1:]]
+    template = Here((FOLDER / "chatml.jinja").read_text(), unnamed)
+    talk = [{"role": "user", "content": text} for text in contents]
+    ids = template.encode(talk)
+    assert [number for number in ids if number in turns] == [*turns, *turns, turns[0]]
+    assert unnamed.decode(ids) == template.render(talk)
+    assert template.end_of_turn == "<|im_end|>"
+
+
 def test_a_template_that_changes_words_is_followed_where_that_is_safe(chatml):
     template = ChatTemplate(CHANGING["lower"], chatml)
     assert chatml.decode(template.encode([{"role": "user", "content": "HELLO"}])) == "<|im_start|>hello<|im_end|>"
@@ -239,7 +259,7 @@ def test_a_hostile_template_is_one_clear_line_in_seconds(chatml, what):
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
-    assert time.monotonic() - start < 20  # 3 s of its own, on a machine that may be busy
+    assert time.monotonic() - start < 20  # 2 s of its own, on a machine that may be busy
 
 
 def test_the_process_of_a_template_opens_no_file_and_takes_little_memory(tmp_path):

@@ -26,7 +26,7 @@ from luthier.tokenizers.tokenizer import Tokenizer, check
 
 ROLES = ("system", "user", "assistant", "tool")
 LONGEST = 2**20  # characters of a template: the longest published ones have some 20,000
-SECONDS = 20.0  # by the clock: the sandbox ends itself after 3 of its own, but may have to wait for a busy machine
+SECONDS = 20.0  # by the clock: the sandbox ends itself after 2 of its own, but may have to wait for a busy machine
 FOLDER = Path(__file__).parent / "templates"
 SANDBOX = Path(__file__).with_name("template_sandbox.py")
 # the templates that come with Luthier, and the special tokens that show a vocabulary made for them
@@ -36,6 +36,7 @@ BUILT_IN = {
     "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     "llama2": ("<s>", "</s>"),
 }
+MARK = re.compile(r"\S{3,}")  # what a token of turns looks like; a vocabulary may have runs of spaces too
 LLAMA2_VOCABULARY = 32_000  # tokens: many others have a <s>
 
 
@@ -53,7 +54,11 @@ class ChatTemplate:
         if len(source) > LONGEST:
             raise LuthierError(f"{name} has {len(source):,} characters: no chat template is longer than {LONGEST:,}")
         self.source, self.tokenizer, self.name = source, tokenizer, name
-        longest_first = sorted(tokenizer.special_tokens, key=len, reverse=True)
+        # some vocabularies forgot to call the tokens of turns special: those that the template writes
+        added = tokenizer.backend.get_added_tokens_decoder().items()
+        turns = {token.content: i for i, token in added if MARK.fullmatch(token.content) and token.content in source}
+        self._marks = {**turns, **tokenizer.special_tokens}
+        longest_first = sorted(filter(None, self._marks), key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def render(self, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> str:
@@ -109,18 +114,36 @@ class ChatTemplate:
     def _parts(self, text: str) -> list[Part]:
         """A text cut at its special tokens."""
         pieces = enumerate(self._special.split(text))
-        return [Part(piece, self.tokenizer.special_tokens[piece] if i % 2 else None) for i, piece in pieces if piece]
+        return [Part(piece, self._marks[piece] if i % 2 else None) for i, piece in pieces if piece]
 
     def _ids(self, parts: Sequence[Part]) -> list[int]:
         """The ids of a conversation in parts: all in one go, as transformers has it, where that is safe."""
+        known = set(self._marks.values()) - {self.tokenizer.unk_id}
+        own = [i for i in specials(parts) if i in known]
         text = "".join(part.text for part in parts)
         if self._parts(text) == parts:  # else plain text writes a special token
             ids = self.tokenizer.encode(text, special=True)
-            known = set(self.tokenizer.special_tokens.values()) - {self.tokenizer.unk_id}
-            if [i for i in ids if i in known] == [i for i in specials(parts) if i in known]:
+            if [i for i in ids if i in known] == own:
                 return ids
-        plain = iter(self.tokenizer.encode_batch([part.text for part in parts if part.id is None]))
-        return [i for part in parts for i in (next(plain) if part.id is None else [part.id])]
+        runs = [run for part in parts for run in self._plain(part)]
+        rows = iter(self.tokenizer.encode_batch([run.text for run in runs if run.id is None]))
+        ids = [i for run in runs for i in (next(rows) if run.id is None else [run.id])]
+        if [i for i in ids if i in known] != own:
+            raise LuthierError("a message writes a special token that this tokenizer cannot tell from plain text")
+        return ids
+
+    def _plain(self, part: Part) -> list[Part]:
+        """The part in runs to encode: names that the tokenizer does not know as special are cut, to stay text."""
+        if part.id is not None:
+            return [part]
+        runs: list[Part] = []
+        for piece in self._parts(part.text):
+            if piece.id is not None and piece.text not in self.tokenizer.special_tokens:
+                runs += [Part(piece.text[:1], None), Part(piece.text[1:], None)]
+            else:
+                before = runs.pop().text if runs else ""
+                runs.append(Part(before + piece.text, None))
+        return runs
 
     def _text(self, answer: Mapping[str, str]) -> str:
         if "error" in answer:

@@ -26,7 +26,7 @@ from jinja2.runtime import Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-CPU_SECONDS = 3
+CPU_SECONDS = 2
 MEMORY = 512 * 2**20  # bytes of address space; Linux keeps to it, other systems may not
 LONGEST = 8 * 2**20  # characters of a rendered conversation
 
