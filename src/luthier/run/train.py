@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import shutil
 import statistics
 import time
 from contextlib import nullcontext
@@ -32,7 +33,7 @@ from luthier.run.watch import Nobody, Watch, forget_after, read_lines, say, spea
 from luthier.tokenizers.load import load as load_tokenizer
 from luthier.training.balance import imbalance
 from luthier.training.checkpoint import read_state, sha256
-from luthier.training.distributed import ALONE, World, check, joined, laid_out_as
+from luthier.training.distributed import ALONE, World, check, joined, laid_out_as, restarted
 from luthier.training.flops import flops_per_token
 from luthier.training.loop import NonFiniteError, StepResult, Trainer
 from luthier.training.machine import choose_device, keep_freed_memory, matrix_product_peak, peak_memory
@@ -52,10 +53,18 @@ def start(plan: Plan, out: Path) -> Path:
     with joined(device) as world:
         check(world, plan.settings.batch_size, plan.settings.optimizer, plan.settings.parallel)
         prepare_process(plan, world)
-        if world.is_first:
+        again = restarted()
+        go_on_by_itself = world.agree(again and bool(folder.whole_checkpoints()))
+        if world.is_first and not go_on_by_itself:
+            if again:  # by torchrun, before the first checkpoint
+                shutil.rmtree(out, ignore_errors=True)
             folder.create()
         with folder.locked() if world.is_first else nullcontext():
-            begin(plan, folder, device, world).go()
+            if go_on_by_itself:
+                plan = resolve(recipe=read_run(out), where=str(folder.recipe))
+                go_on(plan, folder, anyway=False, world=world).go()
+            else:
+                begin(plan, folder, device, world).go()
     return out
 
 

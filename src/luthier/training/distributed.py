@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from luthier.errors import UsageError
+from luthier.errors import LuthierError, UsageError
 from luthier.model.dropout import Dropout
 from luthier.model.transformer import Transformer
 
@@ -77,11 +77,23 @@ def joined(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(local_rank)  # so that "cuda" is this process's own
     else:  # torchrun leaves each process one thread
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, size = next(dist.rendezvous("env://"))
+    # torchrun may keep its store over a restart, and with it the addresses of the processes that died
+    store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
-        yield World(dist.get_rank(), size, local_rank, local_size, device.type)
+        yield World(rank, size, local_rank, local_size, device.type)
+    except RuntimeError as error:  # gloo has no class of its own for it
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise LuthierError(f"process {rank} lost another process, whose own error says why") from error
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def restarted() -> bool:
+    """Whether torchrun has started these processes again after one had failed (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def replicate(objective: nn.Module) -> nn.Module:
