@@ -69,7 +69,7 @@ class Blocks:
 
     def add(self, losses: Tensor) -> None:
         """Add the losses of tokens on end, (n,)."""
-        losses = losses.double().cpu()
+        losses = losses.cpu().double()  # in this order: mps has no float64
         while len(losses):
             nats, tokens = self.sums.pop() if self.sums and self.sums[-1][1] < self.size else (0.0, 0)
             part, losses = losses.tensor_split([self.size - tokens])
