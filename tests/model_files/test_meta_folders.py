@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from luthier.errors import LuthierError, UsageError
 from luthier.formats.pth_files import PthFile
 from luthier.model_files import hugging_face, meta
 from luthier.model_files.weights import Opened
+from luthier.tokenizers.load import load as load_tokenizer
 from luthier.tokenizers.tiktoken_model import FAMILIES as FAMILIES_OF_TOKENIZERS
 from luthier.tokenizers.tiktoken_model import build, read_tiktoken
 from luthier.tokenizers.train import characters
@@ -292,6 +294,29 @@ def test_the_tokenizer_goes_with_the_model(family, tmp_path):
     assert again.fingerprint == tokenizer.fingerprint
     assert (again.eos_ids, again.pad_id, again.adds_bos) == (tokenizer.eos_ids, tokenizer.pad_id, False)
     assert read_tiktoken(tmp_path / "tokenizer.model", family).fingerprint == tokenizer.fingerprint
+
+
+def test_a_tokenizer_of_llama_2s_kind_is_written_for_sentencepiece(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the small model of small words"] * 9),
+        model_writer=content,
+        vocab_size=290,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    (tmp_path / "tokenizer.model").write_bytes(content.getvalue())
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.model")
+    config = our_llama.Config(tokenizer.vocab_size, 16, 8, 12, 2, 2, 1)
+    meta.write(tmp_path / "meta", Opened(registry.build(config), config, tokenizer))
+    processor = sentencepiece.SentencePieceProcessor(str(tmp_path / "meta/tokenizer.model"))
+    for text in ("small words", "  of é\n"):
+        ids = meta.read(tmp_path / "meta", CPU, None).tokenizer.encode(text)
+        assert ids == tokenizer.encode(text) == processor.encode(text)
 
 
 def test_a_tokenizer_of_another_kind_is_written_as_tokenizer_json(tmp_path):

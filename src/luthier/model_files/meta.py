@@ -2,7 +2,7 @@
 
 Read: Llama 2 to 3.3 and Llama 4's text part. Written: one consolidated.00.pth, params.json, and the tokenizer as
 tokenizer.json with tokenizer_config.json, which are preferred here; beside them a tokenizer.model for Meta's programs,
-where the tokenizer is one of Llama 3 or 4.
+where the tokenizer is of the kind of Llama 2, 3 or 4.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from luthier.formats.pth_files import PthFile
 from luthier.formats.shards import Shards
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
 from luthier.tokenizers.load import load as load_tokenizer
+from luthier.tokenizers.sentencepiece_writing import sentencepiece_file
 from luthier.tokenizers.tiktoken_writing import tiktoken_file
 from luthier.tokenizers.tokenizer import STALE
 
@@ -110,5 +111,5 @@ def write(folder: Path, opened: Opened, watch: Watch = silent) -> None:
         pth_files.write(staging / "consolidated.00.pth", layout_of(table, model), written(table, model, watch))
         if tokenizer is not None:
             tokenizer.save(staging)
-            if (for_meta := tiktoken_file(tokenizer)) is not None:
+            if for_meta := tiktoken_file(tokenizer) or sentencepiece_file(tokenizer):
                 (staging / "tokenizer.model").write_bytes(for_meta)

@@ -1,0 +1,103 @@
+"""A SentencePiece `tokenizer.model` for Meta's programs of Llama 2: BPE with bytes for what has no piece.
+
+The pieces' scores are made anew: minus the place of the first merge that makes a piece, which is all that BPE asks of
+them. What was written is built again and must cut texts as the tokenizer does; otherwise there is no such file.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+from luthier.errors import LuthierError
+from luthier.tokenizers.pieces import BYTE, SPACE
+from luthier.tokenizers.sentencepiece_file import Algorithm, Kind, Model, Piece
+from luthier.tokenizers.sentencepiece_model import build
+from luthier.tokenizers.tokenizer import Tokenizer
+
+PREPENDED = {" ", SPACE}
+SAMPLES = (
+    "",
+    "Hello, world!  It's   12345.67 times\n\n\tfaster.",
+    " leading and trailing ",
+    "L'été où naît l'œuvre, 日本語 и Привет 👩🏽\u200d💻\x00\u00a0",
+    "def f(x):\n    return x  +  1  # \u2581 <s> </s>",
+)
+
+
+def sentencepiece_file(tokenizer: Tokenizer) -> bytes | None:
+    """The file that gives the same ids in Meta's programs; None where SentencePiece cannot say what it does."""
+    model = model_of(tokenizer)
+    if model is None:
+        return None
+    try:
+        again = build(model)
+    except LuthierError:
+        return None
+    if any(again.encode(sample) != tokenizer.encode(sample) for sample in SAMPLES):
+        return None
+    return written(model)
+
+
+def model_of(tokenizer: Tokenizer) -> Model | None:
+    """What a `.model` file would say of a tokenizer."""
+    state: dict[str, Any] = json.loads(tokenizer.backend.to_str())
+    bpe, unknown = state["model"], tokenizer.roles["unk_token"]
+    if bpe["type"] != "BPE" or not bpe["byte_fallback"] or unknown is None:
+        return None
+    names = {number: text for text, number in tokenizer.backend.get_vocab(with_added_tokens=True).items()}
+    if sorted(names) != list(range(len(names))):
+        return None
+    added = {token["content"]: token["special"] for token in state["added_tokens"]}
+    made: dict[str, int] = {}
+    for left, right in bpe["merges"]:
+        made.setdefault(left + right, len(made))
+
+    def kind(text: str) -> Kind:
+        if text == unknown:
+            return Kind.UNKNOWN
+        if text in added:
+            return Kind.CONTROL if added[text] else Kind.USER_DEFINED
+        return Kind.BYTE if BYTE.fullmatch(text) else Kind.NORMAL
+
+    texts = [names[number] for number in range(len(names))]
+    pieces = [Piece(text, -float(made.get(text, len(made))), kind(text)) for text in texts]
+    roles = {role: tokenizer.roles[f"{role}_token"] or f"<no {role}>" for role in ("unk", "bos", "eos", "pad")}
+    normalizer = state["normalizer"] or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    prefix = any(step.get("type") == "Prepend" and step["prepend"] in PREPENDED for step in steps)
+    return Model(pieces, Algorithm.BPE, True, False, roles, "identity", b"", prefix, False, True)
+
+
+def written(model: Model) -> bytes:
+    """A Model as a protocol-buffer message (sentencepiece_model.proto)."""
+    pieces = [
+        field(1, field(1, piece.text.encode()) + b"\x15" + struct.pack("<f", piece.score) + field(3, piece.kind))
+        for piece in model.pieces
+    ]
+    trainer = field(3, model.algorithm) + field(4, len(model.pieces)) + field(35, model.byte_fallback)
+    texts = [piece.text for piece in model.pieces]
+    for number, role in enumerate(("unk", "bos", "eos", "pad")):
+        text = model.roles[role]
+        place = texts.index(text) if text in texts else 2**64 - 1  # -1
+        trainer += field(40 + number, place) + field(45 + number, text.encode())
+    normalizer = field(1, model.rules_name.encode()) + field(3, model.add_dummy_prefix)
+    normalizer += field(4, model.remove_extra_whitespaces) + field(5, model.escape_whitespaces)
+    return b"".join(pieces) + field(2, trainer) + field(3, normalizer)
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """A field of a message: a whole number, or bytes."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def varint(value: int) -> bytes:
+    """A number of up to 64 bits, 7 in each byte, the lowest first."""
+    content = bytearray()
+    while value >= 0x80:
+        content.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*content, value])
