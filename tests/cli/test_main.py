@@ -11,7 +11,7 @@ from luthier.cli import main as module
 from luthier.cli.main import VERBS, main
 from luthier.errors import LuthierError, UsageError
 
-HEAVY = ("torch", "tyro", "rich", "numpy", "tokenizers", "matplotlib", "msgspec")
+HEAVY = ("torch", "tyro", "rich", "numpy", "tokenizers", "matplotlib", "msgspec", "jinja2", "prompt_toolkit", "gguf")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_version(capsys):
 
 
 @pytest.mark.parametrize(
-    ("verb", "hint"), [("trian", "did you mean 'train'?"), ("xyz", "the verbs are train, generate, plan, tokenizer")]
+    ("verb", "hint"), [("trian", "did you mean 'train'?"), ("xyz", "the verbs are train, generate, chat, eval")]
 )
 def test_an_unknown_verb_names_the_nearest(verb, hint, capsys):
     assert main([verb]) == 2

@@ -20,6 +20,7 @@ VERBS = {
     "generate": ("generate", 'let a model speak: luthier generate runs/book "Once upon a time"'),
     "chat": ("chat", "talk with a model that was taught to: luthier chat SmolLM2-135M-Instruct.gguf"),
     "eval": ("eval", "loss and perplexity of models on a text: luthier eval runs/a runs/b book.txt"),
+    "get": ("get", "download OpenAI's GPT-2: luthier get gpt2-124m"),
     "convert": ("convert", "write a model in another format: luthier convert runs/book book.gguf --to gguf"),
     "verify": ("verify", "prove that a model or a run is sound: luthier verify runs/book"),
     "plan": ("plan", "what a training run will cost, in memory and time, before it starts"),

@@ -33,7 +33,16 @@ from luthier.run.watch import Nobody, Watch, forget_after, read_lines, say, spea
 from luthier.tokenizers.load import load as load_tokenizer
 from luthier.training.balance import imbalance
 from luthier.training.checkpoint import read_state, sha256
-from luthier.training.distributed import ALONE, World, check, joined, laid_out_as, restarted
+from luthier.training.distributed import (
+    ALONE,
+    World,
+    check,
+    choose_way,
+    device_memory,
+    joined,
+    laid_out_as,
+    restarted,
+)
 from luthier.training.flops import flops_per_token
 from luthier.training.loop import NonFiniteError, StepResult, Trainer
 from luthier.training.machine import choose_device, keep_freed_memory, matrix_product_peak, peak_memory
@@ -51,7 +60,6 @@ def start(plan: Plan, out: Path) -> Path:
     if plan.settings.tensorboard:
         tensorboard_writer()
     with joined(device) as world:
-        check(world, plan.settings.batch_size, plan.settings.optimizer, plan.settings.parallel)
         prepare_process(plan, world)
         again = restarted()
         go_on_by_itself = world.agree(again and bool(folder.whole_checkpoints()))
@@ -101,7 +109,6 @@ def resume(
     before = resolve(recipe=read_run(out), where=str(folder.recipe))
     plan = check_resumable(options, model, data, before, anyway=anyway)
     with joined(choose_device(plan.settings.device)) as world:
-        check(world, plan.settings.batch_size, plan.settings.optimizer, plan.settings.parallel)
         prepare_process(plan, world)
         with folder.locked() if world.is_first else nullcontext():
             go_on(plan, folder, anyway, world).go()
@@ -159,7 +166,10 @@ class Run:
         batches = corpus.make_batches(plan, self.train_tokens, lm.tokenizer, world)
         self.steps_per_epoch = batches.batches_per_epoch / self.settings.accumulation
         steps = corpus.steps_in_all(self.settings, batches)
-        self.trainer = Trainer(lm.model, batches, self.settings, steps, world=world)
+        parameters = sum(weight.numel() for weight in lm.model.parameters())
+        way = choose_way(plan.settings.parallel, parameters, device_memory(lm.device, world))
+        check(world, plan.settings.batch_size, plan.settings.optimizer, way)
+        self.trainer = Trainer(lm.model, batches, replace(self.settings, parallel=way), steps, world=world)
         self.prompt = self.settings.sample_prompt or self.default_prompt()
         self.check_prompt()
         self.best = math.inf

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -137,6 +137,23 @@ def laid_out_as(tensor: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+def choose_way(asked: str, parameters: int, memory: int) -> Literal["ddp", "fsdp"]:
+    """Whole models or parts: as asked, or parts where a whole one does not fit the `memory` (bytes) of a device.
+
+    Weights, gradients and AdamW's two averages take 16 bytes a parameter; a fifth is left for activations.
+    """
+    if asked == "auto":
+        return "fsdp" if 16 * parameters > 0.8 * memory else "ddp"
+    return "ddp" if asked == "ddp" else "fsdp"
+
+
+def device_memory(device: torch.device, world: World) -> int:
+    """Bytes that this process may use on its device."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // world.local_size)
 
 
 def check(world: World, batch_size: int, optimizer: str, way: str) -> None:
