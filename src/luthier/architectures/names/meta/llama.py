@@ -96,10 +96,10 @@ def read_config(params: Mapping[str, Any], *, vocab_size: int, tied: bool) -> Co
     )
     theta = settings.number("rope_theta", 10_000.0)
     scaling = read_scaling(settings, factor=32.0 if (dim, n_layers) in LLAMA32 else 8.0, high=4.0)
-    published = 131_072 if scaling is not None else 8192 if theta == 500_000.0 else 4096
+    published = {10_000.0: 4096, 500_000.0: 8192}.get(theta, 16_384)  # Llama 2, Llama 3, Code Llama
     return Config(
         vocab_size=vocab_size,
-        context_length=ours.count("context_length", published, most=LARGEST_CONTEXT),
+        context_length=ours.count("context_length", published if scaling is None else 131_072, most=LARGEST_CONTEXT),
         dim=dim,
         hidden_dim=ours.count("hidden_dim", width),  # ours never says it: this holds the width within bounds
         n_layers=n_layers,
