@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -89,6 +90,20 @@ def sentencepiece_model(**options: Any) -> bytes:
         options.pop("hard_vocab_limit")
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=model, **options)
     return model.getvalue()
+
+
+def with_runs_of_spaces(model: bytes, longest: int) -> bytes:
+    """A model of SentencePiece's with a piece for each run of spaces, all of the lowest score, as Llama 2 has them."""
+    for length in range(2, longest + 1):
+        text = ("▁" * length).encode()
+        begin = b"\x0a" + bytes([len(text)]) + text + b"\x15"  # field 1, the text, and field 2, the score
+        piece = begin + struct.pack("<f", -1e9)
+        if begin in model:
+            start = model.index(begin)
+            model = model[:start] + piece + model[start + len(piece) :]
+        else:
+            model += b"\x0a" + bytes([len(piece)]) + piece  # a message may be continued
+    return model
 
 
 def tiktoken_file(path: Path, ranks: dict[bytes, int]) -> Path:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hostile_texts import FRENCH, HOSTILE, TEXT, any_text, law, sentencepiece_model
+from hostile_texts import FRENCH, HOSTILE, TEXT, any_text, law, sentencepiece_model, with_runs_of_spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
@@ -146,6 +146,11 @@ def test_pieces_are_joined_by_their_scores():
     assert tokenizer.roles == {"bos_token": "<s>", "eos_token": "</s>", "pad_token": None, "unk_token": "<unk>"}
     assert tokenizer.adds_bos  # the default of this kind
     assert tokenizer.vocab_size == 267
+
+
+def test_pieces_without_scores_of_their_own_are_joined_in_the_order_of_their_ids():
+    fields = LLAMA | {NAME + "scores": [-1000.0] * 268}
+    assert from_gguf(fields).fingerprint == from_gguf(LLAMA).fingerprint
 
 
 def test_what_was_added_to_pieces_is_found_even_in_plain_text_and_special_tokens_are_not():
@@ -313,21 +318,29 @@ def test_a_sentencepiece_model_that_gguf_has_no_form_for_is_refused(tmp_path, op
         to_gguf(tokenizer, tokenizer.vocab_size)
 
 
-def test_llama_2_as_hugging_face_writes_it_is_read_back_with_the_same_ids(kinds):
-    """Its tokenizer.json lists every pair that makes a piece, and has no words: the whole text is one."""
-    ours = kinds["sentencepiece bpe"]
-    model = json.loads(ours.backend.to_str())["model"]
-    pieces = dict.fromkeys(left + right for left, right in model["merges"])
+def test_llama_2_as_hugging_face_writes_it_is_read_back_with_the_same_ids(tmp_path):
+    """Its tokenizer.json lists all pairs that make a piece; those of runs of spaces come last, by their left part."""
+    model = sentencepiece_model(model_type="bpe", allow_whitespace_only_pieces=True, **PIECES)
+    (tmp_path / "tokenizer.model").write_bytes(with_runs_of_spaces(model, 16))
+    ours = load(tmp_path / "tokenizer.model")
+    state = json.loads(ours.backend.to_str())["model"]
+    ids = state["vocab"]
+    pieces = dict.fromkeys(left + right for left, right in state["merges"])
     pairs = [(piece[:i], piece[i:]) for piece in pieces for i in range(1, len(piece))]
-    merges = [pair for pair in pairs if model["vocab"].keys() >= set(pair)]
-    assert len(merges) > len(model["merges"])
-    backend = Backend(BPE(model["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    pairs = [pair for pair in pairs if ids.keys() >= set(pair)]
+    runs = sorted(
+        (pair for pair in pairs if not "".join(pair).strip("▁")), key=lambda pair: (ids[pair[0]], ids[pair[1]])
+    )
+    merges = [pair for pair in pairs if pair not in runs] + [pair for pair in runs if pair != ("▁", "▁")] + [("▁", "▁")]
+    backend = Backend(BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.add_special_tokens(["<unk>", "<s>", "</s>"])
     tokenizer = Tokenizer(backend, bos="<s>", eos="</s>")
-    assert from_gguf(to_gguf(tokenizer, 800)).encode_batch([*HOSTILE, FRENCH]) == tokenizer.encode_batch(
-        [*HOSTILE, FRENCH]
-    )
+    texts = [*HOSTILE, FRENCH, TEXT[:9000], *(f"a{' ' * length}b{' ' * length}" for length in range(70))]
+    back = from_gguf(to_gguf(tokenizer, 800))
+    assert len(runs) > 100
+    assert back.encode_batch(texts) == tokenizer.encode_batch(texts) == ours.encode_batch(texts)
+    assert from_gguf(to_gguf(ours, 800)).encode_batch(texts) == ours.encode_batch(texts)
 
 
 BROKEN: list[tuple[dict[str, Any], dict[str, Any], str]] = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from hostile_texts import FRENCH, HOSTILE, TEXT, any_text, law, sentencepiece_model
+from hostile_texts import FRENCH, HOSTILE, TEXT, any_text, law, sentencepiece_model, with_runs_of_spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,6 +96,18 @@ def test_a_long_text_is_read_word_by_word(models):
     began = time.process_time()
     assert ours.encode(TEXT * 8) == theirs.encode(TEXT * 8)
     assert time.process_time() - began < 10
+
+
+def test_runs_of_spaces_that_are_all_as_likely_are_sentencepieces(tmp_path):
+    model = sentencepiece_model(model_type="bpe", allow_whitespace_only_pieces=True, **LLAMA2)
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(with_runs_of_spaces(model, 16))
+    ours, theirs = load(path), sentencepiece.SentencePieceProcessor(model_file=str(path))
+    texts = [
+        f"{before}{' ' * length}{after}" for length in range(70) for before in ("", "a\n") for after in ("", "b", "\n")
+    ]
+    assert ours.encode_batch(texts) == theirs.encode(texts)
+    assert theirs.id_to_piece(theirs.encode(" " * 19)) == ["▁" * 16, "▁" * 4]
 
 
 NMT_NFKC = [

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
     dtype = None if given.dtype == "auto" else getattr(torch, given.dtype)
     lm = load(given.model, device=choose_device(given.device), dtype=dtype)
-    table = Table("", "", "", show_header=False, box=None)
+    table = Table(show_header=False, box=None, pad_edge=False)
     failed = 0
     for check in verify(Path(given.model), lm):
         failed += not check.passed

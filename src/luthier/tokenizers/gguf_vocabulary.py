@@ -152,6 +152,8 @@ def _sentencepiece(fields: Mapping[str, Any], vocabulary: Vocabulary) -> Backend
             return _characters(vocabulary)
         if unknown is not None:
             kinds[unknown] = Kind.UNKNOWN
+    if len({score for score, kind in zip(scores, kinds, strict=True) if kind is Kind.NORMAL}) == 1:
+        scores = [-float(number) for number in range(len(tokens))]  # a converter knew none: ids are in the same order
     # what the file's maker added to the pieces is looked for before spaces are written as "▁", so not as a piece
     pieces = [
         Piece(token, score, Kind.UNUSED if kind is Kind.USER_DEFINED else kind)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
 from typing import Any
 
 from tokenizers.models import BPE
@@ -142,14 +141,22 @@ def _puts_a_space_before(tokenizer: Tokenizer) -> bool:
 def _ranks(pieces: list[str], merges: list[tuple[str, str]]) -> dict[str, int]:
     """The rank of each piece, where joining to the piece of the lowest rank does the same as the merges.
 
-    It does where the merges to a piece follow one another, and are those of `merges_of` and such as are never met.
+    Of the pairs that make a piece only the one of `merges_of` is ever met, so it does where these come in the order of
+    the merges. Llama 2's tokenizer.json has all the others too, and for runs of spaces they come first.
     """
+    place = {pair: number for number, pair in enumerate(merges)}
     known = set(pieces)
-    made = [piece for piece, _ in groupby(left + right for left, right in merges if left + right in known)]
-    ranks = {piece: rank for rank, piece in enumerate(dict.fromkeys([*made, *pieces]))}
-    if len(made) > len(set(made)) or not set(merges) >= set(merges_of(ranks, ranks)):
-        raise LuthierError("no scores of pieces do the same as this tokenizer's merges, so GGUF has no form for it")
-    return ranks
+    order = [left + right for left, right in merges if left + right in known]
+    for _ in range(2):
+        ranks = {piece: rank for rank, piece in enumerate(dict.fromkeys([*order, *pieces]))}
+        joined = merges_of(ranks, ranks)
+        if not place.keys() >= set(joined):
+            break
+        in_order = sorted(joined, key=place.__getitem__)
+        if in_order == joined:
+            return ranks
+        order = [left + right for left, right in in_order]
+    raise LuthierError("no scores of pieces do the same as this tokenizer's merges, so GGUF has no form for it")
 
 
 def _characters(tokenizer: Tokenizer, tokens: list[str], kinds: dict[int, Kind]) -> Fields:

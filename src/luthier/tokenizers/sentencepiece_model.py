@@ -68,7 +68,9 @@ def build(model: Model) -> Tokenizer:
 
 
 def _bpe(model: Model, unknown: str) -> Backend:
-    by_score = sorted((piece for piece in model.pieces if piece.kind is Kind.NORMAL), key=lambda piece: -piece.score)
+    # of the same score, as Llama 2's runs of spaces, the leftmost joins first, so what has begun grows to its full length
+    ordinary = [piece for piece in model.pieces if piece.kind is Kind.NORMAL]
+    by_score = sorted(ordinary, key=lambda piece: (-piece.score, -len(piece.text)))
     ranks = {piece.text: rank for rank, piece in enumerate(by_score)}
     merges = merges_of(ranks, ranks) if model.algorithm is Algorithm.BPE else []
     vocabulary = {piece.text: number for number, piece in enumerate(model.pieces)}
