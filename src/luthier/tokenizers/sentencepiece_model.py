@@ -68,7 +68,7 @@ def build(model: Model) -> Tokenizer:
 
 
 def _bpe(model: Model, unknown: str) -> Backend:
-    # of the same score, as Llama 2's runs of spaces, the leftmost joins first, so what has begun grows to its full length
+    # of the same score (Llama 2's runs of spaces) the leftmost joins first: what has begun grows as long as it can
     ordinary = [piece for piece in model.pieces if piece.kind is Kind.NORMAL]
     by_score = sorted(ordinary, key=lambda piece: (-piece.score, -len(piece.text)))
     ranks = {piece.text: rank for rank, piece in enumerate(by_score)}
