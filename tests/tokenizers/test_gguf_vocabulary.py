@@ -343,6 +343,22 @@ def test_llama_2_as_hugging_face_writes_it_is_read_back_with_the_same_ids(tmp_pa
     assert from_gguf(to_gguf(ours, 800)).encode_batch(texts) == ours.encode_batch(texts)
 
 
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_llama_2_as_transformers_5_saves_it_gets_sentencepieces_own_rule(kinds, scheme):
+    state = json.loads(kinds["sentencepiece bpe"].backend.to_str())["model"]
+    merges = [(left, right) for left, right in state["merges"]]
+    backend = Backend(BPE(state["vocab"], merges, fuse_unk=True, byte_fallback=True))  # its unknown token is but a role
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer = Tokenizer(backend, bos="<s>", eos="</s>", unk="<unk>")
+    back = from_gguf(to_gguf(tokenizer, 800))
+    for text in [text for text in HOSTILE if not text.startswith((" ", "▁"))]:
+        assert back.encode(text) == tokenizer.encode(text)
+    sentencepieces = tokenizer if scheme == "never" else kinds["sentencepiece bpe"]
+    assert back.encode(" a") == sentencepieces.encode(" a")
+    assert back.roles == tokenizer.roles
+
+
 BROKEN: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (GPT2, {"model": "bert"}, "of the kind 'bert'; known are 'gpt2'"),
     (GPT2, {"model": 3}, r"tokenizer\.ggml\.model must be a str, it is a int"),

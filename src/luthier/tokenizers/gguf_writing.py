@@ -46,7 +46,8 @@ def to_gguf(tokenizer: Tokenizer, vocab_size: int) -> Fields:
     kinds = _kinds(tokenizer, state)
     if any(step["type"] == "ByteLevel" for step in steps(tokenizer.backend.pre_tokenizer)):
         vocabulary = _byte_level(tokenizer, model)
-    elif model["unk_token"] is not None:
+    elif unknown := model["unk_token"] or tokenizer.roles["unk_token"]:
+        kinds[tokens.index(unknown)] = Kind.UNKNOWN
         vocabulary = _sentencepiece(tokenizer, model, tokens, kinds)
     else:
         vocabulary = _characters(tokenizer, tokens, kinds)
@@ -113,7 +114,6 @@ def _sentencepiece(tokenizer: Tokenizer, model: dict[str, Any], tokens: list[str
     prefix = _puts_a_space_before(tokenizer)
     if model["ignore_merges"]:
         raise LuthierError("user-defined pieces of a SentencePiece model have no form in a GGUF file")
-    kinds[model["vocab"][model["unk_token"]]] = Kind.UNKNOWN
     pieces = [token for number, token in enumerate(tokens) if kinds.get(number) is Kind.NORMAL]
     ranks = _ranks(pieces, [(left, right) for left, right in model["merges"]])
     # the last rank for what is no piece of a text: llama.cpp may join a text's characters to it all the same
@@ -122,12 +122,19 @@ def _sentencepiece(tokenizer: Tokenizer, model: dict[str, Any], tokens: list[str
 
 
 def _puts_a_space_before(tokenizer: Tokenizer) -> bool:
-    """Whether a text begins with a space more. Raises LuthierError for texts made ready in a way GGUF cannot say."""
+    """Whether a text begins with a space more. Raises LuthierError for texts made ready in a way GGUF cannot say.
+
+    transformers' Metaspace is taken for SentencePiece's rule, though it puts no space before a text that begins with
+    one, and none (as "first") after a special token: it stands for that rule, and GGUF knows no other.
+    """
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     words = {"type": "Split", "pattern": {"Regex": words_pattern()}, "behavior": "Isolated", "invert": False}
     found = [*steps(tokenizer.backend.normalizer), *steps(tokenizer.backend.pre_tokenizer)]
     if found[-1:] == [words]:
         found.pop()
+    match found:
+        case [{"type": "Metaspace", "replacement": "▁", "split": False, "prepend_scheme": scheme}]:
+            return bool(scheme != "never")
     if found == [replace]:
         return False
     if found[1:] == [replace] and found[0] in ({"type": "Prepend", "prepend": space} for space in (" ", SPACE)):
