@@ -42,9 +42,9 @@ class Vocabulary(NamedTuple):
     kinds: list[Kind]
     roles: dict[str, int]
 
-    def added(self, start: int = 0) -> list[int]:
-        """The ids of tokens that are found in a text before anything else is."""
-        return [number for number in range(start, len(self.tokens)) if self.kinds[number] in ADDED]
+    def added(self) -> list[int]:
+        """The ids of the tokens that are found in a text before anything else is."""
+        return [number for number, kind in enumerate(self.kinds) if kind in ADDED]
 
 
 def from_gguf(fields: Mapping[str, Any]) -> Tokenizer | None:

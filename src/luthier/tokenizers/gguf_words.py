@@ -10,7 +10,6 @@ it does not compose accents (NFC). transformers, where it has nothing but a GGUF
 from __future__ import annotations
 
 import json
-from functools import cache
 from typing import Any, NamedTuple
 
 from tokenizers import Regex
@@ -63,7 +62,6 @@ def words_of(name: str) -> Words:
     return _meaning(NAMES[name])
 
 
-@cache
 def _meaning(name: str) -> Words:
     match name:
         case "gpt-2":
