@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from luthier.errors import LuthierError, UsageError
 from luthier.model.dropout import Dropout
@@ -77,9 +79,9 @@ def joined(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(local_rank)  # so that "cuda" is this process's own
     else:  # torchrun leaves each process one thread
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-    store, rank, size = next(dist.rendezvous("env://"))
+    store, rank, size = next(rendezvous("env://"))
     # torchrun may keep its store over a restart, and with it the addresses of the processes that died
-    store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store = PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield World(rank, size, local_rank, local_size, device.type)
