@@ -1,0 +1,104 @@
+"""Where a model's parameters are, and where its time goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luthier.inspect.recording import evaluating, uncompiled
+from luthier.model.moe import MoE
+from luthier.model.transformer import Transformer
+
+REPEATS = 3  # forward passes that are timed, after one that warms up
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module of the model. layer: None outside the blocks. A matrix that two parts share counts for the first.
+
+    active: the parameters that one token meets; idle experts are left out. seconds: of one forward pass.
+    """
+
+    name: str
+    layer: int | None
+    parameters: int
+    active: int
+    seconds: float
+
+
+def measure(model: Transformer, tokens: Tensor) -> tuple[list[Part], float]:
+    """The parts of a model in the order in which tokens meet them, and the seconds of a whole forward pass.
+
+    Times are medians of a few passes over the (B, T) tokens. The parts' sum is less than the whole: adding to the
+    residual stream and making masks belong to no part.
+    """
+    modules = list(modules_of(model))
+    passes = [time_pass(model, tokens, [module for _, _, module in modules]) for _ in range(1 + REPEATS)][1:]
+    counted: set[nn.Parameter] = set()
+    parts = []
+    for number, (name, layer, module) in enumerate(modules):
+        new = [weight for weight in module.parameters() if weight not in counted]
+        counted.update(new)
+        parameters = sum(weight.numel() for weight in new)
+        idle = module.idle_parameters if isinstance(module, MoE) else 0
+        parts.append(Part(name, layer, parameters, parameters - idle, median(each[number] for each, _ in passes)))
+    return parts, median(whole for _, whole in passes)
+
+
+def modules_of(model: Transformer) -> Iterator[tuple[str, int | None, nn.Module]]:
+    """The modules to look at, none of them within another."""
+    yield "embedding", None, model.embedding
+    if model.position_embedding is not None:
+        yield "positions", None, model.position_embedding
+    for layer, block in enumerate(model.layers):
+        yield "norm", layer, block.attention_norm
+        yield "attention", layer, block.attention
+        yield "norm", layer, block.feed_forward_norm
+        yield "experts" if isinstance(block.feed_forward, MoE) else "feed-forward", layer, block.feed_forward
+    yield "norm", None, model.norm
+    yield "output", None, model.output
+
+
+@torch.inference_mode()
+def time_pass(model: Transformer, tokens: Tensor, modules: list[nn.Module]) -> tuple[list[float], float]:
+    """Seconds of each module and of the whole, in one forward pass."""
+    seconds = [0.0] * len(modules)
+    with evaluating(model), uncompiled(model), stopwatches(modules, seconds, tokens.device):
+        start = now(tokens.device)
+        model(tokens)
+        whole = now(tokens.device) - start
+    return seconds, whole
+
+
+@contextmanager
+def stopwatches(modules: list[nn.Module], seconds: list[float], device: torch.device) -> Iterator[None]:
+    """Within the context, each call of a module adds its time to its place in `seconds`."""
+    handles = []
+    for number, module in enumerate(modules):
+
+        def start(_: nn.Module, inputs: tuple[Any, ...], number: int = number) -> None:
+            seconds[number] -= now(device)
+
+        def stop(_: nn.Module, inputs: tuple[Any, ...], output: Any, number: int = number) -> None:
+            seconds[number] += now(device)
+
+        handles += [module.register_forward_pre_hook(start), module.register_forward_hook(stop)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def now(device: torch.device) -> float:
+    """The clock in seconds, once the device has done what it was told."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,210 @@
+"""What happens inside a Transformer as it reads: every activation, by hooks. The model's code knows nothing of it.
+
+    recording = record(model, tokens)
+    recording.layers[3].attention_weights[0, 5]     # layer 3, head 5: (T, T), from query to key
+
+Fused attention never holds its weights: they are computed again from the queries and keys that entered it.
+
+Shapes: B batch, T tokens, C dim, H query heads, K key heads, D head_dim, V vocab_size, E experts, k experts a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from luthier.model.attention import Attention
+from luthier.model.mask import build_mask
+from luthier.model.moe import MoE
+from luthier.model.transformer import Block, Transformer
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which experts a layer sent its tokens to.
+
+    logits (B, T, E) float32; chosen (B, T, k) ids of experts; scores (B, T, k), the sigmoid of their logits, which
+    multiplies an expert's input; load (E,), the tokens that each expert got, padding not counted.
+    """
+
+    logits: Tensor
+    chosen: Tensor
+    scores: Tensor
+    load: Tensor
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block's activations, in the model's number type unless said otherwise.
+
+    attention_weights (B, H, T, T) float32: from each query (third) to each key (last), 0 where it may not look.
+    heads (B, T, H, D): what each head read, before the output matrix mixes them.
+    attention_added, feed_forward_added (B, T, C): what each half adds to the residual stream.
+    after_attention, after_feed_forward (B, T, C): the residual stream after each half.
+    routing: None where the feed-forward is no mixture of experts.
+    """
+
+    attention_weights: Tensor
+    heads: Tensor
+    attention_added: Tensor
+    after_attention: Tensor
+    feed_forward_added: Tensor
+    after_feed_forward: Tensor
+    routing: Routing | None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A forward pass.
+
+    tokens (B, T); valid (B, T) bool or None, False = padding; embedding (B, T, C), what enters the first block,
+    learned positions included; layers, one a block; normed (B, T, C), what the output matrix reads; logits (B, T, V).
+    """
+
+    tokens: Tensor
+    valid: Tensor | None
+    embedding: Tensor
+    layers: tuple[Layer, ...]
+    normed: Tensor
+    logits: Tensor
+
+    @property
+    def residual(self) -> list[Tensor]:
+        """The residual stream, (B, T, C) each: what enters the first block, then what leaves each block."""
+        return [self.embedding, *(layer.after_feed_forward for layer in self.layers)]
+
+
+@torch.no_grad()  # not inference_mode: its tensors could train no probe
+def record(model: Transformer, tokens: Tensor, valid: Tensor | None = None) -> Recording:
+    """Let the model read (B, T) ids, and keep what happens. valid (B, T) bool, False = padding.
+
+    The model reads as in evaluation, without dropout, whatever its mode. What stands in `replace` or `ablate` acts
+    first, and is what is recorded. The attention weights take 4 * L * H * B * T * T bytes.
+    """
+    blocks = model.layers
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.enter_context(uncompiled(model))
+        whole = stack.enter_context(catching())
+        whole.before(blocks[0], "embedding")
+        whole.after(model.norm, "normed")
+        caught = [stack.enter_context(catching()) for _ in blocks]
+        for block, catch in zip(blocks, caught, strict=True):
+            listen(block, catch)
+        logits = model(tokens, valid=valid)
+    layers = tuple(layer_of(block, catch.found, valid) for block, catch in zip(blocks, caught, strict=True))
+    return Recording(tokens, valid, whole.found["embedding"], layers, whole.found["normed"], logits)
+
+
+class Catch:
+    """Keeps what passes through modules, by the names it is told."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+        self.handles: list[RemovableHandle] = []
+
+    def before(self, module: nn.Module, name: str) -> None:
+        """Keep the module's first input."""
+
+        def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.found[name] = inputs[0]
+
+        self.handles.append(module.register_forward_pre_hook(keep))
+
+    def after(self, module: nn.Module, name: str, read: Callable[..., Any] = lambda inputs, output: output) -> None:
+        """Keep the module's output, or what `read` makes of its inputs and output."""
+
+        def keep(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            self.found[name] = read(inputs, output)
+
+        self.handles.append(module.register_forward_hook(keep))
+
+
+@contextmanager
+def catching() -> Iterator[Catch]:
+    """A Catch whose hooks go at the end."""
+    catch = Catch()
+    try:
+        yield catch
+    finally:
+        for handle in catch.handles:
+            handle.remove()
+
+
+def listen(block: Block, catch: Catch) -> None:
+    """Hook all of a block. Weights are computed at once, so that queries and keys need not be kept."""
+    attention, found = block.attention, catch.found
+    catch.after(attention.query, "query")
+    catch.after(attention.key, "key")
+    if attention.qk_steps:
+        catch.after(attention.qk_steps[-1], "query and key")
+    catch.after(attention, "attention_weights", lambda inputs, _: weights_of(attention, found, *inputs))
+    catch.before(attention.output, "heads")
+    catch.after(block.attention_dropout, "attention_added")
+    catch.before(block.feed_forward_norm, "after_attention")
+    catch.after(block.feed_forward_dropout, "feed_forward_added")
+    catch.after(block, "after_feed_forward")
+    if isinstance(block.feed_forward, MoE):
+        catch.after(block.feed_forward.router, "router")
+
+
+def weights_of(
+    attention: Attention, found: dict[str, Any], x: Tensor, positions: Tensor, cache: None, mask: Tensor | None
+) -> Tensor:
+    """The weights, (B, H, T, T) float32, of the attention that has just run on x (B, T, C)."""
+    B, T, _ = x.shape
+    q, k = found.pop("query"), found.pop("key")
+    if "query and key" in found:
+        q, k = found.pop("query and key")
+    else:
+        q = q.view(B, T, attention.n_heads, attention.head_dim).transpose(1, 2)  # (B, H, T, D)
+        k = k.view(B, T, attention.n_kv_heads, attention.head_dim).transpose(1, 2)  # (B, K, T, D)
+    if mask is None:
+        mask = build_mask(attention.mask, positions, T, None)
+    if mask is None:  # plain causal attention
+        mask = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
+    k = k.repeat_interleave(attention.n_heads // attention.n_kv_heads, dim=1)
+    scores = (q.float() * attention.scale) @ k.float().transpose(2, 3)  # (B, H, T, T)
+    return scores.masked_fill(~mask, float("-inf")).softmax(-1)
+
+
+def layer_of(block: Block, found: dict[str, Any], valid: Tensor | None) -> Layer:
+    """What was caught in a block, in its shapes."""
+    B, T, _ = found["after_attention"].shape
+    found["heads"] = found["heads"].view(B, T, block.attention.n_heads, block.attention.head_dim)
+    router, routing = found.pop("router", None), None
+    if router is not None:
+        assert isinstance(block.feed_forward, MoE)
+        logits = router.float()  # (B * T, E)
+        chosen = logits.topk(block.feed_forward.experts_per_token, dim=-1).indices
+        scores = logits.gather(1, chosen).sigmoid()
+        counted = chosen if valid is None else chosen[valid.flatten()]
+        load = F.one_hot(counted.flatten(), logits.shape[1]).sum(0)
+        routing = Routing(logits.view(B, T, -1), chosen.view(B, T, -1), scores.view(B, T, -1), load)
+    return Layer(**found, routing=routing)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation, and each module as it was afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
+    """Where blocks are compiled, run them as they are written: compiled code ignores hooks that came after it."""
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]
+    return nullcontext()

@@ -1,0 +1,110 @@
+"""Change what happens inside a Transformer while it reads, and see what becomes of it.
+
+    with ablate(model, {(3, 5), (7, 0)}):           # without head 5 of layer 3 and head 0 of layer 7
+        logits = model(tokens)
+    with replace(model, 3, "attention_added", lambda x: other.layers[3].attention_added):
+        logits = model(tokens)                      # layer 3's attention as it was in another recording
+
+Shapes: B batch, T tokens, C dim, H query heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from luthier.errors import UsageError
+from luthier.inspect.recording import uncompiled
+from luthier.model.transformer import Block, Transformer
+
+Part = Literal["heads", "attention_added", "feed_forward_added", "after_feed_forward"]
+Change = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def replace(model: Transformer, layer: int, part: Part, function: Change) -> Iterator[None]:
+    """Within the context, one activation of a layer (from 0) is what `function` makes of it.
+
+    part, named and shaped as in `Layer`: heads (B, T, H, D), or attention_added, feed_forward_added and
+    after_feed_forward, (B, T, C). With a cache, T is the new tokens only. Raises a UsageError for a layer or part that
+    is not there, and, as the model reads, for a function that changes the shape.
+    """
+    block = layer_at(model, layer)
+    if part not in get_args(Part):
+        raise UsageError(f"no part '{part}': the parts that can be replaced are {', '.join(get_args(Part))}")
+
+    def change(x: Tensor) -> Tensor:
+        new = function(x)
+        if new.shape != x.shape:  # it could broadcast, and be wrong in silence
+            was, now = tuple(x.shape), tuple(new.shape)
+            raise UsageError(f"{part} of layer {layer} is {was} and its replacement {now}: keep the shape")
+        return new.to(x)
+
+    handle = hook(block, part, change)
+    try:
+        with uncompiled(model):
+            yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def ablate(model: Transformer, heads: Iterable[tuple[int, int]]) -> Iterator[None]:
+    """Within the context, these heads, (layer, head) from 0, read nothing: zeros go into the output matrix.
+
+    Raises a UsageError for a head that is not there.
+    """
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in heads:
+        n_heads = layer_at(model, layer).attention.n_heads
+        if not 0 <= head < n_heads:
+            raise UsageError(f"layer {layer} has no head {head}: its heads are 0 to {n_heads - 1}")
+        by_layer.setdefault(layer, []).append(head)
+    with ExitStack() as stack:
+        for layer, silent in by_layer.items():
+            stack.enter_context(replace(model, layer, "heads", without(silent)))
+        yield
+
+
+def without(heads: list[int]) -> Change:
+    """A function that silences these heads of (B, T, H, D)."""
+
+    def silence(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, :, heads] = 0
+        return x
+
+    return silence
+
+
+def layer_at(model: Transformer, layer: int) -> Block:
+    """The block, or a UsageError."""
+    if not 0 <= layer < len(model.blocks):
+        raise UsageError(f"there is no layer {layer}: this model's layers are 0 to {len(model.blocks) - 1}")
+    return model.layers[layer]
+
+
+def hook(block: Block, part: Part, change: Change) -> RemovableHandle:
+    """Let `change` act where the part passes."""
+    if part == "heads":
+        n_heads, head_dim = block.attention.n_heads, block.attention.head_dim
+
+        def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
+            apart = inputs[0].unflatten(-1, (n_heads, head_dim))  # (B, T, H, D)
+            return (change(apart).flatten(-2),)
+
+        return block.attention.output.register_forward_pre_hook(before)
+
+    def after(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return change(output)
+
+    places: dict[str, nn.Module] = {
+        "attention_added": block.attention_dropout,
+        "feed_forward_added": block.feed_forward_dropout,
+        "after_feed_forward": block,
+    }
+    return places[part].register_forward_hook(after)
