@@ -44,15 +44,18 @@ def closing(folder: RunFolder, looks: list[dict[str, Any]], seconds: float, prom
     return "\n".join(lines)
 
 
-def table_by_epoch(looks: list[dict[str, Any]]) -> str:
-    """The looks nearest to each epoch's end, as a table; at most 12 rows."""
+def rows_by_epoch(looks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first look, those nearest to each epoch's end, and the last: at most 13."""
     epochs = max(1, math.floor(looks[-1]["epoch"] + 1e-6))
     wanted = {0, *(round(epochs * i / 11) for i in range(12))} if epochs > 1 else set()
     rows = [looks[0]] + [min(looks, key=lambda look: abs(look["epoch"] - epoch)) for epoch in sorted(wanted - {0})]
-    if looks[-1] is not rows[-1]:
-        rows.append(looks[-1])
+    return rows if looks[-1] is rows[-1] else [*rows, looks[-1]]
+
+
+def table_by_epoch(looks: list[dict[str, Any]]) -> str:
+    """The looks nearest to each epoch's end, as a table."""
     lines = ["epoch     step       tokens    train  validation  perplexity"]
-    for row in rows:
+    for row in rows_by_epoch(looks):
         validation = row.get("validation_loss")
         shown = f"{validation:>11.4f}" if validation is not None else f"{'-':>11}"
         lines.append(

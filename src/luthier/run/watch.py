@@ -114,7 +114,10 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """All records of a .jsonl file; a last line that was cut off by a stop is left out."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    # "replace": a stop may have cut a character in two. Not splitlines: it would part a record at U+2028
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
+        if not line:
+            continue
         try:
             records.append(json.loads(line))
         except ValueError:
