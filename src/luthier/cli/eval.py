@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from luthier.cli.opening import Device, NumberType, open_model
+from luthier.cli.opening import Device, NumberType, Quantize, open_model
 from luthier.data.progress import progress
 from luthier.data.sources import Texts
 from luthier.data.text import Invalid, Normalisation
@@ -64,6 +64,8 @@ class Arguments:
     """Where to compute; auto takes cuda, then mps, then cpu."""
     dtype: NumberType = "auto"
     """Number type to compute in; auto takes that of the model's file."""
+    quantize: Quantize = "no"
+    """On the CPU, the matrices in 8 or 4 bits: faster and smaller, and less exact. 4 bits of a GGUF file stay as they are."""
 
 
 def main(arguments: list[str]) -> int:
@@ -86,7 +88,7 @@ def evaluate(name: str, texts: Texts, given: Arguments) -> dict[str, Any]:
     """The scores of one model."""
     from luthier.evaluation.perplexity import score
 
-    lm = open_model(name, given.device, given.dtype)
+    lm = open_model(name, given.device, given.dtype, given.quantize)
     context, stride = sizes(name, lm, given)
     with progress(f"scoring with {name}", given.max_tokens) as advance:
         found = score(

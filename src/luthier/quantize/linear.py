@@ -1,0 +1,147 @@
+"""Linear layers whose weights are whole numbers of 8 or 4 bits, times scales: they stand in for `nn.Linear` on a CPU.
+
+A single token asks for all the weights and little arithmetic, so its speed is that of reading them: there the packed
+weights are multiplied as they are. A long prompt is all arithmetic: there they are unpacked to bfloat16, one layer at a
+time, for the machine's fast products.
+
+Shapes: M rows (tokens), K in_features, N out_features, G = K / GROUP groups of a row.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUP = 32  # weights of a row that share a scale and a zero, in 4 bits
+LANES = 64  # rows that PyTorch packs together in 4 bits, where vectors are of 512 bits
+FEW = 32  # rows of input, up to which products with packed weights are the faster ones (docs/experiments.md)
+INNER_TILES = 2  # a parameter of PyTorch's packing that a CPU does not use
+
+
+class Int8Linear(nn.Module):
+    """y = (x @ numbers^T) * scales + bias, in bfloat16.
+
+    numbers (N, K) int8, scales (N,): one for each row of the weight. N and K must be multiples of 16.
+    """
+
+    numbers: Tensor
+    scales: Tensor
+
+    def __init__(self, numbers: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = numbers.shape
+        self.register_buffer("numbers", numbers)
+        self.register_buffer("scales", scales.bfloat16())
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None = None) -> Int8Linear:
+        """The nearest numbers to a weight (N, K)."""
+        scales = (weight.float().abs().amax(1) / 127).clamp(min=1e-30).bfloat16()
+        numbers = (weight.float() / scales.float()[:, None]).round().clamp(-127, 127)
+        return cls(numbers.to(torch.int8), scales, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) -> (..., N), in x's type."""
+        rows = x.flatten(0, -2).bfloat16()  # (M, K)
+        if rows.shape[0] <= FEW:
+            y: Tensor = torch.ops.aten._weight_int8pack_mm(rows, self.numbers, self.scales)  # (M, N)
+        else:  # whole numbers up to 127 are exact in bfloat16
+            y = F.linear(rows, self.numbers.bfloat16()).mul_(self.scales)
+        return finish(y, self.bias, x)
+
+    def dequantised(self) -> Tensor:
+        """The weight that it stands for, (N, K) float32."""
+        return self.numbers.float() * self.scales.float()[:, None]
+
+
+class Int4Linear(nn.Module):
+    """y = x @ weight^T + bias, in bfloat16, with weight = (numbers - 8) * scale + zero, a scale and zero each GROUP.
+
+    packed: numbers of 0 to 15 as PyTorch's product for CPUs reads them, two in a byte, (N, K / 2). scales_and_zeros
+    (G, N, 2) bfloat16. N must be a multiple of 16, K of GROUP.
+    """
+
+    packed: Tensor
+    scales_and_zeros: Tensor
+
+    def __init__(self, numbers: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None = None) -> None:
+        """numbers (N, K) of 0 to 15, scales and zeros (N, G)."""
+        super().__init__()
+        self.out_features, self.in_features = numbers.shape
+        self.register_buffer("packed", pack(numbers))
+        both = torch.stack((scales, zeros), -1).bfloat16()  # (N, G, 2)
+        self.register_buffer("scales_and_zeros", both.transpose(0, 1).contiguous())
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None = None) -> Int4Linear:
+        """Sixteen even steps from the smallest to the largest weight of each group, (N, K)."""
+        groups = weight.float().view(len(weight), -1, GROUP)  # (N, G, GROUP)
+        low, high = groups.amin(-1), groups.amax(-1)
+        scales = ((high - low) / 15).clamp(min=1e-30).bfloat16().float()
+        zeros = (low + 8 * scales).bfloat16().float()
+        # numbers are sought for scale and zero as they are after rounding
+        numbers = ((groups - zeros[..., None]) / scales[..., None]).round().add_(8).clamp_(0, 15)
+        return cls(numbers.view(weight.shape).to(torch.uint8), scales, zeros, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) -> (..., N), in x's type."""
+        rows = x.flatten(0, -2).bfloat16()  # (M, K)
+        if rows.shape[0] <= FEW or self.out_features % LANES or not packing_is_known():
+            y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP, self.scales_and_zeros)
+        else:
+            y = rows @ self.transposed()
+        return finish(y, self.bias, x)
+
+    def transposed(self) -> Tensor:
+        """The weight on its side, as it is unpacked, (K, N) bfloat16."""
+        scales, zeros = self.scales_and_zeros.unbind(-1)  # (G, N)
+        numbers = unpack(self.packed).bfloat16().view(-1, GROUP, self.out_features)  # (G, GROUP, N)
+        lowest = (zeros.float() - 8 * scales.float()).bfloat16()
+        return torch.addcmul(lowest[:, None], numbers, scales[:, None]).view(self.in_features, self.out_features)
+
+    def dequantised(self) -> Tensor:
+        """The weight that it stands for, (N, K) float32. Slow: the product says it, whatever the packing."""
+        identity = torch.eye(self.in_features, dtype=torch.bfloat16)
+        ones = torch.ones_like(self.scales_and_zeros)
+        ones[..., 1] = 0
+        product = torch.ops.aten._weight_int4pack_mm_for_cpu
+        numbers = product(identity, self.packed, GROUP, ones).float().view(-1, GROUP, self.out_features)  # minus 8
+        scales, zeros = self.scales_and_zeros.float().unbind(-1)
+        weight = numbers * scales[:, None] + zeros[:, None]
+        return weight.view(self.in_features, self.out_features).T.contiguous()
+
+
+def finish(y: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """(M, N) with the bias, in the shape and type of the input (..., K)."""
+    if bias is not None:
+        y = y + bias
+    return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
+
+
+def pack(numbers: Tensor) -> Tensor:
+    """(N, K) of 0 to 15 -> (N, K / 2) bytes, in the order that PyTorch's product wants on this machine."""
+    packed: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers.int().contiguous(), INNER_TILES)
+    return packed
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """The numbers on their side, (K, N), of what `pack` makes where `packing_is_known`. N must be a multiple of LANES.
+
+    LANES rows lie together; of each column, a byte holds row i in its low half and row i + LANES / 2 in its high one.
+    """
+    N, K = packed.shape[0], packed.shape[1] * 2
+    halves = packed.view(-1, K, LANES // 2)  # (N / LANES, K, LANES / 2)
+    numbers = torch.cat((halves & 15, halves >> 4), -1)  # (N / LANES, K, LANES)
+    return numbers.transpose(0, 1).reshape(K, N)
+
+
+@cache
+def packing_is_known() -> bool:
+    """Whether this machine packs as `unpack` reads: processors whose vectors are shorter do it in another way."""
+    numbers = torch.randint(16, (2 * LANES, GROUP), generator=torch.Generator().manual_seed(0))
+    return bool((unpack(pack(numbers)).T == numbers).all())
