@@ -11,8 +11,9 @@ demo: $(VENV)/.installed
 	$(BIN)/luthier train --recipe demo --out runs/demo
 	$(BIN)/luthier generate runs/demo "The function returns" --max-new-tokens 60
 
+# a worker a core, each with one thread: tiny products gain nothing from a second
 test: $(VENV)/.tested
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.tested
 	$(BIN)/ruff check .

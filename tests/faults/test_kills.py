@@ -15,8 +15,8 @@ from luthier.errors import LuthierError
 from luthier.run import train
 from luthier.run.plan import Plan
 
-KILLS = 20
-STEPS = 60
+KILLS = {"gpt2-nano": 20, "llama4-nano": 5}
+STEPS = 300
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +49,21 @@ def started(processes: ForkServerContext, chosen: Plan, out: Path) -> ForkServer
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["gpt2-nano", "llama4-nano"])
+@pytest.mark.parametrize("preset", KILLS)
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(book, tmp_path, processes, preset):
-    chosen = plan(book, preset, steps=STEPS, save_every=1, evaluate_every=10, sample_every=30, threads=1)
+    chosen = plan(book, preset, steps=STEPS, save_every=1, evaluate_every=50, sample_every=150, threads=1)
     straight = tmp_path / "straight"
     started(processes, chosen, straight).join()
-    draw, killed, out = random.Random(7), 0, tmp_path / "killed"
-    while killed < KILLS // 2:
+    draw, out = random.Random(7), tmp_path / "killed"
+    for _ in range(KILLS[preset]):
         process = started(processes, chosen, out)
-        process.join(0.3 + draw.random() * 0.8)
-        if process.is_alive():
-            process.kill()
-            killed += 1
+        time.sleep(0.2 + draw.random() * 0.4)  # the start takes about 0.2 s, a step with its save 0.01 s
+        assert process.is_alive()
+        process.kill()
         process.join()
-        if process.exitcode == 0:
-            break
-    if not (out / "losses.png").is_file():
-        last = started(processes, chosen, out)
-        last.join()
-        assert last.exitcode == 0
-    assert killed >= 5
+    last = started(processes, chosen, out)
+    last.join()
+    assert last.exitcode == 0
     name = f"checkpoints/step-{STEPS:08d}"
     for file in ("model.safetensors", f"{name}/model.safetensors", f"{name}/training_state.safetensors"):
         assert (out / file).read_bytes() == (straight / file).read_bytes(), file

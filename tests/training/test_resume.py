@@ -10,6 +10,7 @@ from tiny_training import DROPOUT, LLAMA, MIXTURE, trainer
 
 from luthier.errors import LuthierError
 from luthier.training.checkpoint import RECORD, TENSORS, read_state, write_state
+from luthier.training.machine import has_compiler
 
 STEPS = 12
 CASES = {
@@ -26,17 +27,35 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:The .grad attribute")  # the compiler's own
+@pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="no C++ compiler")
+def test_going_on_equals_never_stopping_when_compiled(tmp_path):
+    going_on_equals_never_stopping(tmp_path, {"config": DROPOUT}, compiled=True)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_going_on_equals_never_stopping(tmp_path, case):
-    chosen = {"steps": STEPS, **CASES[case]}
-    straight = trainer(**chosen)
+    going_on_equals_never_stopping(tmp_path, CASES[case], compiled=False)
+
+
+def going_on_equals_never_stopping(tmp_path, case, *, compiled):
+    chosen = {"steps": STEPS, **case}
+
+    def fresh():
+        made = trainer(**chosen)
+        if compiled:
+            made.compile()
+        return made
+
+    straight = fresh()
     expected = [straight.train_step().loss for _ in range(STEPS)]
     assert straight.batches.epoch > 1.5  # the order of the second epoch is restored too
 
-    stopped = trainer(**chosen)
+    stopped = fresh()
     losses = [stopped.train_step().loss for _ in range(5)]
     write_state(tmp_path, *stopped.state())
-    resumed = trainer(**chosen)
+    resumed = fresh()
     resumed.model.load_state_dict(stopped.model.state_dict())
     resumed.restore(*read_state(tmp_path))
     assert (resumed.step, resumed.tokens) == (stopped.step, stopped.tokens)
