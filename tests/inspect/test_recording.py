@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from luthier.architectures import gpt2, llama, llama4
 from luthier.architectures.registry import build
-from luthier.inspect import record
+from luthier.errors import LuthierError, UsageError
+from luthier.inspect import record, replace
 from luthier.model.moe import MoE
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -109,9 +110,16 @@ def test_a_model_in_training_is_read_without_dropout_and_left_as_it_was(model):
 
 
 def test_hooks_go_when_the_model_fails(model):
-    with pytest.raises((IndexError, RuntimeError)):
-        record(model, torch.full((1, 4), 1000))
+    with pytest.raises(UsageError), replace(model, 1, "heads", lambda x: x[0]):
+        record(model, ids())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_tokens_that_are_not_there_are_one_line(model):
+    with pytest.raises(LuthierError, match="token 1000 is outside the model's vocabulary of 61"):
+        record(model, torch.full((1, 4), 1000))
+    with pytest.raises(LuthierError, match="no token to look at"):
+        record(model, torch.empty(1, 0, dtype=torch.long))
 
 
 def test_bfloat16_models_have_weights_in_float32(model):

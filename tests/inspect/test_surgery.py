@@ -88,7 +88,10 @@ def test_it_acts_on_a_compiled_model():
 
 
 def test_what_is_not_there_is_one_line(model):
-    with pytest.raises(UsageError, match="there is no layer 3: this model's layers are 0 to 2"), ablate(model, {(3, 0)}):
+    with (
+        pytest.raises(UsageError, match="there is no layer 3: this model's layers are 0 to 2"),
+        ablate(model, {(3, 0)}),
+    ):
         pass
     with pytest.raises(UsageError, match="layer 1 has no head 4: its heads are 0 to 3"), ablate(model, {(1, 4)}):
         pass

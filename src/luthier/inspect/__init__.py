@@ -1,6 +1,6 @@
 """Look inside a model: record what happens as it reads, change it, and show it as a page.
 
-    from luthier.inspect import ablate, record, replace
+from luthier.inspect import ablate, record, replace
 """
 
 from luthier.inspect.recording import Layer, Recording, Routing, record

@@ -87,9 +87,7 @@ def logit_lens(model: Transformer, recording: Recording, k: int) -> LogitLens:
     )
 
 
-def lens_of(
-    model: Transformer, stream: Tensor, tokens: Tensor, k: int, rows: int
-) -> tuple[Candidates, TokenScores]:
+def lens_of(model: Transformer, stream: Tensor, tokens: Tensor, k: int, rows: int) -> tuple[Candidates, TokenScores]:
     """One layer's, so many rows of logits at once that they fit into memory."""
     candidates, scores = [], []
     for start in range(0, tokens.shape[1], rows - 1):

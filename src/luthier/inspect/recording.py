@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from luthier.errors import LuthierError
 from luthier.model.attention import Attention
 from luthier.model.mask import build_mask
 from luthier.model.moe import MoE
@@ -86,8 +87,13 @@ def record(model: Transformer, tokens: Tensor, valid: Tensor | None = None) -> R
     """Let the model read (B, T) ids, and keep what happens. valid (B, T) bool, False = padding.
 
     The model reads as in evaluation, without dropout, whatever its mode. What stands in `replace` or `ablate` acts
-    first, and is what is recorded. The attention weights take 4 * L * H * B * T * T bytes.
+    first, and is what is recorded. The attention weights take 4 * L * H * B * T * T bytes. Raises a LuthierError for
+    no tokens, and for a token that the model does not have.
     """
+    if not tokens.numel():
+        raise LuthierError("there is no token to look at: give a text")
+    if (largest := int(tokens.max())) >= (size := model.embedding.num_embeddings):
+        raise LuthierError(f"token {largest} is outside the model's vocabulary of {size}: the tokenizer is another's")
     blocks = model.layers
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))

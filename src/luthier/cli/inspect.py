@@ -1,0 +1,67 @@
+"""`luthier inspect`: a page that shows what a model does with a text."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from luthier.cli.generate import read_stdin
+from luthier.cli.opening import Device, NumberType, open_model
+from luthier.errors import UsageError
+
+ABOUT = """See inside a model as it reads a text: one HTML page that opens from disk, with no network. Surprise and
+candidates of each token, attention by layer and head, what each layer would say, norms, experts, parameters and time.
+
+    luthier inspect runs/book "Once upon a time"
+    luthier inspect SmolLM2-135M-Instruct.gguf "The capital of France is" --out paris.html
+    luthier inspect runs/book - < page.txt
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A training run, a Hugging Face, Meta or OpenAI folder, a .gguf or .pth file, or hf:ORG/NAME."""
+    text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")]
+    """What the model reads; - reads it from stdin."""
+    out: Path = Path("report.html")
+    """The page to write. One that is there is replaced."""
+    max_tokens: int = 256
+    """The page shows the first tokens only, so many; fewer for a model with many heads."""
+    device: Device = "auto"
+    """Where to compute; auto takes cuda, then mps, then cpu."""
+    dtype: NumberType = "auto"
+    """Number type to compute in; auto takes that of the model's file."""
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, and say where it is."""
+    given = tyro.cli(Arguments, prog="luthier inspect", description=ABOUT, args=arguments)
+    if given.max_tokens < 1:
+        raise UsageError(f"--max-tokens {given.max_tokens} must be at least 1")
+    text = read_stdin() if given.text == "-" else given.text
+    lm = open_model(given.model, given.device, given.dtype)
+
+    from luthier.formats.atomic_file import replacing_file
+    from luthier.generation.generate import encode_prompts
+    from luthier.inspect.page import make_page, room
+
+    [tokens] = encode_prompts(lm.tokenizer, [text])
+    fitting = room(lm.model, min(given.max_tokens, lm.config.context_length))
+    note = ""
+    if len(tokens) > fitting:
+        note = f"The text has {len(tokens):,} tokens; the first {fitting} are shown."
+    page = make_page(lm.model, lm.tokenizer, tokens[:fitting], name=Path(given.model).name or given.model, note=note)
+    with replacing_file(given.out) as hidden:
+        hidden.write_text(page, encoding="utf-8")
+    size = given.out.stat().st_size / 1e6
+    print(f"{given.out}: {min(len(tokens), fitting)} tokens, {size:.1f} MB", file=sys.stderr)
+    if note:
+        print(note, file=sys.stderr)
+    return 0

@@ -1,0 +1,99 @@
+"""Where two models part: layer by layer, and token by token.
+
+Shapes: T tokens, L layers, C dim, V vocab_size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from luthier.errors import LuthierError
+from luthier.inspect.lens import score_tokens
+from luthier.inspect.recording import Recording, record
+from luthier.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one activation in two models. relative: |a - b| / |a| of a token's vectors, the largest over the tokens, 0
+    to infinity; token: where that is; largest: |a - b| of one element, the largest of all.
+    """
+
+    name: str
+    relative: float
+    token: int
+    largest: float
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """A token, its place (from 1 on) and its probability in both models."""
+
+    place: int
+    token: int
+    probability: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """differences: in the order in which a model computes them, empty where the models have other shapes. divergence:
+    the mean over the places of KL(a || b) of what comes next, in bits.
+    """
+
+    differences: list[Difference]
+    tokens: list[Foretold]
+    divergence: float
+
+    def first(self, tolerance: float) -> Difference | None:
+        """The first activation that differs by more than this, relatively. What is no number differs."""
+        return next((found for found in self.differences if not found.relative <= tolerance), None)
+
+
+def compare(a: Transformer, b: Transformer, tokens: Sequence[int]) -> Comparison:
+    """Let two models read the same tokens.
+
+    Raises a LuthierError where their vocabularies have other sizes.
+    """
+    sizes = [model.output.out_features for model in (a, b)]
+    if sizes[0] != sizes[1]:
+        raise LuthierError(f"the models have {sizes[0]} and {sizes[1]} tokens: only models of one vocabulary compare")
+    ids = torch.tensor([list(tokens)])
+    one, two = (record(model, ids.to(model.embedding.weight.device)) for model in (a, b))
+    named = zip(activations(one), activations(two), strict=True) if alike(one, two) else ()
+    differences = [difference(name, x, y) for (name, x), (_, y) in named]
+    shares = [score_tokens(each.logits, each.tokens).probability[0].tolist() for each in (one, two)]
+    foretold = [Foretold(place, tokens[place], pair) for place, pair in enumerate(zip(*shares, strict=True), 1)]
+    return Comparison(differences, foretold, divergence(one.logits[0], two.logits[0]))
+
+
+def alike(one: Recording, two: Recording) -> bool:
+    """Whether layers can be put side by side."""
+    return len(one.layers) == len(two.layers) and one.embedding.shape == two.embedding.shape
+
+
+def activations(recording: Recording) -> list[tuple[str, Tensor]]:
+    """What a model computes, in its order, (T, C or V) each."""
+    named = [("embedding", recording.embedding[0])]
+    for number, layer in enumerate(recording.layers):
+        named.append((f"layer {number} attention", layer.after_attention[0]))
+        named.append((f"layer {number} feed-forward", layer.after_feed_forward[0]))
+    return [*named, ("final norm", recording.normed[0]), ("logits", recording.logits[0])]
+
+
+def difference(name: str, a: Tensor, b: Tensor) -> Difference:
+    """Of two activations (T, C)."""
+    wide, gap = a.double().cpu(), a.double().cpu() - b.double().cpu()
+    lengths = gap.norm(dim=-1) / wide.norm(dim=-1)
+    relative = torch.where(gap.norm(dim=-1) == 0, 0.0, lengths)  # 0 / 0 where both are 0
+    token = int(relative.argmax())  # argmax takes what is no number for the largest
+    return Difference(name, float(relative[token]), token, float(gap.abs().max()))
+
+
+def divergence(a: Tensor, b: Tensor) -> float:
+    """The mean of KL(a || b) of (T, V) logits, in bits (Kullback and Leibler, 1951)."""
+    log_a, log_b = (logits.double().cpu().log_softmax(-1) for logits in (a, b))
+    return float((log_a.exp() * (log_a - log_b)).sum(-1).mean() / torch.tensor(2.0).log())
