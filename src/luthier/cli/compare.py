@@ -49,8 +49,8 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Print the tables. 0 whether the models differ or not."""
     given = tyro.cli(Arguments, prog="luthier compare", description=ABOUT, args=arguments)
-    if not given.tolerance >= 0:
-        raise UsageError(f"--tolerance {given.tolerance} must be at least 0")
+    if not 0 <= given.tolerance < float("inf"):
+        raise UsageError(f"--tolerance {given.tolerance} must be a number from 0 on")
     text = read_stdin() if given.text == "-" else given.text
     a, b = (open_model(name, given.device, given.dtype) for name in (given.model_a, given.model_b))
 

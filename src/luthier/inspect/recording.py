@@ -178,7 +178,8 @@ def weights_of(
         mask = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
     k = k.repeat_interleave(attention.n_heads // attention.n_kv_heads, dim=1)
     scores = (q.float() * attention.scale) @ k.float().transpose(2, 3)  # (B, H, T, T)
-    return scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    weights: Tensor = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    return weights
 
 
 def layer_of(block: Block, found: dict[str, Any], valid: Tensor | None) -> Layer:
@@ -212,5 +213,5 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
     """Where blocks are compiled, run them as they are written: compiled code ignores hooks that came after it."""
     if any(module._compiled_call_impl is not None for module in model.modules()):
-        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return, no-untyped-call]
+        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
     return nullcontext()

@@ -10,7 +10,7 @@ UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # Unicode's categories of w
 
 
 def shown(piece: bytes) -> str:
-    """The text of a token's bytes. Bytes that are no UTF-8 are "\\xe9"; what cannot be seen has a code."""
+    r"""The text of a token's bytes. Bytes that are no UTF-8 are "\xe9"; what cannot be seen has a code."""
     text = piece.decode("utf-8", "backslashreplace")
     if len(text) > LONGEST:
         text = text[: LONGEST - 1] + "…"

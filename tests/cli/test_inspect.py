@@ -1,0 +1,58 @@
+"""`luthier inspect`: the page it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from talking_models import byte_tokenizer, save_tiny
+
+from luthier.cli.inspect import main
+from luthier.errors import LuthierError, UsageError
+
+OPENING = '<script type="application/json" id="data">'
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny", byte_tokenizer())
+
+
+def test_it_writes_one_page_that_takes_the_place_of_another(model, tmp_path, capsys):
+    out = tmp_path / "new" / "look.html"
+    for text in ("Hello", "Goodbye"):
+        assert main([model, text, "--out", str(out)]) == 0
+        assert capsys.readouterr().err.startswith(f"{out}: {len(text)} tokens, ")
+    assert [file.name for file in out.parent.iterdir()] == ["look.html"]
+    page = out.read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "Inside <bdi>tiny</bdi>" in page
+    assert page.count(OPENING) == 1
+
+
+def test_report_html_is_its_name_and_stdin_can_be_the_text(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("é\n".encode())))
+    assert main([model, "-"]) == 0
+    assert '"tokens": [' in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("options", "shown"), [(["--max-tokens", "10"], 10), ([], 128)])
+def test_a_long_text_is_cut_with_a_word_about_it(model, tmp_path, capsys, options, shown):
+    assert main([model, "x" * 300, "--out", str(tmp_path / "a.html"), *options]) == 0
+    word = f"The text has 300 tokens; the first {shown} are shown."
+    assert word in capsys.readouterr().err
+    assert word in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_done_is_one_line_and_leaves_no_file(model, tmp_path):
+    with pytest.raises(UsageError, match="--max-tokens 0 must be at least 1"):
+        main([model, "a", "--max-tokens", "0"])
+    with pytest.raises(LuthierError, match="there is no"):
+        main([str(tmp_path / "none"), "a", "--out", str(tmp_path / "a.html")])
+    with pytest.raises(LuthierError, match="no token that begins a text"):
+        main([model, "", "--out", str(tmp_path / "a.html")])
+    with pytest.raises(LuthierError, match="is a folder"):
+        main([model, "a", "--out", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
