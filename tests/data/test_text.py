@@ -148,7 +148,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         list(read_documents(write(tmp_path / "a.parquet", b"x")))
 
 
-@pytest.mark.parametrize("content", [b"not gzip at all", gzip.compress(b"hello" * 1000)[:-20]])
+@pytest.mark.parametrize("content", [b"not gzip at all", gzip.compress(b"hello" * 1000)[:-20]], ids=["other", "cut"])
 def test_a_damaged_gzip_file_is_named(tmp_path, content):
     with pytest.raises(LuthierError, match=r"bad\.txt\.gz: cannot be read"):
         list(read_documents(write(tmp_path / "bad.txt.gz", content)))
