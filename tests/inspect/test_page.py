@@ -14,6 +14,7 @@ from luthier.architectures import gpt2, llama, llama4
 from luthier.architectures.registry import build
 from luthier.errors import LuthierError
 from luthier.inspect import page as module
+from luthier.inspect import record
 from luthier.inspect.page import make_page, room
 from luthier.tokenizers.train import train_bpe
 
@@ -82,6 +83,11 @@ def test_its_numbers_are_those_of_transformers_for_a_real_model(monkeypatch):
         path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     ids = lm.tokenizer.encode("The capital of France is Paris. The capital of Italy is")
+    with torch.no_grad():
+        streams = peer(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    found = record(lm.model, torch.tensor([ids]))
+    for ours, stream in zip([*found.residual[:-1], found.normed], streams, strict=True):
+        assert (ours - stream).norm() < 1e-4 * stream.norm()
     data = data_of(make_page(lm.model, lm.tokenizer, ids, name=path.name))
     assert data["attention"]["bits"] == 16
     check_against_transformers(data, peer, ids)

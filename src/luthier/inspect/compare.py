@@ -86,7 +86,7 @@ def activations(recording: Recording) -> list[tuple[str, Tensor]]:
 
 def difference(name: str, a: Tensor, b: Tensor) -> Difference:
     """Of two activations (T, C)."""
-    wide, gap = a.double().cpu(), a.double().cpu() - b.double().cpu()
+    wide, gap = a.cpu().double(), a.cpu().double() - b.cpu().double()
     lengths = gap.norm(dim=-1) / wide.norm(dim=-1)
     relative = torch.where(gap.norm(dim=-1) == 0, 0.0, lengths)  # 0 / 0 where both are 0
     token = int(relative.argmax())  # argmax takes what is no number for the largest
@@ -95,5 +95,5 @@ def difference(name: str, a: Tensor, b: Tensor) -> Difference:
 
 def divergence(a: Tensor, b: Tensor) -> float:
     """The mean of KL(a || b) of (T, V) logits, in bits (Kullback and Leibler, 1951)."""
-    log_a, log_b = (logits.double().cpu().log_softmax(-1) for logits in (a, b))
+    log_a, log_b = (logits.cpu().double().log_softmax(-1) for logits in (a, b))
     return float((log_a.exp() * (log_a - log_b)).sum(-1).mean() / torch.tensor(2.0).log())

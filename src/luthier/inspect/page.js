@@ -217,13 +217,14 @@ function drawSinks() {
 function drawLens() {
   const home = byId("lens-map"), width = home.clientWidth;
   const z = data.lens.probabilities.map((layer) => layer.map((shares) => shares[0]));
+  const most = Math.max(0.01, ...z.flat()); // an untrained model is sure of nothing
   const says = (i, p) => data.lens.ids[i][p].map((id, k) => `${seen(id)} ${percent(data.lens.probabilities[i][p][k])}`).join("   ");
   const own = (i, p) => (p + 1 < T ? `the text's own ${token(p + 1)}: rank ${count(data.lens.rank[i][p])}` : "after the text");
   const text = z.map((row, i) => row.map((_, p) => `after ${layerNames[i]}, place ${p + 1}<br>${plain(says(i, p))}<br>${plain(own(i, p))}`));
-  const trace = heatmap(z, text, { x: range(T).map((p) => p + 1), zmin: 0, zmax: 1, colorbar: { tickformat: ".0%" } });
+  const trace = heatmap(z, text, { x: range(T).map((p) => p + 1), zmin: 0, zmax: most, colorbar: { tickformat: ".0%" } });
   const notes = width / T < 56 ? [] : data.lens.ids.flatMap((layer, i) => layer.map((ids, p) => ({
     x: p + 1, y: i, text: plain(seen(ids[0]).slice(0, 9)), showarrow: false, captureevents: false,
-    font: { size: 11, color: z[i][p] > colour("map-turn") ? colour("paper") : colour("ink") },
+    font: { size: 11, color: z[i][p] / most > colour("map-turn") ? colour("paper") : colour("ink") },
   })));
   const step = Math.ceil((L + 1) / 32);
   const rows = range(L + 1).filter((i) => i % step === 0 || i === L);
@@ -241,6 +242,7 @@ const median = (list) => {
 const LINES = [["residual", "residual stream", "one", "circle", "solid"], ["attention", "attention adds", "two", "square", "dash"], ["feed_forward", "feed-forward adds", "three", "diamond", "dot"]];
 function drawNorms() {
   const place = Math.min(state.place, T - 1);
+  byId("norms-say").textContent = `Lines: the median over the tokens. Points: ${token(place)} at place ${place}.`;
   const traces = LINES.flatMap(([key, name, paint, symbol, dash]) => {
     const x = key === "residual" ? range(L + 1).map((layer) => layer - 1) : range(L);
     const hovertemplate = `${name}, after layer %{x}: %{y:.4g}<extra></extra>`;
@@ -251,7 +253,7 @@ function drawNorms() {
     ];
   });
   draw("norms-chart", traces, {
-    height: 380, x: { title: `after layer (-1: the embedding); points: ${plain(token(place))} at place ${place}` }, y: { title: "length (logarithmic)", type: "log" },
+    height: 380, x: { title: "after layer (-1: the embedding)" }, y: { title: "length (logarithmic)", type: "log" },
     legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
   });
 }
