@@ -18,8 +18,8 @@ from luthier.quantize.linear import Int4Linear, Int8Linear
 CPU = torch.device("cpu")
 SIZES = {"vocab_size": 96, "context_length": 64, "dim": 64, "n_layers": 2, "n_heads": 4}
 CONFIGS = {
-    "llama": llama.Config(**SIZES, hidden_dim=96, n_kv_heads=2),
-    "llama, tied": llama.Config(**SIZES, hidden_dim=96, n_kv_heads=2, tie_embeddings=True),
+    "llama": llama.Config(**SIZES, hidden_dim=128, n_kv_heads=2, head_dim=32),
+    "llama, tied": llama.Config(**SIZES, hidden_dim=128, n_kv_heads=2, head_dim=32, tie_embeddings=True),
     "gpt2": gpt2.Config(**SIZES),
 }
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from luthier.errors import LuthierError
+from luthier.generation import look_up
 from luthier.generation.beam import beam_search
 from luthier.generation.reader import Reader
 from luthier.generation.row import Result, Row
@@ -82,6 +83,8 @@ def grow(model: Transformer, rows: Sequence[Row], settings: Settings) -> Iterato
         reader = Reader(model, prompts, room, vocab_size=vocab_size, use_cache=settings.use_cache)
         if settings.beams > 1:
             yield from beam_search(reader, rows, settings)
+        elif look_up.pays(reader, rows):
+            yield from look_up.sample_ahead(reader, rows[0], settings)
         else:
             yield from sample(reader, rows, settings, room)
 

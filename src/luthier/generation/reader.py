@@ -14,17 +14,27 @@ from torch import Tensor
 
 from luthier.model.cache import KVCache
 from luthier.model.transformer import Transformer
+from luthier.native.program import native_step
+
+PIECE = 512  # tokens of a prompt that are read at once: what that takes of memory is then bounded
 
 
 class Reader:
     """A batch of texts, and the cache of what the model knows of them (none: everything is read again each time).
 
     room: tokens that will be added at most. vocab_size: the tokenizer's. An output matrix may be larger, but stands
-    for no text there.
+    for no text there. native: let the compiled step read new tokens, where there is one.
     """
 
     def __init__(
-        self, model: Transformer, texts: Sequence[Sequence[int]], room: int, *, vocab_size: int, use_cache: bool = True
+        self,
+        model: Transformer,
+        texts: Sequence[Sequence[int]],
+        room: int,
+        *,
+        vocab_size: int,
+        use_cache: bool = True,
+        native: bool = True,
     ) -> None:
         self.model, self.vocab_size = model, vocab_size
         self.device = model.embedding.weight.device
@@ -35,6 +45,7 @@ class Reader:
         self.tokens = torch.tensor(rows, device=self.device)  # (B, S)
         self.starts = torch.tensor(self.padding, device=self.device)[:, None]  # (B, 1)
         self.cache = KVCache(len(model.blocks), longest + room) if use_cache else None
+        self.step = native_step(model, longest + room) if use_cache and native else None
 
     @property
     def slots(self) -> int:
@@ -43,15 +54,39 @@ class Reader:
 
     def logits(self) -> Tensor:
         """Read what was not yet read. The logits of the next token of each text, (B, V) float32."""
-        unread = self.tokens if self.cache is None else self.tokens[:, self.cache.length :]
+        return self.last_logits(1)[:, 0]
+
+    def last_logits(self, count: int) -> Tensor:
+        """Read what was not yet read. The logits after each of the last `count` tokens of it, (B, count, V) float32."""
+        read = 0 if self.cache is None else self.cache.length
+        rows = len(self.padding) * (self.slots - read)
+        if self.step is not None and self.cache is not None and read and self.step.fits(rows, self.slots):
+            logits = self.step.logits(self.tokens[:, read:], self.cache, self.padding)[:, -count:]
+        else:
+            logits = self.model.output(self.read(read)[:, -count:]).float()
+        return logits[:, :, : self.vocab_size]
+
+    def read(self, begin: int) -> Tensor:
+        """Read the tokens from slot `begin` on, with a cache piece by piece. What the last piece came to, (B, T, C)."""
         valid = torch.arange(self.slots, device=self.device) >= self.starts if any(self.padding) else None
-        last = self.model.hidden(unread, self.cache, valid=valid)[:, -1]  # (B, C)
-        logits: Tensor = self.model.output(last)
-        return logits[:, : self.vocab_size].float()
+        if self.cache is not None:
+            while self.slots - begin > PIECE:
+                end = begin + PIECE
+                self.model.hidden(
+                    self.tokens[:, begin:end], self.cache, valid=valid if valid is None else valid[:, :end]
+                )
+                begin = end
+        return self.model.hidden(self.tokens[:, begin:], self.cache, valid=valid)
 
     def append(self, tokens: Tensor) -> None:
         """Add one token to each text, (B,)."""
         self.tokens = torch.cat((self.tokens, tokens[:, None]), dim=1)
+
+    def truncate(self, slots: int) -> None:
+        """Forget all tokens but the first so many slots."""
+        self.tokens = self.tokens[:, :slots]
+        if self.cache is not None:
+            self.cache.truncate(slots)
 
     def select(self, rows: list[int]) -> None:
         """Keep these texts, in this order; one that comes twice is copied. Padding that all of them have goes."""

@@ -109,8 +109,8 @@ def packed_matrices(
 def blocks(kind: Any, data: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Q4_0 and Q4_1 rows (N, bytes) -> numbers (N, K) of 0 to 15, scales and zeros (N, G).
 
-    A weight is d * (q - 8) in Q4_0 and d * q + m in Q4_1; a layer's is (q - 8) * scale + zero. A block holds its weights
-    0 to 15 in the low halves of its bytes, 16 to 31 in the high ones.
+    A weight is d * (q - 8) in Q4_0 and d * q + m in Q4_1; a layer's is (q - 8) * scale + zero. A block holds its
+    weights 0 to 15 in the low halves of its bytes, 16 to 31 in the high ones.
     """
     size = BLOCK_BYTES[kind.name]
     rows = data.reshape(len(data), -1, size)  # (N, G, bytes)

@@ -69,7 +69,7 @@ class Int4Linear(nn.Module):
     scales_and_zeros: Tensor
 
     def __init__(self, numbers: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None = None) -> None:
-        """numbers (N, K) of 0 to 15, scales and zeros (N, G)."""
+        """Numbers (N, K) of 0 to 15, scales and zeros (N, G)."""
         super().__init__()
         self.out_features, self.in_features = numbers.shape
         self.register_buffer("packed", pack(numbers))
@@ -144,4 +144,4 @@ def unpack(packed: Tensor) -> Tensor:
 def packing_is_known() -> bool:
     """Whether this machine packs as `unpack` reads: processors whose vectors are shorter do it in another way."""
     numbers = torch.randint(16, (2 * LANES, GROUP), generator=torch.Generator().manual_seed(0))
-    return bool((unpack(pack(numbers)).T == numbers).all())
+    return bool((numbers == unpack(pack(numbers)).T).all())

@@ -9,7 +9,7 @@ from torch import nn
 
 from luthier.errors import UsageError
 from luthier.model.transformer import Transformer
-from luthier.quantize.linear import GROUP, Int4Linear, Int8Linear
+from luthier.quantize.linear import GROUP, LANES, Int4Linear, Int8Linear
 
 Kind = Literal["int8", "int4"]
 MULTIPLE = 16  # rows and columns that the products with packed weights want
@@ -20,9 +20,10 @@ def quantize(model: Transformer, kind: Kind) -> Transformer:
     """Replace every `nn.Linear` of a model on the CPU by one of 8 or 4 bits. Returns the same model, to be read only.
 
     "int8": one scale for each row of a matrix. "int4": one scale and zero for each 32 weights; the output matrix takes
-    8 bits, since its errors reach every token. A matrix whose sizes are no multiple of 32 takes 8 bits, and stays as it
-    is if they are none of 16. Embeddings, norms, routers, and the stacked experts of a mixture stay, too: a tied output
-    matrix parts from its embedding. Raises a UsageError for another kind, or another device.
+    8 bits, since its errors reach every token. A matrix whose columns are no multiple of 32, or its rows none of 64,
+    takes 8 bits, and stays as it is if they are none of 16. Embeddings, norms, routers, and the stacked experts of a
+    mixture stay, too: a tied output matrix parts from its embedding. Raises a UsageError for another kind, or another
+    device.
     """
     if kind not in get_args(Kind):
         raise UsageError(f"quantize '{kind}' is not to be had; there are {', '.join(get_args(Kind))}")
@@ -47,8 +48,8 @@ def linears(model: Transformer) -> list[tuple[str, nn.Linear]]:
 
 def fits(linear: nn.Linear, *, four: bool) -> bool:
     """Whether a matrix has sizes that can be packed."""
-    columns = GROUP if four else MULTIPLE
-    return linear.in_features % columns == 0 and linear.out_features % MULTIPLE == 0
+    columns, rows = (GROUP, LANES) if four else (MULTIPLE, MULTIPLE)
+    return linear.in_features % columns == 0 and linear.out_features % rows == 0
 
 
 def replace(model: Transformer, name: str, module: nn.Module) -> None:

@@ -1,0 +1,190 @@
+"""The compiled step computes what the model computes, for all that it takes, and says no to the rest."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.architectures import gpt2, llama, llama4, registry
+from luthier.generation.reader import Reader
+from luthier.model.position import RopeScaling
+from luthier.native import build
+from luthier.native.program import MOST_ROWS, native_step
+from luthier.quantize.quantize import quantize
+
+law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+SIZES = {"vocab_size": 128, "context_length": 64, "dim": 128, "n_layers": 2, "n_heads": 4}
+CONFIGS = {
+    "llama": llama.Config(**SIZES, hidden_dim=192, n_kv_heads=2),
+    "llama 3.1": llama.Config(**SIZES, hidden_dim=192, n_kv_heads=1, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32)),
+    "llama, wide heads": llama.Config(**SIZES, hidden_dim=96, n_kv_heads=4, head_dim=64, tie_embeddings=True),
+    "gpt2": gpt2.Config(**{**SIZES, "vocab_size": 131}),
+    "gpt2-course": gpt2.Config(**SIZES, qkv_bias=False, tie_embeddings=False),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled():
+    if build.library() is None:
+        pytest.skip("this machine has no compiler, or no AVX-512 with bfloat16")
+
+
+MADE: dict[tuple[str, str], torch.nn.Module] = {}
+
+
+def lively(name: str, kind: str = "plain"):
+    """A model in bfloat16 whose weights show every mistake. Made once."""
+    if (name, kind) not in MADE:
+        model = registry.build(CONFIGS[name], dtype=torch.bfloat16).eval().requires_grad_(False)
+        generator = torch.Generator().manual_seed(1)
+        for weight_name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            if weight.ndim == 1:
+                weight.add_(0.3 * noise)
+            else:
+                weight.copy_(1.5 * noise * (1 if "embedding" in weight_name else weight.shape[-1] ** -0.5))
+        MADE[name, kind] = model if kind == "plain" else quantize(model, kind)
+    return MADE[name, kind]
+
+
+def reader(model, texts, *, native=True):
+    return Reader(model, texts, 30, vocab_size=model.embedding.num_embeddings, native=native)
+
+
+@law
+@given(
+    name=st.sampled_from(list(CONFIGS)),
+    kind=st.sampled_from(["plain", "int8", "int4"]),
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5),
+    seed=st.integers(0, 100),
+)
+def test_logits_are_those_of_the_model(name, kind, lengths, seed):
+    model = lively(name, kind)
+    generator = torch.Generator().manual_seed(seed)
+    texts = [torch.randint(128, (n,), generator=generator).tolist() for n in lengths]
+    with torch.inference_mode():
+        ours, plain = reader(model, texts), reader(model, texts, native=False)
+        assert ours.step is not None
+        for _ in range(6):
+            found, expected = ours.logits(), plain.logits()
+            assert (found - expected).std() < 0.03 * expected.std()
+            new = torch.randint(128, (len(texts),), generator=generator)
+            ours.append(new)
+            plain.append(new)
+
+
+@pytest.mark.parametrize("kind", ["plain", "int8", "int4"])
+def test_it_is_nearer_to_float32_than_the_model_in_bfloat16(kind):
+    model = lively("llama", kind)
+    whole = registry.build(CONFIGS["llama"]).eval().requires_grad_(False)
+    for name, module in whole.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            packed = model.get_submodule(name)
+            module.weight.data = packed.weight.float() if kind == "plain" else packed.dequantised()
+    for name, weight in model.named_parameters():
+        whole.get_parameter(name).data = weight.float()
+    text = torch.randint(128, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    errors = {}
+    with torch.inference_mode():
+        for native in (True, False):
+            some = reader(model, [text[:1]], native=native)
+            some.logits()
+            off = []
+            for i in range(1, 30):
+                some.append(torch.tensor([text[i]]))
+                off.append(some.logits() - whole(torch.tensor([text[: i + 1]]))[:, -1])
+            errors[native] = float(torch.cat(off).std())
+    assert errors[True] < 1.05 * errors[False]
+
+
+@law
+@given(name=st.sampled_from(list(CONFIGS)), kind=st.sampled_from(["plain", "int8", "int4"]), rows=st.integers(2, 9))
+def test_a_row_is_the_same_alone_among_others_and_with_more_threads(name, kind, rows):
+    model = lively(name, kind)
+    generator = torch.Generator().manual_seed(rows)
+    texts = torch.randint(128, (rows, 9), generator=generator)
+    with torch.inference_mode():
+        before = reader(model, texts[:, :8].tolist())
+        before.logits()
+        together = before.step.logits(texts[:, 8:], before.cache, before.padding)
+        before.truncate(8)
+        for thread_count in (1, 2, 3):
+            torch.set_num_threads(thread_count)
+            again = before.step.logits(texts[:, 8:], before.cache, before.padding)
+            torch.set_num_threads(1)
+            before.truncate(8)
+            assert again.equal(together)
+        for row in range(rows):
+            alone = reader(model, [texts[row].tolist()])
+            alone.cache.layers = [type(layer)(layer.capacity) for layer in before.cache.layers]
+            for mine, theirs in zip(alone.cache.layers, before.cache.layers, strict=True):
+                mine.capacity, mine.length = theirs.capacity, 8
+                mine.buffers = tuple(buffer[row : row + 1].clone() for buffer in theirs.buffers)
+            assert alone.logits().equal(together[row])
+
+
+def test_tokens_read_at_once_are_those_read_one_by_one():
+    model = lively("llama", "int4")
+    tokens = torch.randint(128, (1, 20), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        some = reader(model, [tokens[0, :8].tolist()])
+        some.logits()
+        at_once = some.step.logits(tokens[:, 8:], some.cache, [0])
+        some.truncate(8)
+        singly = [some.step.logits(tokens[:, i : i + 1], some.cache, [0]) for i in range(8, 20)]
+    assert at_once.equal(torch.cat(singly, 1))
+
+
+def test_it_goes_on_after_rows_were_left_out():
+    model = lively("gpt2")
+    texts = [[1, 2, 3], [4, 5, 6, 7, 8], [9]]
+    with torch.inference_mode():
+        ours, plain = reader(model, texts), reader(model, texts, native=False)
+        for some in (ours, plain):
+            some.logits()
+            some.select([2, 0])  # the padding that both have goes with the second text
+            some.append(torch.tensor([11, 12]))
+        found, expected = ours.logits(), plain.logits()
+    assert (found - expected).std() < 0.03 * expected.std()
+
+
+def test_what_it_does_not_know_is_left_to_the_model():
+    experts = llama4.Config(128, 64, 64, 32, 64, 4, 4, 2, None, n_experts=4, moe_every=2, attention_chunk=8)
+    assert native_step(registry.build(experts, dtype=torch.bfloat16), 64) is None
+    assert native_step(registry.build(CONFIGS["llama"]), 64) is None  # float32
+    odd = llama.Config(128, 64, 48, 96, 1, 4, 2)
+    assert native_step(registry.build(odd, dtype=torch.bfloat16), 64) is None
+    step = native_step(lively("llama"), 64)
+    assert step.fits(MOST_ROWS, 64)
+    assert not step.fits(MOST_ROWS + 1, 64)
+
+
+def test_a_folder_that_others_can_write_is_not_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = build.cache_folder()
+    assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError, match="can be written by others"):
+        build.cache_folder()
+
+
+def test_without_a_compiler_there_is_no_step(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", os.devnull)
+    build.library.cache_clear()
+    try:
+        assert build.library() is None
+    finally:
+        build.library.cache_clear()
