@@ -1,17 +1,27 @@
-"""losses.png: loss over epochs with a second axis of tokens, and perplexity."""
+"""The curves of a run, as in its losses.png: loss over epochs with a second axis of tokens, and perplexity."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRAIN, VALIDATION, INK = "#0072B2", "#D55E00", "#333333"  # told apart by colour-blind eyes (Okabe and Ito)
 
 
 def draw_losses(looks: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     """Draw the curves of the looks of a run (see Watch.looked) into a PNG file."""
+    figure = losses_figure(looks)
+    figure.suptitle(title, color=INK)
+    figure.savefig(path, dpi=130)
+
+
+def losses_figure(looks: Sequence[dict[str, Any]]) -> Figure:
+    """The curves, without a title."""
     from matplotlib.figure import Figure  # slow to import
 
     epochs = [look["epoch"] for look in looks]
@@ -43,8 +53,7 @@ def draw_losses(looks: Sequence[dict[str, Any]], title: str, path: Path) -> None
             f"best {best['validation_loss']:.3f}", (best["epoch"], best["validation_loss"]), xytext=(0, 9),
             textcoords="offset points", ha="center", color=INK,
         )  # fmt: skip
-    figure.suptitle(title, color=INK)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def perplexity(loss: float) -> float:

@@ -1,0 +1,172 @@
+"""Who looks where: attention without weights, with weights, causal, by head, and with grouped queries.
+
+Shapes: T tokens, C dim, H query heads, K key heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from luthier.figures.models import Models, entering
+from luthier.figures.picture import Picture, canvas, finish, label, matrix, name_ticks
+from luthier.model.attention import Attention
+from luthier.model.mask import causal
+
+TOKENS = 14
+MOST_HEADS = 12
+
+
+@torch.no_grad()
+def weights_of(attention: Attention, x: Tensor, *, masked: bool = True) -> Tensor:
+    """Attention weights of each head, (T, C) -> (H, T, T); rows are queries and sum to 1."""
+    n_tokens, n_groups = len(x), attention.n_heads // attention.n_kv_heads
+    positions = torch.arange(n_tokens)[None]
+    q = attention.query(x).view(1, n_tokens, attention.n_heads, -1).transpose(1, 2)  # (1, H, T, D)
+    k = attention.key(x).view(1, n_tokens, attention.n_kv_heads, -1).transpose(1, 2)  # (1, K, T, D)
+    for step in attention.qk_steps:
+        q, k = step(q, k, positions)
+    scores = (q @ k.repeat_interleave(n_groups, dim=1).transpose(2, 3))[0] * attention.scale  # (H, T, T)
+    if masked:
+        seen = attention.mask(positions.T, positions)  # (T, T)
+        scores = scores.masked_fill(~seen, -math.inf)
+    return scores.softmax(-1)
+
+
+def sharpest(models: Models) -> tuple[Attention, Tensor, list[str], int]:
+    """The attention whose heads choose most clearly, what enters it, (T, C), the tokens' names, and its clearest head.
+
+    In a small model most heads look a little everywhere, which shows nothing.
+    """
+    lm = models.lm
+    ids = models.ids(lm, TOKENS)
+    found = []
+    for block in lm.model.layers:
+        x = entering(block.attention, lm, ids)
+        weights = weights_of(block.attention, x)  # (H, T, T)
+        entropy = -(weights * weights.clamp(min=1e-9).log()).sum(-1).mean(-1)  # (H,)
+        found.append((float(entropy.mean()), int(entropy.argmin()), block.attention, x))
+    _, head, layer, x = min(found, key=lambda each: each[0])
+    return layer, x, [label(lm.tokenizer.piece(token)) for token in ids], head
+
+
+def long_table(names: list[str], columns: dict[str, Tensor]) -> dict[str, list[object]]:
+    """A row for each query and key."""
+    size = len(names)
+    table: dict[str, list[object]] = {
+        "query": [i for i in range(size) for _ in names], "key": [j for _ in names for j in range(size)],
+        "query_token": [name for name in names for _ in names], "key_token": names * size,
+    }  # fmt: skip
+    return table | {name: values.flatten().tolist() for name, values in columns.items()}
+
+
+@torch.no_grad()
+def attention(models: Models) -> Picture:
+    """From the likeness of tokens to causal attention, in four steps."""
+    layer, x, names, head = sharpest(models)
+    plain = (x @ x.T / math.sqrt(x.shape[1])).softmax(-1)
+    columns = {
+        "without_weights": plain,
+        "with_weights": weights_of(layer, x, masked=False)[head],
+        "causal": weights_of(layer, x)[head],
+        "mean_of_heads": weights_of(layer, x).mean(0),
+    }
+    figure, blank = canvas(11, 9), [""] * len(names)
+    titles = (
+        "without weights: softmax(x · x)",
+        f"with weights: softmax(q · k), head {head + 1}",
+        "causal: the same head",
+        f"causal: mean of {layer.n_heads} heads",
+    )
+    for number, (axes, values, title) in enumerate(
+        zip(figure.subplots(2, 2).flat, columns.values(), titles, strict=True)
+    ):
+        matrix(figure, axes, values, "weight", vmin=0)
+        name_ticks(axes, names if number > 1 else blank, names if number % 2 == 0 else blank)
+        axes.set(xlabel="looks at (key)", ylabel="token (query)")
+        axes.set_title(title, fontsize=10, loc="left")
+    caption = (
+        "Without weights a token looks at those that are like it, so at itself; learned queries and keys choose other "
+        "places; the causal mask hides what comes later; each row sums to 1 (the block of a trained "
+        "model that chooses most clearly)."
+    )
+    return finish("attention", "Attention, step by step", caption, figure, long_table(names, columns))
+
+
+def heads(models: Models) -> Picture:
+    """The attention of each head of one block."""
+    layer, x, names, _ = sharpest(models)
+    weights = weights_of(layer, x)[:MOST_HEADS]
+    largest = float(weights[:, 1:].max())  # the first token sees only itself
+    columns = min(4, len(weights))
+    rows = math.ceil(len(weights) / columns)
+    figure = canvas(3.3 * columns + 0.6, 3.2 * rows + 0.8)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for number, axes in enumerate(grid.flat):
+        if number >= len(weights):
+            axes.set_axis_off()
+            continue
+        matrix(figure, axes, weights[number], "weight" if (number + 1) % columns == 0 else "", vmin=0, vmax=largest)
+        name_ticks(
+            axes,
+            names if number // columns == rows - 1 else [""] * len(names),
+            names if number % columns == 0 else [""] * len(names),
+        )
+        axes.set_title(f"head {number + 1}", fontsize=10, loc="left")
+        axes.set(xlabel="key" if number // columns == rows - 1 else "", ylabel="query" if number % columns == 0 else "")
+    caption = (
+        "The heads of one block read the same tokens, and each has learned to look at other places "
+        "(the block of a trained model that chooses most clearly)."
+    )
+    table = long_table(names, {f"head_{number + 1}": values for number, values in enumerate(weights)})
+    return finish("heads", "Attention by head", caption, figure, table)
+
+
+@torch.no_grad()
+def influence(n_heads: int, n_kv_heads: int, dim: int = 64) -> Tensor:
+    """How much the weights of each query head change when a key head is replaced, (H, K): the mean |difference|."""
+    generator = torch.Generator().manual_seed(0)
+    layer = Attention(dim, n_heads, n_kv_heads)
+    for weight in layer.parameters():
+        weight.normal_(0, 0.3, generator=generator)
+    x = torch.randn(16, dim, generator=generator)
+    before, kept = weights_of(layer, x), layer.key.weight.clone()
+    changes = []
+    for head in range(n_kv_heads):
+        rows = slice(head * layer.head_dim, (head + 1) * layer.head_dim)
+        layer.key.weight[rows] = torch.randn(layer.head_dim, dim, generator=generator) * 0.3
+        changes.append((weights_of(layer, x) - before).abs().mean((1, 2)))
+        layer.key.weight.copy_(kept)
+    assert layer.mask is causal
+    return torch.stack(changes, 1)
+
+
+def grouped_queries(models: Models) -> Picture:
+    """Which query heads depend on which key head: one each, groups, or all on one."""
+    n_heads, kinds = 8, {"multi_head": 8, "grouped": 2, "multi_query": 1}
+    found = {name: influence(n_heads, n_kv_heads) for name, n_kv_heads in kinds.items()}
+    figure = canvas(11, 4.6)
+    largest = max(float(values.max()) for values in found.values())
+    grid = figure.subplots(1, 3, width_ratios=(8, 3, 2))
+    for axes, (name, values) in zip(grid, found.items(), strict=True):
+        unit = "mean |change| of attention" if axes is grid[-1] else ""
+        matrix(figure, axes, values, unit, grid, vmin=0, vmax=largest)
+        n_keys = values.shape[1]
+        title = f"{name.replace('_', '-')}\nkey heads: {n_keys}, cache: {n_keys}/{n_heads}"
+        axes.set(xlabel="key head replaced", ylabel="query head")
+        axes.set_title(title, fontsize=10, loc="left")
+        name_ticks(axes, [str(head + 1) for head in range(n_keys)], [str(head + 1) for head in range(n_heads)])
+        axes.tick_params(axis="x", rotation=0)
+    caption = (
+        "Replace one key head and see which query heads change: with grouped queries several share a key head, so that "
+        "the cache of keys and values shrinks by as much (arXiv 2305.13245)."
+    )
+    table: dict[str, list[object]] = {"kind": [], "query_head": [], "key_head": [], "mean_absolute_change": []}
+    for name, values in found.items():
+        for query, row in enumerate(values.tolist()):
+            for key, change in enumerate(row):
+                for column, value in zip(table.values(), (name, query, key, change), strict=True):
+                    column.append(value)
+    return finish("grouped_queries", "Grouped queries", caption, figure, table)

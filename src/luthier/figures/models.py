@@ -1,0 +1,143 @@
+"""The trained models that pictures look into: the one that is given, or small ones trained on the spot.
+
+Shapes: T tokens, C dim.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from luthier.architectures import registry
+from luthier.errors import LuthierError
+from luthier.language_model import LanguageModel, load
+from luthier.model.moe import MoE
+from luthier.run import train
+from luthier.run.folder import RunFolder
+from luthier.run.plan import resolve
+from luthier.run.watch import read_lines
+
+TEXT = "The function returns a new list of the items in the string, and raises an error if it is empty."
+LONGER = (
+    " This method is called when the object is created. The value of the argument must be a number or a string, and "
+    "the default is None. If the file does not exist, the exception is raised by the function that opens it. Each "
+    "class can define its own methods, which are used by the interpreter to compare the objects and to print them."
+)
+# a small model that learns much in a few seconds (see recipes/demo.toml)
+RECIPE: dict[str, Any] = {
+    "tokenizer": "bpe", "vocab_size": 512, "batch_size": 16, "optimizer": "muon", "learning_rate": 4e-3,
+    "schedule": "wsd", "decay": 0.4, "final_learning_rate": 0.0, "evaluate_batches": 4, "sample_every": 10**9,
+    "save_every": 10**9, "sample_tokens": 1, "compile": "no",
+}  # fmt: skip
+STEPS = 200
+
+
+class Models:
+    """A context: what is trained in it is gone after it. Each model is opened or trained when it is first asked for.
+
+    given: the path of any model that opens, for those pictures that it can be looked into for. text: what it reads.
+    options, model: of the training and of the Configs of the small ones. told: hears what takes its time.
+    """
+
+    def __init__(
+        self,
+        given: str | Path | None = None,
+        *,
+        text: str = TEXT,
+        data: tuple[str, ...] = (),
+        options: dict[str, Any] | None = None,
+        model: dict[str, Any] | None = None,
+        told: Callable[[str], None] = print,
+    ) -> None:
+        self.path, self.text, self.data, self.told = given, text, data, told
+        self.options, self.model = (
+            {**RECIPE, "steps": STEPS, **(options or {})},
+            {"context_length": 64, **(model or {})},
+        )
+
+    def __enter__(self) -> Self:
+        self.folder = tempfile.TemporaryDirectory(prefix="luthier-figures-")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.folder.cleanup()
+
+    @cached_property
+    def given(self) -> LanguageModel | None:
+        """The model that was named, in float32."""
+        return None if self.path is None else load(self.path, dtype=torch.float32)
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The model that was named, or a small GPT-2."""
+        return self.gpt2 if self.given is None else self.given
+
+    @property
+    def with_positions(self) -> LanguageModel:
+        """One with learned positions."""
+        return self.lm if self.lm.model.position_embedding is not None else self.gpt2
+
+    @property
+    def with_experts(self) -> LanguageModel:
+        """One with a mixture of experts."""
+        mixed = self.given is not None and any(isinstance(part, MoE) for part in self.given.model.modules())
+        return self.given if self.given is not None and mixed else self.llama4
+
+    @property
+    def looks(self) -> list[dict[str, Any]]:
+        """What was measured while the model was trained; of a small GPT-2 when the named one came without."""
+        logged = [] if self.path is None else read_lines(RunFolder(Path(self.path)).metrics)
+        return logged or read_lines(RunFolder(self.trained("gpt2-nano")).metrics)
+
+    @cached_property
+    def gpt2(self) -> LanguageModel:
+        """A small GPT-2."""
+        return load(self.trained("gpt2-nano"))
+
+    @cached_property
+    def llama4(self) -> LanguageModel:
+        """A small Llama 4."""
+        return load(self.trained("llama4-nano"))
+
+    def trained(self, preset: str) -> Path:
+        """The folder of a run of this preset, made when it is not there yet."""
+        out = Path(self.folder.name) / preset
+        if not out.exists():
+            sizes = {**self.model, **({"attention_chunk": 32} if preset.startswith("llama4") else {})}
+            plan = resolve(self.data, options={**self.options, "preset": preset}, model=sizes)
+            total, _ = registry.count_parameters(plan.model)
+            self.told(f"training a {preset} of {total:,} parameters for {plan.settings.steps} steps, to look into")
+            # a run's own words would hide the list of pictures; and a picture may ask within no_grad
+            with torch.enable_grad(), redirect_stdout(StringIO()):
+                train.start(plan, out)
+        return out
+
+    def ids(self, lm: LanguageModel, limit: int, text: str | None = None) -> list[int]:
+        """The first tokens of the text as the model reads them."""
+        ids = lm.tokenizer.encode(self.text if text is None else text)[: min(limit, lm.config.context_length)]
+        if len(ids) < 2:
+            raise LuthierError(f"the text {self.text!r} is {len(ids)} tokens: give one of two at least")
+        return ids
+
+
+def entering(module: nn.Module, lm: LanguageModel, ids: list[int]) -> Tensor:
+    """What comes into a part of the model when it reads the ids, (T, C)."""
+    caught: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    try:
+        with torch.no_grad():
+            lm.model(torch.tensor([ids]))
+    finally:
+        handle.remove()
+    return caught[0].reshape(-1, caught[0].shape[-1])

@@ -1,0 +1,102 @@
+"""Choosing the next token: temperature, top-k and top-p, on what a trained model says after a text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from luthier.figures.models import Models
+from luthier.figures.picture import BLUE, COLOURS, GREEN, ORANGE, Picture, canvas, finish, label, name_ticks, tidy
+from luthier.generation.sampling import apply_filters
+from luthier.generation.settings import Settings
+
+TEMPERATURES = (0.1, 1.0, 5.0)
+TOP_K, TOP_P = 5, 0.8
+WORDS = 8  # of the text, that the model has read
+
+
+@torch.no_grad()
+def next_logits(models: Models) -> Tensor:
+    """The logits after the first tokens of the text, (1, V)."""
+    lm = models.lm
+    ids = models.ids(lm, WORDS)
+    return lm.model(torch.tensor([ids]))[:, -1].float()
+
+
+def likeliest(models: Models, logits: Tensor, count: int) -> tuple[list[int], list[str]]:
+    """The ids and the names of the likeliest tokens."""
+    ids = logits[0].topk(min(count, logits.shape[1])).indices.tolist()
+    return ids, [label(models.lm.tokenizer.piece(token)) for token in ids]
+
+
+def read_so_far(models: Models) -> str:
+    """What the model has read."""
+    return models.lm.tokenizer.decode(models.ids(models.lm, WORDS))
+
+
+def temperature(models: Models) -> Picture:
+    """The same logits at three temperatures."""
+    logits = next_logits(models)
+    ids, names = likeliest(models, logits, 12)
+    rows = {
+        f"temperature_{value:g}": apply_filters(logits, Settings(temperature=value, top_p=None))
+        .softmax(-1)[0, ids]
+        .tolist()
+        for value in TEMPERATURES
+    }
+    figure = canvas(11, 4.4)
+    for axes, scale in zip(figure.subplots(1, 2), ("linear", "log"), strict=True):
+        for number, (value, row) in enumerate(zip(TEMPERATURES, rows.values(), strict=True)):
+            places = [place + (number - 1) * 0.27 for place in range(len(ids))]
+            name, hatch = f"temperature {value:g}", ("", "//", "..")[number]
+            axes.bar(places, row, 0.26, color=COLOURS[number], hatch=hatch, edgecolor="white", label=name)
+        tidy(axes, "next token", "probability", "the same, logarithmic" if scale == "log" else "")
+        axes.set_yscale(scale)
+        name_ticks(axes, names)
+        if scale == "log":
+            axes.set_ylim(1e-6, 2)
+        else:
+            axes.legend(frameon=False)
+    caption = (
+        f"The 12 likeliest tokens after “{shown(read_so_far(models))}”: the logits are divided by the temperature, so "
+        "that 0.1 almost always takes the likeliest and 5 makes all nearly alike."
+    )
+    return finish("temperature", "Temperature", caption, figure, {"token": names, "id": ids, **rows})
+
+
+def filters(models: Models) -> Picture:
+    """One distribution as it is, with top-k, and with top-p."""
+    logits = next_logits(models)
+    ids, names = likeliest(models, logits, 16)
+    ways = {
+        "all": Settings(temperature=1, top_p=None),
+        "top_k": Settings(temperature=1, top_k=TOP_K, top_p=None),
+        "top_p": Settings(temperature=1, top_p=TOP_P),
+    }
+    rows = {name: apply_filters(logits, settings).softmax(-1)[0, ids].tolist() for name, settings in ways.items()}
+    figure = canvas(10, 6)
+    titles = ("as the model says it", f"top-k, k = {TOP_K}", f"top-p, p = {TOP_P}")
+    for axes, (name, row), colour, title in zip(
+        figure.subplots(3, 1, sharex=True, sharey=True), rows.items(), (BLUE, ORANGE, GREEN), titles, strict=True
+    ):
+        axes.bar(range(len(ids)), row, 0.8, color=colour)
+        kept = int((apply_filters(logits, ways[name]) > float("-inf")).sum())
+        tidy(
+            axes,
+            "next token" if name == "top_p" else "",
+            "probability",
+            f"{title}: {kept} of {logits.shape[1]:,} tokens can be drawn",
+        )
+    name_ticks(axes, names)
+    caption = (
+        f"After “{shown(read_so_far(models))}”: top-k keeps the k likeliest tokens, top-p as many of the likeliest as "
+        "together have the probability p, and what is kept is scaled to sum to 1 (arXiv 1904.09751)."
+    )
+    return finish(
+        "filters", "Top-k and top-p on one distribution", caption, figure, {"token": names, "id": ids, **rows}
+    )
+
+
+def shown(text: str) -> str:
+    """A text as a caption can show it."""
+    return label(text.encode()).replace("·", " ")

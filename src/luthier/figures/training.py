@@ -1,0 +1,51 @@
+"""The course of a training, and how the learning rate may go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from luthier.figures.models import Models
+from luthier.figures.picture import COLOURS, DASHES, Picture, canvas, finish, tidy
+from luthier.run.pictures import losses_figure, perplexity
+from luthier.training.schedule import learning_rate_factor
+from luthier.training.settings import Settings
+
+STEPS = 1000
+SCHEDULES = ("constant", "cosine", "linear", "wsd")
+
+
+def training(models: Models) -> Picture:
+    """Loss and perplexity of a real run."""
+    looks = models.looks
+    columns = ("step", "epoch", "tokens", "train_loss", "validation_loss")
+    table = {name: [look.get(name) for look in looks] for name in columns}
+    for kind in ("train", "validation"):
+        losses = table[f"{kind}_loss"]
+        table[f"{kind}_perplexity"] = [None if loss is None else perplexity(loss) for loss in losses]
+    caption = (
+        "The loss falls as the model learns to name the next token, and perplexity, its exponential, says between how "
+        "many tokens it wavers; where validation parts from training the text is learned by heart."
+    )
+    return finish("training", "A training run", caption, losses_figure(looks), table)
+
+
+def schedules(models: Models) -> Picture:
+    """The learning rate over a run, for each schedule."""
+    base = Settings(steps=STEPS, warmup=0.05, learning_rate=1e-3)
+    steps = list(range(STEPS))
+    rates = {}
+    for name in SCHEDULES:
+        settings = replace(base, schedule=name)
+        rates[name] = [settings.learning_rate * learning_rate_factor(settings, step, STEPS) for step in steps]
+    figure = canvas(8, 4.2)
+    axes = figure.subplots()
+    for number, (name, values) in enumerate(rates.items()):
+        label = "wsd (warmup, stable, decay)" if name == "wsd" else name
+        axes.plot(steps, values, color=COLOURS[number], ls=DASHES[number], lw=2, label=label)
+    tidy(axes, "step", "learning rate")
+    axes.legend(frameon=False)
+    caption = (
+        "After a linear warmup over 5% of the run the learning rate stays, or falls to a tenth: along a cosine, "
+        "along a line, or late (wsd, arXiv 2404.06395)."
+    )
+    return finish("schedules", "Learning-rate schedules", caption, figure, {"step": steps, **rates})
