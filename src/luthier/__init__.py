@@ -14,12 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from luthier import inspect
     from luthier.architectures.registry import build
     from luthier.errors import LuthierError
     from luthier.language_model import LanguageModel, load
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "LuthierError", "__version__", "build", "load"]
+__all__ = ["LanguageModel", "LuthierError", "__version__", "build", "inspect", "load"]
 
 _HOME = {
     "LanguageModel": "luthier.language_model",
@@ -30,6 +31,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "inspect":  # a room, for luthier.inspect.record(...)
+        return import_module("luthier.inspect")
     if name not in _HOME:
         raise AttributeError(f"module 'luthier' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_HOME[name]), name)

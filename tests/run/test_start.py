@@ -22,7 +22,9 @@ def test_a_run_leaves_the_files_that_it_names(book, tmp_path, capsys):
     out = train.start(plan(book), tmp_path / "run")
     names = {path.name for path in out.iterdir()} - {".lock"}
     weights = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert names == weights | {"checkpoints", "losses.png", "metrics.jsonl", "run.toml", "samples.jsonl", "tokens"}
+    assert names == weights | {
+        "checkpoints", "losses.png", "metrics.jsonl", "report.html", "run.toml", "samples.jsonl", "tokens",
+    }  # fmt: skip
     before, checkpoint = sorted((out / "checkpoints").iterdir())
     assert (before.name, checkpoint.name) == ("step-00000006", "step-00000008")
     assert {path.name for path in checkpoint.iterdir()} == weights | {

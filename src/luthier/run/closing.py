@@ -38,7 +38,7 @@ def closing(folder: RunFolder, looks: list[dict[str, Any]], seconds: float, prom
         f"  weights   {folder.path} (the best)",
         f"            {folder.whole_checkpoints()[-1]} (the last)",
         f"  log       {folder.metrics}, {folder.samples}",
-        f"  picture   {folder.picture}",
+        f"  picture   {folder.picture}, {folder.report}",
         f"  speak     {speak}",
     ]
     return "\n".join(lines)

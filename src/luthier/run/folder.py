@@ -6,7 +6,7 @@ runs/demo/
                                                         manifest: training_state.json, with the sha256 of each file
     run.toml                                            the recipe of this run, every setting resolved
     metrics.jsonl samples.jsonl                         what was measured, and what the model said
-    losses.png                                          the curves
+    losses.png report.html                              the curves; a page with everything about the run
     tokens/                                             the text as ids
 """
 
@@ -39,7 +39,8 @@ class RunFolder:
         self.path = path
         self.recipe, self.tokens = path / RECIPE, path / "tokens"
         self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
-        self.picture, self.checkpoints = path / "losses.png", path / "checkpoints"
+        self.picture, self.report = path / "losses.png", path / "report.html"
+        self.checkpoints = path / "checkpoints"
 
     def create(self) -> None:
         """Make the folder. A LuthierError when something is there already or it cannot be written."""

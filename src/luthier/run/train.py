@@ -28,6 +28,7 @@ from luthier.run.folder import RunFolder
 from luthier.run.interrupt import InterruptedRunError, finish_on_signal
 from luthier.run.pictures import draw_losses
 from luthier.run.plan import Plan, check_resumable, read_run, resolve, with_vocabulary
+from luthier.run.report import write_report
 from luthier.run.saver import Job, Saver, copied, snapshot
 from luthier.run.watch import Nobody, Watch, forget_after, read_lines, say, speaks, tensorboard_writer, warn
 from luthier.tokenizers.load import load as load_tokenizer
@@ -217,6 +218,7 @@ class Run:
         if not self.world.is_first:
             return
         draw_losses(read_lines(self.folder.metrics), self.folder.path.name, self.folder.picture)
+        write_report(self.folder.path)
         say(closing(self.folder, read_lines(self.folder.metrics), self.seconds, self.prompt))
 
     def one_step(self) -> None:
