@@ -32,7 +32,8 @@ def weights_of(attention: Attention, x: Tensor, *, masked: bool = True) -> Tenso
     if masked:
         seen = attention.mask(positions.T, positions)  # (T, T)
         scores = scores.masked_fill(~seen, -math.inf)
-    return scores.softmax(-1)
+    weights: Tensor = scores.softmax(-1)
+    return weights
 
 
 def sharpest(models: Models) -> tuple[Attention, Tensor, list[str], int]:
@@ -57,7 +58,7 @@ def long_table(names: list[str], columns: dict[str, Tensor]) -> dict[str, list[o
     size = len(names)
     table: dict[str, list[object]] = {
         "query": [i for i in range(size) for _ in names], "key": [j for _ in names for j in range(size)],
-        "query_token": [name for name in names for _ in names], "key_token": names * size,
+        "query_token": [name for name in names for _ in names], "key_token": [*names] * size,
     }  # fmt: skip
     return table | {name: values.flatten().tolist() for name, values in columns.items()}
 

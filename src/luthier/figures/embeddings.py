@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -73,7 +75,11 @@ def embeddings(models: Models) -> Picture:
     words = [row for row, kind in enumerate(kinds) if kind == KINDS[0] and len(names[row]) > 2]
     for row in apart(places, words):
         axes.annotate(
-            label(names[row]).strip("·▁"), places[row].tolist(), xytext=(3, 3), textcoords="offset points", fontsize=7
+            label(names[row]).strip("·▁"),
+            (float(places[row, 0]), float(places[row, 1])),
+            xytext=(3, 3),
+            textcoords="offset points",
+            fontsize=7,
         )
     tidy(axes, f"first component ({shares[0]:.0%} of the variance)", f"second component ({shares[1]:.0%})")
     axes.legend(frameon=False, fontsize=8)
@@ -81,7 +87,7 @@ def embeddings(models: Models) -> Picture:
         f"The embeddings of {len(names):,} tokens of a trained model along the two directions in which they differ "
         "most: tokens that are used alike have come to lie together."
     )
-    table = {
+    table: dict[str, Sequence[object]] = {
         "id": list(range(len(names))), "token": [label(piece) for piece in names], "kind": kinds,
         "first": places[:, 0].tolist(), "second": places[:, 1].tolist(),
     }  # fmt: skip

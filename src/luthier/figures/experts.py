@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from matplotlib.colors import ListedColormap
 from torch import Tensor
@@ -64,7 +66,7 @@ def experts(models: Models) -> Picture:
         "In each mixture layer a router sends every token to an expert of its own choice; over much text a balanced "
         "training keeps the load of all experts near its mean, over a few words it may be uneven."
     )
-    table = {"token": list(range(len(ids))), "text": names} | {
+    table: dict[str, Sequence[object]] = {"token": range(len(ids)), "text": names} | {
         f"layer_{number}": (row + 1).tolist() for number, row in zip(layers, chosen, strict=True)
     }
     return finish("experts", "Expert routing", caption, figure, table)

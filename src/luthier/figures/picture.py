@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Picture:
     title: str
     caption: str
     figure: Figure
-    table: dict[str, Sequence[Any]]
+    table: Mapping[str, Sequence[Any]]
 
 
 def canvas(width: float = 10.0, height: float = 4.2) -> Figure:
@@ -43,7 +43,7 @@ def canvas(width: float = 10.0, height: float = 4.2) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def finish(name: str, title: str, caption: str, figure: Figure, table: dict[str, Sequence[Any]]) -> Picture:
+def finish(name: str, title: str, caption: str, figure: Figure, table: Mapping[str, Sequence[Any]]) -> Picture:
     """Set the title above the figure and the caption under it."""
     width = figure.get_size_inches()[0]
     figure.suptitle(title, x=0.01, ha="left", color=BLACK, fontweight="bold")

@@ -59,9 +59,9 @@ def positions(models: Models) -> Picture:
         "2104.09864) know distances from the start, a learned table has to find them."
     )
     size = min(len(learned), T)
-    table: dict[str, list[float]] = {
+    columns: dict[str, list[float]] = {
         "first": [i for i in range(size) for _ in range(size)], "second": [j for _ in range(size) for j in range(size)],
     }  # fmt: skip
     for name, values in zip(("sinusoidal", "learned", "rotary"), near, strict=True):
-        table[name] = values[:size, :size].flatten().tolist()
-    return finish("positions", "Positions: sinusoidal, learned, rotary", caption, figure, table)
+        columns[name] = values[:size, :size].flatten().tolist()
+    return finish("positions", "Positions: sinusoidal, learned, rotary", caption, figure, columns)

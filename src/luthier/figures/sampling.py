@@ -20,7 +20,8 @@ def next_logits(models: Models) -> Tensor:
     """The logits after the first tokens of the text, (1, V)."""
     lm = models.lm
     ids = models.ids(lm, WORDS)
-    return lm.model(torch.tensor([ids]))[:, -1].float()
+    logits: Tensor = lm.model(torch.tensor([ids]))
+    return logits[:, -1].float()
 
 
 def likeliest(models: Models, logits: Tensor, count: int) -> tuple[list[int], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from luthier.figures.models import Models
 from luthier.figures.picture import COLOURS, DASHES, Picture, canvas, finish, tidy
@@ -11,7 +12,7 @@ from luthier.training.schedule import learning_rate_factor
 from luthier.training.settings import Settings
 
 STEPS = 1000
-SCHEDULES = ("constant", "cosine", "linear", "wsd")
+SCHEDULES: tuple[Literal["constant", "cosine", "linear", "wsd"], ...] = ("constant", "cosine", "linear", "wsd")
 
 
 def training(models: Models) -> Picture:
@@ -33,14 +34,14 @@ def schedules(models: Models) -> Picture:
     """The learning rate over a run, for each schedule."""
     base = Settings(steps=STEPS, warmup=0.05, learning_rate=1e-3)
     steps = list(range(STEPS))
-    rates = {}
+    rates: dict[str, list[float]] = {}
     for name in SCHEDULES:
         settings = replace(base, schedule=name)
         rates[name] = [settings.learning_rate * learning_rate_factor(settings, step, STEPS) for step in steps]
     figure = canvas(8, 4.2)
     axes = figure.subplots()
-    for number, (name, values) in enumerate(rates.items()):
-        label = "wsd (warmup, stable, decay)" if name == "wsd" else name
+    for number, (schedule, values) in enumerate(rates.items()):
+        label = "wsd (warmup, stable, decay)" if schedule == "wsd" else schedule
         axes.plot(steps, values, color=COLOURS[number], ls=DASHES[number], lw=2, label=label)
     tidy(axes, "step", "learning rate")
     axes.legend(frameon=False)
