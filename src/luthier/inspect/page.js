@@ -253,7 +253,7 @@ function drawNorms() {
     ];
   });
   draw("norms-chart", traces, {
-    height: 380, x: { title: "after layer (-1: the embedding)" }, y: { title: "length (logarithmic)", type: "log" },
+    height: 380, x: { title: "after layer (-1: the embedding)", dtick: Math.ceil(L / 16) }, y: { title: "length (logarithmic)", type: "log" },
     legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
   });
 }
