@@ -29,7 +29,7 @@ def test_layer_norm(models):
     assert table["variance_after"] == pytest.approx([v / (v + 1e-5) for v in table["variance_before"]], rel=1e-4)
     assert max(table["variance_after"]) == pytest.approx(1, abs=1e-2)
     lm = models.gpt2
-    x = entering(lm.model.layers[1].attention_norm, lm, models.ids(lm, TOKENS, models.text + LONGER))
+    [x] = entering([lm.model.layers[1].attention_norm], lm, models.ids(lm, TOKENS, models.text + LONGER))
     assert table["mean_before"] == pytest.approx(x.mean(1).tolist())
     assert table["variance_before"] == pytest.approx(((x - x.mean(1, keepdim=True)) ** 2).mean(1).tolist(), rel=1e-4)
 
@@ -173,7 +173,7 @@ def test_experts_are_those_that_the_layer_chooses(models):
     for number, row in zip(layers, chosen, strict=True):
         moe = lm.model.layers[number - 1].feed_forward
         with torch.no_grad():
-            router_says = moe.router(entering(moe, lm, ids)).topk(1).indices[:, 0]
+            router_says = moe.router(entering([moe], lm, ids)[0]).topk(1).indices[:, 0]
         assert torch.equal(row, router_says)
         assert table[f"layer_{number}"] == (router_says + 1).tolist()
 

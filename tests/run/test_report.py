@@ -14,8 +14,9 @@ from tiny_runs import plan
 from luthier.cli import report as command
 from luthier.errors import LuthierError, UsageError
 from luthier.run import train
+from luthier.run.comparison import write_comparison
 from luthier.run.page import Chart, Section, Table, cell, dots, line, write_page
-from luthier.run.report import write_comparison, write_report
+from luthier.run.report import write_report
 from luthier.run.watch import append, forget_after, read_lines
 
 
@@ -152,6 +153,26 @@ def test_numbers_that_are_none_leave_a_gap(run, tmp_path):
     for look in (good, {**good, "step": 2, "train_loss": math.nan, "expert_loads": "x"}, {"step": "<b>"}):
         append(tmp_path / "metrics.jsonl", look)
     assert Page(write_report(tmp_path)).chart("Loss")["traces"][0]["y"] == [2.0, None]
+
+
+def test_a_log_may_hold_anything(run, tmp_path):
+    (tmp_path / "run.toml").write_bytes((run / "run.toml").read_bytes())
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "index.json").write_text('{"splits": {"train": 3}}', encoding="utf-8")
+    good = (
+        '{"step": 1, "epoch": 1e-320, "tokens": 32, "train_loss": 2.0, "seconds": true, "expert_loads": [[1, 0], [2]]'
+    )
+    lines = [
+        good + "}",
+        "[]",
+        "null",
+        '{"step": 1' + "0" * 400 + ', "epoch": 1, "tokens": 1}',
+        good + ', "perplexity": NaN}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    page = Page(write_report(tmp_path))
+    assert page.chart("Loss")["traces"][0]["y"] == [2.0, 2.0]
+    assert "Busiest expert" not in page.source
 
 
 def test_the_comparison_shows_each_run_and_what_differs(run, other, tmp_path):

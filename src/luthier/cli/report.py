@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> int:
     """Write the page and say where it is."""
     given = tyro.cli(Arguments, prog="luthier report", description=ABOUT, args=arguments)
     from luthier.errors import UsageError
-    from luthier.run.report import REPORT, write_comparison, write_report
+    from luthier.run.comparison import write_comparison
+    from luthier.run.report import REPORT, write_report
 
     if not given.runs:
         raise UsageError("no run is named: luthier report runs/book")

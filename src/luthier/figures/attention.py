@@ -43,12 +43,12 @@ def sharpest(models: Models) -> tuple[Attention, Tensor, list[str], int]:
     """
     lm = models.lm
     ids = models.ids(lm, TOKENS)
+    layers = [block.attention for block in lm.model.layers]
     found = []
-    for block in lm.model.layers:
-        x = entering(block.attention, lm, ids)
-        weights = weights_of(block.attention, x)  # (H, T, T)
+    for layer, x in zip(layers, entering(layers, lm, ids), strict=True):
+        weights = weights_of(layer, x)  # (H, T, T)
         entropy = -(weights * weights.clamp(min=1e-9).log()).sum(-1).mean(-1)  # (H,)
-        found.append((float(entropy.mean()), int(entropy.argmin()), block.attention, x))
+        found.append((float(entropy.mean()), int(entropy.argmin()), layer, x))
     _, head, layer, x = min(found, key=lambda each: each[0])
     return layer, x, [label(lm.tokenizer.piece(token)) for token in ids], head
 

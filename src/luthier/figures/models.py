@@ -6,7 +6,7 @@ Shapes: T tokens, C dim.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import cached_property
 from io import StringIO
@@ -125,19 +125,21 @@ class Models:
 
     def ids(self, lm: LanguageModel, limit: int, text: str | None = None) -> list[int]:
         """The first tokens of the text as the model reads them."""
-        ids = lm.tokenizer.encode(self.text if text is None else text)[: min(limit, lm.config.context_length)]
+        ids = lm.tokenizer.encode(self.text if text is None else text, bos=lm.tokenizer.adds_bos)
+        ids = ids[: min(limit, lm.config.context_length)]
         if len(ids) < 2:
             raise LuthierError(f"the text {self.text!r} is {len(ids)} tokens: give one of two at least")
         return ids
 
 
-def entering(module: nn.Module, lm: LanguageModel, ids: list[int]) -> Tensor:
-    """What comes into a part of the model when it reads the ids, (T, C)."""
-    caught: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+def entering(parts: Sequence[nn.Module], lm: LanguageModel, ids: list[int]) -> list[Tensor]:
+    """What comes into each of these parts of the model when it reads the ids, (T, C)."""
+    caught: dict[nn.Module, Tensor] = {}
+    handles = [part.register_forward_pre_hook(lambda part, given: caught.update({part: given[0]})) for part in parts]
     try:
         with torch.no_grad():
             lm.model(torch.tensor([ids]))
     finally:
-        handle.remove()
-    return caught[0].reshape(-1, caught[0].shape[-1])
+        for handle in handles:
+            handle.remove()
+    return [caught[part].flatten(0, -2) for part in parts]

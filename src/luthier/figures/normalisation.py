@@ -17,7 +17,8 @@ def activations(models: Models) -> Tensor:
     lm = models.lm
     ids = models.ids(lm, TOKENS, models.text + LONGER)
     blocks = lm.model.layers
-    return entering(blocks[len(blocks) // 2].attention_norm, lm, ids).float()
+    [x] = entering([blocks[len(blocks) // 2].attention_norm], lm, ids)
+    return x.float()
 
 
 @torch.no_grad()

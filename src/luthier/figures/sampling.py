@@ -32,7 +32,7 @@ def likeliest(models: Models, logits: Tensor, count: int) -> tuple[list[int], li
 
 def read_so_far(models: Models) -> str:
     """What the model has read."""
-    return models.lm.tokenizer.decode(models.ids(models.lm, WORDS))
+    return models.lm.tokenizer.decode(models.ids(models.lm, WORDS), skip_special=True)
 
 
 def temperature(models: Models) -> Picture:

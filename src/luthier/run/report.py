@@ -1,103 +1,22 @@
-"""The page of a run, and the page that compares several: what was trained on what, how it went, what it said.
-
-A run's folder is read as it stands, so a page can be made while the run goes.
-"""
+"""The page of a run: what was trained on what, how it went, what it said, and how to go on."""
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from luthier.architectures import registry
-from luthier.data.shards import Index, read_index
-from luthier.errors import LuthierError
-from luthier.run import corpus
 from luthier.run.closing import rows_by_epoch
-from luthier.run.folder import RunFolder
 from luthier.run.page import Cell, Chart, Sample, Section, Table, heatmap, line, write_page
 from luthier.run.pictures import perplexity
-from luthier.run.plan import Plan, read_run, resolve
-from luthier.run.watch import duration, read_lines
-from luthier.training.settings import Settings
+from luthier.run.record import Record, loads_of, number, read
+from luthier.run.watch import duration
 
 REPORT = "report.html"
 WAVERS = "exp(loss): how many tokens the model wavers between."
 LOAD = "load, mean = 1"
 MEDIAN = "the median since the look before."
-
-
-@dataclass(frozen=True)
-class Record:
-    """All that a run's folder tells."""
-
-    name: str
-    path: Path
-    plan: Plan
-    looks: list[dict[str, Any]]  # those with a step, an epoch and tokens
-    samples: list[dict[str, Any]]
-    index: Index | None  # of its tokens; None where they are gone
-
-    @property
-    def total_steps(self) -> int:
-        """Where the run ends; 0 when that is not to be known before its first step."""
-        settings = self.plan.settings
-        last = self.looks[-1] if self.looks else {}
-        if settings.steps or not last.get("epoch"):
-            return settings.steps
-        return math.ceil((settings.epochs or 1) * float(last["step"]) / float(last["epoch"]) - 1e-6)
-
-    @property
-    def judged(self) -> str:
-        """The loss that the best weights are chosen by."""
-        return (
-            "validation_loss"
-            if any(number(look, "validation_loss") is not None for look in self.looks)
-            else "train_loss"
-        )
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """The look with the lowest loss."""
-        seen = [look for look in self.looks if number(look, self.judged) is not None]
-        return min(seen, key=lambda look: float(look[self.judged]), default=None)
-
-    def series(self, key: str) -> list[float | None]:
-        """A measure at each look."""
-        return [number(look, key) for look in self.looks]
-
-    def last(self, key: str) -> float | None:
-        """A measure as it was last known."""
-        return next((value for value in reversed(self.series(key)) if value is not None), None)
-
-
-def number(record: dict[str, Any], key: str) -> float | None:
-    """A finite number, or None: a file may hold anything."""
-    value = record.get(key)
-    real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return value if real else None
-
-
-def read(path: Path) -> Record:
-    """A run's folder. A LuthierError when it is none."""
-    folder = RunFolder(path)
-    plan = resolve(recipe=read_run(path), where=str(folder.recipe))
-    places = ("step", "epoch", "tokens")
-    looks = [look for look in records(folder.metrics) if all(number(look, key) is not None for key in places)]
-    samples = [sample for sample in records(folder.samples) if number(sample, "step") is not None]
-    try:
-        index = read_index(corpus.prepared_folder(plan) or folder.tokens)
-    except LuthierError:
-        index = None
-    return Record(path.resolve().name, path, plan, looks, samples, index)
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    """The records of a .jsonl file that are tables."""
-    return [record for record in read_lines(path) if isinstance(record, dict)]
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -125,7 +44,7 @@ def about(run: Record) -> Section:
         ("data", " ".join(run.plan.data)),
         ("vocabulary", f"{config.vocab_size:,} tokens, {settings.tokenizer}"),
     ]
-    for split, entry in run.index.splits.items() if run.index is not None else ():
+    for split, entry in run.splits.items():
         held = f"{entry['tokens']:,} tokens, {entry['bytes']:,} bytes, documents: {entry['documents']:,}"
         facts.append((f"{split} text", held))
     batch = settings.batch_size * settings.accumulation * config.context_length
@@ -223,15 +142,6 @@ def expert_load(run: Record) -> list[Section]:
     ]
 
 
-def loads_of(look: dict[str, Any]) -> list[list[float]]:
-    """The shares of each expert in each mixture layer, or nothing."""
-    loads = look.get("expert_loads")
-    shares = isinstance(loads, list) and all(
-        isinstance(layer, list) and layer and all(isinstance(share, (int, float)) for share in layer) for layer in loads
-    )
-    return loads if shares and loads else []
-
-
 def by_epoch(run: Record) -> Section:
     """The table that a run ends with."""
     keys = ("epoch", "step", "tokens", "train_loss", "validation_loss", "perplexity", "seconds")
@@ -273,94 +183,3 @@ def go_on(run: Record) -> Section:
 def recipe_and_data(run: Record) -> Section:
     """Every setting."""
     return Section("Settings", "The recipe, with every setting resolved.", folded_code=("run.toml", run.plan.toml()))
-
-
-def write_comparison(folders: Sequence[Path], out: Path) -> Path:
-    """Write one page that compares runs. Returns the page."""
-    runs = [read(folder) for folder in folders]
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        names = [str(run.path) for run in runs]
-    head = ["run", "preset", "parameters", "steps", "tokens", "best loss", "judged by", "perplexity"]
-    head += ["bits per byte", "tokens/s", "seconds", "memory, GB"]
-    rows = [[name, *summary(run)] for name, run in zip(names, runs, strict=True)]
-    pairs = list(zip(names, runs, strict=True))
-    numbers = [(name, table_of_looks(run)) for name, run in pairs if run.looks]
-    parts = [
-        Section("Side by side", tables=[Table(head, rows)]),
-        Section(
-            "Curves",
-            "Losses compare runs of one tokenizer and one text; bits per byte compare those of one text.",
-            charts=shared_charts(names, runs),
-        ),
-        Section("What differs", "Settings that are not the same in all runs.", tables=[differences(names, runs)]),
-        Section("Last words", samples=[last_words(name, run) for name, run in pairs if run.samples]),
-        Section(
-            "The numbers",
-            tables=[Table(each.head, each.rows, f"{name}: {each.title}", folded=True) for name, each in numbers],
-        ),
-    ]
-    return write_page(out, f"{len(runs)} runs compared", ", ".join(names), parts)
-
-
-def summary(run: Record) -> list[Cell]:
-    """A run's row of the comparison, without its name."""
-    best = run.best
-    loss = number(best, run.judged) if best is not None else None
-    memory = run.last("peak_memory")
-    return [
-        run.plan.settings.preset, registry.count_parameters(run.plan.model)[0], run.last("step"), run.last("tokens"),
-        loss, run.judged.removesuffix("_loss"), perplexity(loss) if loss is not None else None,
-        number(best, "bits_per_byte") if best is not None else None,
-        run.last("tokens_per_second"), run.last("seconds"), memory / 1e9 if memory else None,
-    ]  # fmt: skip
-
-
-def shared_charts(names: list[str], runs: list[Record]) -> list[Chart]:
-    """The same measure of all runs in one chart each."""
-    wanted = [
-        ("Loss over tokens", "tokens", "tokens seen", None, "nats a token"),
-        ("Loss over time", "seconds", "seconds", None, "nats a token"),
-        ("Bits per byte", "tokens", "tokens seen", "bits_per_byte", "bits"),
-        ("Learning rate", "tokens", "tokens seen", "learning_rate", "learning rate"),
-        ("Gradient norm", "tokens", "tokens seen", "gradient_norm", "2-norm"),
-        ("Speed", "tokens", "tokens seen", "tokens_per_second", "tokens/s"),
-    ]
-    charts = []
-    for title, x, x_label, y, y_label in wanted:
-        traces = [
-            line(
-                name, run.series(x), run.series(y or run.judged), tone, [f"step {look['step']:,}" for look in run.looks]
-            )
-            for tone, (name, run) in enumerate(zip(names, runs, strict=True))
-            if any(value is not None for value in run.series(y or run.judged))
-        ]
-        if traces:
-            caption = "Validation loss, or training loss of a run without validation text." if y is None else ""
-            charts.append(Chart(title, x_label, y_label, traces, caption, log=y == "gradient_norm"))
-    return charts
-
-
-def differences(names: list[str], runs: list[Record]) -> Table:
-    """The settings that differ, a row each."""
-    tables = [flat(run.plan) for run in runs]
-    keys = dict.fromkeys(key for table in tables for key in table)
-    rows = [
-        [key, *(table.get(key, "–") for table in tables)]
-        for key in keys
-        if len({table.get(key) for table in tables}) > 1
-    ]
-    return Table(["setting", *names], rows or [["none", *("" for _ in names)]])
-
-
-def flat(plan: Plan) -> dict[str, str]:
-    """Every setting by name."""
-    settings = {item.name: str(getattr(plan.settings, item.name)) for item in fields(Settings)}
-    model = {f"model.{item.name}": str(getattr(plan.model, item.name)) for item in fields(plan.model)}
-    return {"data": " ".join(plan.data), **settings, **model}
-
-
-def last_words(name: str, run: Record) -> Sample:
-    """The last sample of a run."""
-    sample = said(run).samples[-1]
-    return Sample(f"{name}, {sample.place}", sample.prompt, sample.text)
