@@ -118,11 +118,11 @@ def test_a_row_is_the_same_alone_among_others_and_with_more_threads(name, kind, 
     with torch.inference_mode():
         before = reader(model, texts[:, :8].tolist())
         before.logits()
-        together = before.step.logits(texts[:, 8:], before.cache, before.padding)
+        together = before.step.logits(texts[:, 8:], before.cache, before.padding, 1)
         before.truncate(8)
         for thread_count in (1, 2, 3):
             torch.set_num_threads(thread_count)
-            again = before.step.logits(texts[:, 8:], before.cache, before.padding)
+            again = before.step.logits(texts[:, 8:], before.cache, before.padding, 1)
             torch.set_num_threads(1)
             before.truncate(8)
             assert again.equal(together)
@@ -141,9 +141,9 @@ def test_tokens_read_at_once_are_those_read_one_by_one():
     with torch.inference_mode():
         some = reader(model, [tokens[0, :8].tolist()])
         some.logits()
-        at_once = some.step.logits(tokens[:, 8:], some.cache, [0])
+        at_once = some.step.logits(tokens[:, 8:], some.cache, [0], 12)
         some.truncate(8)
-        singly = [some.step.logits(tokens[:, i : i + 1], some.cache, [0]) for i in range(8, 20)]
+        singly = [some.step.logits(tokens[:, i : i + 1], some.cache, [0], 1) for i in range(8, 20)]
     assert at_once.equal(torch.cat(singly, 1))
 
 

@@ -54,10 +54,12 @@ def test_a_layer_multiplies_by_the_weight_it_stands_for(kind, rows, out, columns
 @pytest.mark.parametrize(("kind", "steps"), [(Int8Linear, 254), (Int4Linear, 15)])
 def test_no_weight_is_further_off_than_half_a_step(kind, steps):
     weight = random(64, 96)
+    given = weight.clone()
     spread = weight.amax() - weight.amin()
     off = (kind.of(weight).dequantised() - weight).abs().max()
     assert off < 0.6 * spread / steps * 1.3
     assert off > 0
+    assert weight.equal(given)
 
 
 def test_four_bits_keep_numbers_that_are_given():

@@ -49,7 +49,7 @@ class Arguments:
     dtype: NumberType = "auto"
     """Number type to compute in; auto takes that of the model's file. bfloat16 takes half the memory of float32."""
     quantize: Quantize = "no"
-    """On the CPU, the matrices in 8 or 4 bits: faster, smaller, less exact. The 4 bits of a GGUF file stay as they are."""
+    """The matrices in 8 or 4 bits, on the CPU: faster, smaller, less exact. 4 bits of a GGUF file stay as they are."""
 
 
 def main(arguments: list[str]) -> int:

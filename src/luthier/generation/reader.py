@@ -60,8 +60,9 @@ class Reader:
         """Read what was not yet read. The logits after each of the last `count` tokens of it, (B, count, V) float32."""
         read = 0 if self.cache is None else self.cache.length
         rows = len(self.padding) * (self.slots - read)
-        if self.step is not None and self.cache is not None and read and self.step.fits(rows, self.slots):
-            logits = self.step.logits(self.tokens[:, read:], self.cache, self.padding)[:, -count:]
+        fits = self.step is not None and self.step.fits(rows, self.slots) and max(self.padding) <= read
+        if fits and self.step is not None and self.cache is not None:
+            logits = self.step.logits(self.tokens[:, read:], self.cache, self.padding, count)
         else:
             logits = self.model.output(self.read(read)[:, -count:]).float()
         return logits[:, :, : self.vocab_size]

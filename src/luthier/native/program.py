@@ -58,7 +58,8 @@ class Model(Structure):
 class Row(Structure):
     """A new token: of which text, in which slot, and where its text begins."""
 
-    _fields_ = [("token", c_int64), ("text", c_int64), ("slot", c_int64), ("start", c_int64)]
+    _fields_ = [("token", c_int64), ("text", c_int64), ("slot", c_int64), ("start", c_int64),
+                ("wanted", c_int64)]  # fmt: skip
 
 
 class Cache(Structure):
@@ -122,25 +123,30 @@ class NativeStep:
         """Whether a step of so many tokens over so many slots is one for step.cpp."""
         return rows <= MOST_ROWS and (self.reach is None or slots <= self.reach)
 
-    def logits(self, tokens: Tensor, cache: KVCache, padding: Sequence[int]) -> Tensor:
-        """Read new tokens (B, T), which the cache then holds. The logits after each, (B, T, V) float32.
+    def logits(self, tokens: Tensor, cache: KVCache, padding: Sequence[int], count: int) -> Tensor:
+        """Read new tokens (B, T), which the cache then holds. The logits after the last `count`, (B, count, V) float32.
 
-        padding: slots before each text. The cache must have been written to.
+        padding: slots before each text, none of them new.
         """
         texts, new = tokens.shape
         rows = [
-            Row(token, text, cache.length + i, padding[text])
+            Row(token, text, cache.length + i, padding[text], i >= new - count)
             for text, ids in enumerate(tokens.tolist())
             for i, token in enumerate(ids)
         ]
         caches = []
         for layer in cache.layers:
-            assert layer.buffers is not None
+            if layer.buffers is None:
+                size = (texts, self.n_kv_heads, layer.capacity, self.head_dim)
+                layer.buffers = (
+                    tokens.new_empty(size, dtype=torch.bfloat16),
+                    tokens.new_empty(size, dtype=torch.bfloat16),
+                )
             assert layer.length + new <= layer.capacity, "the cache is full"
             keys, values = layer.buffers
             assert keys.dtype == torch.bfloat16
             caches.append(Cache(keys.data_ptr(), values.data_ptr(), keys.stride(1) // self.head_dim))
-        out = torch.empty(texts, new, self.vocab_size)
+        out = torch.empty(texts, count, self.vocab_size)
         self.compiled.step(
             ctypes.byref(self.model), (Row * len(rows))(*rows), c_int64(len(rows)), (Cache * len(caches))(*caches),
             c_void_p(out.data_ptr()), team(self.compiled, torch.get_num_threads()),

@@ -47,6 +47,7 @@ struct Model {
 };
 struct Row {
     int64_t token, text, slot, start;  // slot: where it lies in the cache. start: the first slot of its text there
+    int64_t wanted;                    // whether the logits after it are
 };
 struct Cache {
     bf16 *keys, *values;  // (texts, K, capacity, D)
@@ -342,7 +343,7 @@ struct Step {
 
     // Every thread takes its share of the blocks of these matrices. store(matrix, token row, first column, count, values)
     template <class Store>
-    void multiply(int me, std::initializer_list<const Matrix*> matrices, const Source& source, Store&& store) {
+    void multiply(int me, std::initializer_list<const Matrix*> matrices, const Source& source, int64_t M, Store&& store) {
         int64_t blocks = 0;
         for (const Matrix* w : matrices) blocks += (w->rows + BLOCK - 1) / BLOCK;
         const int64_t from = blocks * me / team.size, to = blocks * (me + 1) / team.size;
@@ -385,7 +386,7 @@ struct Step {
             const Layer& layer = model.layers[l];
             const Cache& cache = caches[l];
             norm(layer.attention_norm);
-            multiply(me, {&layer.query, &layer.key, &layer.value}, source,
+            multiply(me, {&layer.query, &layer.key, &layer.value}, source, M,
                      [&](int64_t which, int64_t r, int64_t first, int64_t n, const float* y) {
                          auto& to = which == 0 ? q : which == 1 ? k : v;
                          std::memcpy(&to[r * (which == 0 ? H : K) * D + first], y, n * sizeof(float));
@@ -411,17 +412,20 @@ struct Step {
             }
             team.meet();
             source.take(mixed.data(), M, H * D);
-            multiply(me, {&layer.output}, source, add);
+            multiply(me, {&layer.output}, source, M, add);
             team.meet();
             norm(layer.feed_forward_norm);
             feed_forward(me, layer, source);
             team.meet();
             source.take(hidden.data(), M, F);
-            multiply(me, {&layer.down}, source, add);
+            multiply(me, {&layer.down}, source, M, add);
             team.meet();
         }
-        norm(model.norm);
-        multiply(me, {&model.output}, source, [&](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {
+        int64_t wanted = 0;
+        for (int64_t r = 0; r < M; r++)
+            if (rows[r].wanted) normalise(model.norm, &x[r * C], C, &normed[wanted++ * C]);
+        source.take(normed.data(), wanted, C);
+        multiply(me, {&model.output}, source, wanted, [&](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {
             std::memcpy(logits + r * model.output.rows + first, y, n * sizeof(float));
         });
     }
@@ -430,7 +434,7 @@ struct Step {
         const int64_t F = model.hidden_dim;
         alignas(64) float opened[SIDE * BLOCK];
         int64_t row_of_gate = -1;
-        multiply(me, {&layer.up}, source, [&](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {
+        multiply(me, {&layer.up}, source, M, [&](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {
             bf16* to = &hidden[r * F + first];
             if (!layer.gate.numbers) {
                 for (int64_t i = 0; i < n; i += 16) {  // GELU by tanh: u * sigmoid(2 * ...)
@@ -464,7 +468,7 @@ int64_t layout() { return sizeof(Layer) * 1000000 + sizeof(Model) * 1000 + sizeo
 
 void* make_team(int64_t size) { return new Team(int(size)); }
 
-// rows (M), caches (n_layers), logits (M, V) float32. The keys and values of the rows are written into the caches.
+// rows (M), caches (n_layers), logits (rows that are wanted, V) float32. The keys and values of the rows are written into the caches.
 void step(const Model* model, const Row* rows, int64_t M, const Cache* caches, float* logits, void* team) {
     Step one(*model, rows, M, caches, logits, *(Team*)team);
     ((Team*)team)->run([&](int me) { one.work(me); });

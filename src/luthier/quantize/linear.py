@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 GROUP = 32  # weights of a row that share a scale and a zero, in 4 bits
 LANES = 64  # rows that PyTorch packs together in 4 bits, where vectors are of 512 bits
-FEW = 32  # rows of input, up to which products with packed weights are the faster ones (docs/experiments.md)
+ROWS = 4096  # of a matrix that are quantised at once
+FEW = 48  # rows of input, up to which products with packed weights are the faster ones (docs/experiments.md)
 INNER_TILES = 2  # a parameter of PyTorch's packing that a CPU does not use
 
 
@@ -40,9 +41,14 @@ class Int8Linear(nn.Module):
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None = None) -> Int8Linear:
         """The nearest numbers to a weight (N, K)."""
-        scales = (weight.float().abs().amax(1) / 127).clamp(min=1e-30).bfloat16()
-        numbers = (weight.float() / scales.float()[:, None]).round().clamp(-127, 127)
-        return cls(numbers.to(torch.int8), scales, bias)
+        numbers = torch.empty(weight.shape, dtype=torch.int8)
+        scales = torch.empty(len(weight), dtype=torch.bfloat16)
+        for start in range(0, len(weight), ROWS):  # an output matrix in float32 would be the largest thing in memory
+            piece = weight[start : start + ROWS].float()
+            scale = (piece.abs().amax(1) / 127).clamp(min=1e-30).bfloat16()
+            scales[start : start + ROWS] = scale
+            numbers[start : start + ROWS] = (piece / scale.float()[:, None]).round_().clamp_(-127, 127)
+        return cls(numbers, scales, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., N), in x's type."""
@@ -99,7 +105,8 @@ class Int4Linear(nn.Module):
 
     def transposed(self) -> Tensor:
         """The weight on its side, as it is unpacked, (K, N) bfloat16."""
-        scales, zeros = self.scales_and_zeros.unbind(-1)  # (G, N)
+        # side by side they would be read ten times slower
+        scales, zeros = self.scales_and_zeros.permute(2, 0, 1).contiguous()  # (G, N)
         numbers = unpack(self.packed).bfloat16().view(-1, GROUP, self.out_features)  # (G, GROUP, N)
         lowest = (zeros.float() - 8 * scales.float()).bfloat16()
         return torch.addcmul(lowest[:, None], numbers, scales[:, None]).view(self.in_features, self.out_features)
