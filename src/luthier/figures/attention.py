@@ -39,7 +39,8 @@ def weights_of(attention: Attention, x: Tensor, *, masked: bool = True) -> Tenso
 def sharpest(models: Models) -> tuple[Attention, Tensor, list[str], int]:
     """The attention whose heads choose most clearly, what enters it, (T, C), the tokens' names, and its clearest head.
 
-    In a small model most heads look a little everywhere, which shows nothing.
+    In a small model most heads look a little everywhere, and in a large one mostly at the first token, which serves
+    as a sink (arXiv 2309.17453); neither shows much. So the largest weight on any token but the first counts.
     """
     lm = models.lm
     ids = models.ids(lm, TOKENS)
@@ -47,9 +48,9 @@ def sharpest(models: Models) -> tuple[Attention, Tensor, list[str], int]:
     found = []
     for layer, x in zip(layers, entering(layers, lm, ids), strict=True):
         weights = weights_of(layer, x)  # (H, T, T)
-        entropy = -(weights * weights.clamp(min=1e-9).log()).sum(-1).mean(-1)  # (H,)
-        found.append((float(entropy.mean()), int(entropy.argmin()), layer, x))
-    _, head, layer, x = min(found, key=lambda each: each[0])
+        clear = weights[:, 1:, 1:].amax(-1).mean(-1)  # (H,)
+        found.append((float(clear.mean()), int(clear.argmax()), layer, x))
+    _, head, layer, x = max(found, key=lambda each: each[0])
     return layer, x, [label(lm.tokenizer.piece(token)) for token in ids], head
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from luthier.figures.models import Models
@@ -80,6 +81,7 @@ def embeddings(models: Models) -> Picture:
             xytext=(3, 3),
             textcoords="offset points",
             fontsize=7,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )
     tidy(axes, f"first component ({shares[0]:.0%} of the variance)", f"second component ({shares[1]:.0%})")
     axes.legend(frameon=False, fontsize=8)

@@ -29,8 +29,9 @@ def layernorm(models: Models) -> Picture:
     means, variances = [x.mean(1) for x in (before, after)], [x.var(1, unbiased=False) for x in (before, after)]
     figure = canvas(11, 4)
     left, middle, right = figure.subplots(1, 3)
+    # by quantile: a large model has a few activations a hundred times larger than all others
+    spread = 2 * max(float(x.abs().flatten().quantile(0.98)) for x in (before, after))
     for x, colour, name in ((before, BLUE, "before"), (after, ORANGE, "after")):
-        spread = 4 * float(x.std())
         left.hist(
             x.flatten().numpy(),
             80,

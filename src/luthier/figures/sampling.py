@@ -86,7 +86,7 @@ def filters(models: Models) -> Picture:
             axes,
             "next token" if name == "top_p" else "",
             "probability",
-            f"{title}: {kept} of {logits.shape[1]:,} tokens can be drawn",
+            f"{title}: {kept:,} of {logits.shape[1]:,} tokens can be drawn",
         )
     name_ticks(axes, names)
     caption = (

@@ -96,13 +96,18 @@ def plotly_js() -> str:
         raise LuthierError("Plotly, which draws the charts of pages, is not installed: pip install plotly") from None
 
 
+def as_text(text: str) -> str:
+    """A text for Plotly's labels, which read a little HTML: of it they know these three signs and not quotes."""
+    return html.escape(text, quote=False)
+
+
 def line(name: str, x: Sequence[Cell], y: Sequence[Cell], tone: int, hover: Sequence[str] = ()) -> dict[str, Any]:
     """Points joined by a line, told apart from others by colour and by dash. hover: a text for each point."""
-    trace: dict[str, Any] = {"type": "scatter", "mode": "lines+markers", "name": html.escape(name), "tone": tone}
+    trace: dict[str, Any] = {"type": "scatter", "mode": "lines+markers", "name": as_text(name), "tone": tone}
     trace |= {"x": list(x), "y": list(y), "line": {"dash": DASHES[tone % len(DASHES)], "width": 2}}
     trace["marker"] = {"size": 5, "symbol": tone % 8}
     if hover:
-        trace |= {"text": [html.escape(text) for text in hover], "hovertemplate": "%{y:.5~g}<br>%{text}"}
+        trace |= {"text": [as_text(text) for text in hover], "hovertemplate": "%{y:.5~g}<br>%{text}"}
     return trace
 
 
@@ -115,7 +120,7 @@ def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], tone: 
 
 def dots(name: str, x: Sequence[str], y: Sequence[float], tone: int, hover: Sequence[str] = ()) -> dict[str, Any]:
     """Points in columns that have names."""
-    trace = line(name, [html.escape(place) for place in x], y, tone, hover)
+    trace = line(name, [as_text(place) for place in x], y, tone, hover)
     return {**trace, "mode": "markers", "marker": {"size": 9, "symbol": tone % 8}}
 
 
@@ -123,8 +128,8 @@ def heatmap(values: Sequence[Sequence[float]], x: Sequence[str], y: Sequence[str
     """A colour for each of the values, rows from the top."""
     return {
         "type": "heatmap", "z": [list(row) for row in values], "colorscale": "Cividis", "showscale": True,
-        "x": [html.escape(name) for name in x], "y": [html.escape(name) for name in y],
-        "colorbar": {"title": {"text": html.escape(unit), "side": "right"}, "thickness": 12},
+        "x": [as_text(name) for name in x], "y": [as_text(name) for name in y],
+        "colorbar": {"title": {"text": as_text(unit), "side": "right"}, "thickness": 12},
         "texttemplate": "%{z:.2f}" if values and len(values) * len(values[0]) <= 128 else "",
     }  # fmt: skip
 
