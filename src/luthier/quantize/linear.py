@@ -30,6 +30,7 @@ class Int8Linear(nn.Module):
 
     numbers: Tensor
     scales: Tensor
+    bias: Tensor | None
 
     def __init__(self, numbers: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -73,6 +74,7 @@ class Int4Linear(nn.Module):
 
     packed: Tensor
     scales_and_zeros: Tensor
+    bias: Tensor | None
 
     def __init__(self, numbers: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None = None) -> None:
         """Numbers (N, K) of 0 to 15, scales and zeros (N, G)."""
@@ -109,7 +111,7 @@ class Int4Linear(nn.Module):
         scales, zeros = self.scales_and_zeros.permute(2, 0, 1).contiguous()  # (G, N)
         numbers = unpack(self.packed).bfloat16().view(-1, GROUP, self.out_features)  # (G, GROUP, N)
         lowest = (zeros.float() - 8 * scales.float()).bfloat16()
-        return torch.addcmul(lowest[:, None], numbers, scales[:, None]).view(self.in_features, self.out_features)
+        return torch.addcmul(lowest[:, None], numbers, scales[:, None]).flatten(0, 1)
 
     def dequantised(self) -> Tensor:
         """The weight that it stands for, (N, K) float32. Slow: the product says it, whatever the packing."""
@@ -119,7 +121,7 @@ class Int4Linear(nn.Module):
         product = torch.ops.aten._weight_int4pack_mm_for_cpu
         numbers = product(identity, self.packed, GROUP, ones).float().view(-1, GROUP, self.out_features)  # minus 8
         scales, zeros = self.scales_and_zeros.float().unbind(-1)
-        weight = numbers * scales[:, None] + zeros[:, None]
+        weight: Tensor = numbers * scales[:, None] + zeros[:, None]
         return weight.view(self.in_features, self.out_features).T.contiguous()
 
 
