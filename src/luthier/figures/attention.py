@@ -90,8 +90,8 @@ def attention(models: Models) -> Picture:
         axes.set(xlabel="looks at (key)", ylabel="token (query)")
         axes.set_title(title, fontsize=10, loc="left")
     caption = (
-        "Without weights a token looks at those that are like it, so at itself; learned queries and keys choose other "
-        "places; the causal mask hides what comes later; each row sums to 1 (the block of a trained "
+        "Without weights a token looks at those that are like it, so at itself; with learned queries and keys each head "
+        "chooses its own; the causal mask hides what comes later; each row sums to 1 (the block of a trained "
         "model that chooses most clearly)."
     )
     return finish("attention", "Attention, step by step", caption, figure, long_table(names, columns))
@@ -113,11 +113,13 @@ def heads(models: Models) -> Picture:
         matrix(figure, axes, weights[number], "weight" if (number + 1) % columns == 0 else "", vmin=0, vmax=largest)
         name_ticks(
             axes,
-            names if number // columns == rows - 1 else [""] * len(names),
+            names if number + columns >= len(weights) else [""] * len(names),
             names if number % columns == 0 else [""] * len(names),
         )
         axes.set_title(f"head {number + 1}", fontsize=10, loc="left")
-        axes.set(xlabel="key" if number // columns == rows - 1 else "", ylabel="query" if number % columns == 0 else "")
+        axes.set(
+            xlabel="key" if number + columns >= len(weights) else "", ylabel="query" if number % columns == 0 else ""
+        )
     caption = (
         "The heads of one block read the same tokens, and each has learned to look at other places "
         "(the block of a trained model that chooses most clearly)."
