@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -58,6 +59,18 @@ def make_tokenizer(plan: Plan, texts: Texts) -> Tokenizer:
     if plan.settings.tokenizer == "bpe":
         return train_bpe(texts.documents(), plan.model.vocab_size)
     return load_tokenizer(plan.settings.tokenizer)
+
+
+def origin(folder: Path) -> dict[str, Any]:
+    """What tells the tokens of a run from others: their numbers, and the first digits of their sums."""
+    index = read_index(folder)
+    found: dict[str, Any] = {"tokenizer": index.fingerprint[:16], "vocab_size": index.vocab_size}
+    for name, split in index.splits.items():
+        found[f"{name} tokens"] = split["tokens"]
+        found[f"{name} sha256"] = hashlib.sha256("".join(s["sha256"] for s in split["shards"]).encode()).hexdigest()[
+            :16
+        ]
+    return found
 
 
 def open_splits(folder: Path) -> tuple[TokenShards, TokenShards | None]:

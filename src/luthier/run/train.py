@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from luthier.architectures import registry
-from luthier.data.shards import INDEX, TokenShards
+from luthier.data.shards import TokenShards
 from luthier.errors import LuthierError, UsageError
 from luthier.generation.generate import encode_prompts, new_rows
 from luthier.generation.settings import Settings as GenerationSettings
@@ -33,7 +33,7 @@ from luthier.run.saver import Job, Saver, copied, snapshot
 from luthier.run.watch import Nobody, Watch, forget_after, read_lines, say, speaks, tensorboard_writer, warn
 from luthier.tokenizers.load import load as load_tokenizer
 from luthier.training.balance import imbalance
-from luthier.training.checkpoint import read_state, sha256
+from luthier.training.checkpoint import read_state
 from luthier.training.distributed import (
     ALONE,
     World,
@@ -121,10 +121,14 @@ def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World) -> Run:
     checkpoint, tensors, record = newest(folder, world)
     lm = load(checkpoint, device=choose_device(plan.settings.device))
     run = Run(plan, folder, lm, corpus.prepared_folder(plan) or folder.tokens, world)
-    if run.origin != record["origin"]:
+    before = record["origin"]
+    changed = [name for name in before.keys() | run.origin.keys() if before.get(name) != run.origin.get(name)]
+    if changed:
         if not anyway:
+            listed = "; ".join(f"{name} was {before.get(name)}, is {run.origin.get(name)}" for name in sorted(changed))
             raise LuthierError(
-                f"{run.tokens} has changed since the run was begun: put it back, or go on with --anyway, in new batches"
+                f"{run.tokens} has changed since the run was begun ({listed}): "
+                "put it back, or go on with --anyway, in new batches"
             )
         record["trainer"]["batches"] = run.trainer.batches.state()
     run.restore(tensors, record)
@@ -162,7 +166,7 @@ class Run:
     def __init__(self, plan: Plan, folder: RunFolder, lm: LanguageModel, tokens: Path, world: World = ALONE) -> None:
         self.plan, self.folder, self.lm, self.tokens, self.world = plan, folder, lm, tokens, world
         self.settings = plan.settings
-        self.origin = sha256(tokens / INDEX)
+        self.origin = corpus.origin(tokens)
         self.train_tokens, self.validation_tokens = corpus.open_splits(tokens)
         batches = corpus.make_batches(plan, self.train_tokens, lm.tokenizer, world)
         self.steps_per_epoch = batches.batches_per_epoch / self.settings.accumulation
