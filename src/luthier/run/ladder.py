@@ -87,6 +87,7 @@ def climb(
     plan = resolve(data, options=options, model={"dropout": 0.0, **(model or {})})
     keep_freed_memory()
     climbs: list[Climb] = []
+    planned = len(rungs()) * seeds
     with tempfile.TemporaryDirectory(prefix="luthier-ladder-") as folder:
         tokenizer, tokens = corpus.prepare_tokens(plan, Path(folder) / "tokens")
         train, validation = corpus.open_splits(tokens)
@@ -97,7 +98,8 @@ def climb(
             for name in rungs():
                 done = one_climb(name, seed, plan, shape_of(plan, size), train, validation, tokenizer, device)
                 climbs.append(done)
-                told(f"{name:<10} seed {seed}  loss {done.loss:.4f}  {done.tokens_per_second:,.0f} tokens/s")
+                place = f"{len(climbs):>{len(str(planned))}}/{planned}"
+                told(f"{place}  {name:<10} seed {seed}  loss {done.loss:.4f}  {done.tokens_per_second:,.0f} tokens/s")
                 write(climbs, plan, seeds, out)
     return climbs
 
