@@ -12,7 +12,7 @@ import torch
 
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.cli import ladder as command
-from luthier.errors import UsageError
+from luthier.errors import LuthierError, UsageError
 from luthier.model.moe import MoE
 from luthier.run.ladder import Climb, Look, climb, gain, sections, shape_of, spread, table
 from luthier.run.plan import resolve
@@ -148,6 +148,13 @@ def test_settings_out_of_range_are_refused(wrong, book, tmp_path):
     with pytest.raises(UsageError):
         climb((str(book),), tmp_path / "ladder.html", **wrong)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_that_cannot_be_written_is_known_before_training(book, tmp_path):
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path, tmp_path / "file" / "ladder.html"):
+        with pytest.raises(LuthierError, match=r"is a folder|cannot be written"):
+            climb((str(book),), wrong, seeds=1, steps=10**9)
 
 
 def test_the_command_hands_its_options_on(monkeypatch, tmp_path, capsys):

@@ -91,8 +91,8 @@ def attention(models: Models) -> Picture:
         axes.set_title(title, fontsize=10, loc="left")
     caption = (
         "Without weights a token looks at those that are like it, so at itself; with learned queries and keys each "
-        "head chooses its own; the causal mask hides what comes later; each row sums to 1 (the block of a trained model "
-        "that chooses most clearly)."
+        "head chooses its own; the causal mask hides what comes later; each row sums to 1 (the block of a trained "
+        "model that chooses most clearly)."
     )
     return finish("attention", "Attention, step by step", caption, figure, long_table(names, columns))
 

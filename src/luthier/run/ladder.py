@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luthier.architectures import registry
+from luthier.architectures import llama4
 from luthier.data.shards import TokenShards
-from luthier.errors import UsageError
+from luthier.errors import LuthierError, UsageError
 from luthier.formats.atomic_file import replacing_file
 from luthier.run import corpus
 from luthier.run.page import Cell, Chart, Section, Table, band, dots, line, write_page
@@ -85,6 +85,7 @@ def climb(
         raise UsageError(f"seeds is {seeds} and steps is {steps}: both must be at least 1")
     options = {"preset": f"gpt2-{size}", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     plan = resolve(data, options=options, model={"dropout": 0.0, **(model or {})})
+    check_writable(out)
     keep_freed_memory()
     climbs: list[Climb] = []
     planned = len(rungs()) * seeds
@@ -104,10 +105,22 @@ def climb(
     return climbs
 
 
+def check_writable(out: Path) -> None:
+    """A LuthierError where the page cannot be written: better known before the first training than after it."""
+    if out.is_dir():
+        raise LuthierError(f"{out} is a folder: name the page, as in {out / 'ladder.html'}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe = out.with_name(f".{out.name}.writable")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise LuthierError(f"{out} cannot be written: {error.strerror}") from None
+
+
 def shape_of(plan: Plan, size: str) -> Shape:
     """The sizes that all rungs share: those of the GPT-2 preset, and the experts of the Llama 4 one."""
-    base, experts = plan.model, registry.preset(f"llama4-{size}")
-    n_experts: int = getattr(experts, "n_experts")  # noqa: B009  (a Config of three kinds)
+    base, n_experts = plan.model, llama4.SIZES[f"llama4-{size}"].n_experts
     return Shape(base.vocab_size, base.context_length, base.dim, base.n_layers, base.n_heads, n_experts=n_experts)
 
 
