@@ -166,7 +166,7 @@ def test_other_tokens_than_those_of_the_run_are_refused(ended, book, tmp_path):
         path.unlink()
     for path in (other / "tokens").iterdir():
         path.replace(ended / "tokens" / path.name)
-    with pytest.raises(LuthierError, match="tokens has changed since the run was begun .*train tokens was .*, is "):
+    with pytest.raises(LuthierError, match=r"tokens has changed since the run was begun .*train tokens was .*, is "):
         train.resume(ended, {"steps": 10}, {}, ())
     train.resume(ended, {"steps": 10}, {}, (), anyway=True)
 

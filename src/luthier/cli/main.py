@@ -25,6 +25,7 @@ VERBS = {
     "compare": ("compare", 'where two models part: luthier compare A B "Once upon a time"'),
     "report": ("report", "a page of a run, or of several side by side: luthier report runs/book"),
     "ladder": ("ladder", "from GPT-2 to Llama 4 part by part, at one budget: luthier ladder book.txt"),
+    "figures": ("figures", "the course's pictures, from real modules and runs: luthier figures"),
     "convert": ("convert", "write a model in another format: luthier convert runs/book book.gguf --to gguf"),
     "verify": ("verify", "prove that a model or a run is sound: luthier verify runs/book"),
     "plan": ("plan", "what a training run will cost, in memory and time, before it starts"),
