@@ -222,7 +222,10 @@ class Run:
         if not self.world.is_first:
             return
         draw_losses(read_lines(self.folder.metrics), self.folder.path.name, self.folder.picture)
-        write_report(self.folder.path)
+        try:
+            write_report(self.folder.path)
+        except LuthierError as error:  # the run is whole without its page
+            warn(str(error))
         say(closing(self.folder, read_lines(self.folder.metrics), self.seconds, self.prompt))
 
     def one_step(self) -> None:
