@@ -24,6 +24,7 @@ check: $(VENV)/.tested
 bench: $(VENV)/.measured
 	$(BIN)/python benchmarks/train.py --json runs/bench-train.json
 	$(BIN)/python benchmarks/time_to_loss.py --json runs/bench-time-to-loss.json
+	$(BIN)/python benchmarks/generate.py --json runs/bench-generate.json
 
 clean:
 	rm -rf $(VENV)

@@ -8,6 +8,7 @@ import torch
 import luthier
 from luthier.architectures import llama, llama4, registry
 from luthier.cli.main import main
+from luthier.errors import LuthierError, UsageError
 from luthier.language_model import LanguageModel
 from luthier.tokenizers.train import train_bpe
 
@@ -69,3 +70,18 @@ def test_what_llama_cpp_would_compute_otherwise_is_said(tmp_path, capsys):
     LanguageModel(registry.build(config), None, config).save(tmp_path / "m")
     assert main(["convert", str(tmp_path / "m"), str(tmp_path / "m.gguf"), "--to", "gguf"]) == 0
     assert "luthier: warning: llama.cpp" in capsys.readouterr().err
+
+
+def test_a_model_opened_in_fewer_bits_speaks_and_is_not_saved(tmp_path):
+    tokenizer = train_bpe(["the cat sat on the mat and the dog ran " * 20], 300)
+    config = llama.Config(tokenizer.vocab_size, 64, 64, 128, 2, 4, 2)
+    LanguageModel(registry.build(config, seed=3), tokenizer, config).save(tmp_path / "m")
+    for kind in ("int8", "int4"):
+        lm = luthier.load(tmp_path / "m", quantize=kind)
+        assert lm.generate("the cat", max_new_tokens=5)
+        with pytest.raises(LuthierError, match="was opened with quantize: open it without to save it"):
+            lm.save(tmp_path / "again")
+    with pytest.raises(UsageError, match="leave device and dtype out"):
+        luthier.load(tmp_path / "m", quantize="int8", dtype=torch.float32)
+    assert main(["generate", str(tmp_path / "m"), "the cat", "--quantize", "int4", "--dtype", "float32"]) == 2
+    assert main(["generate", str(tmp_path / "m"), "the cat", "--quantize", "int4", "--max-new-tokens", "3"]) == 0

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-from luthier.errors import UsageError
 
 if TYPE_CHECKING:
     from luthier.language_model import LanguageModel
@@ -22,15 +19,11 @@ def open_model(path: str, device: Device, dtype: NumberType, quantize: Quantize 
     """
     import torch
 
-    from luthier.language_model import LanguageModel, load
+    from luthier.language_model import load
     from luthier.training.machine import choose_device, keep_freed_memory
 
     keep_freed_memory()
-    if quantize != "no":
-        if device not in ("auto", "cpu") or dtype not in ("auto", "bfloat16"):
-            raise UsageError(f"quantize {quantize} computes in bfloat16 on the cpu: leave --device and --dtype out")
-        from luthier.model_files import hub, quantized
-
-        opened = quantized.read(hub.fetch(path) if path.startswith(hub.PREFIX) else Path(path), quantize)
-        return LanguageModel(opened.model, opened.tokenizer, opened.config)
-    return load(path, device=choose_device(device), dtype=None if dtype == "auto" else getattr(torch, dtype))
+    number_type = None if dtype == "auto" else getattr(torch, dtype)
+    if quantize == "no":
+        return load(path, device=choose_device(device), dtype=number_type)
+    return load(path, device="cpu" if device == "auto" else choose_device(device), dtype=number_type, quantize=quantize)

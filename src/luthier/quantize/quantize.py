@@ -37,6 +37,11 @@ def quantize(model: Transformer, kind: Kind) -> Transformer:
     return model
 
 
+def is_quantised(model: Transformer) -> bool:
+    """Whether any matrix is packed."""
+    return any(isinstance(module, (Int4Linear, Int8Linear)) for module in model.modules())
+
+
 def linears(model: Transformer) -> list[tuple[str, nn.Linear]]:
     """The matrices that are quantised, by name. A router is small, and what it chooses should stay."""
     return [
