@@ -1,30 +1,3 @@
-"""Tiny runs, as in tests/run: one thread, and no measuring of the machine."""
-
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-import torch
-from tiny_runs import words
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _peak_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.run.train.matrix_product_peak", lambda device, dtype: 1e11)
-
-
-@pytest.fixture(scope="session")
-def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "book.txt"
-    path.write_text(words(300), encoding="utf-8")
-    return path
+from run_fixtures import _one_thread, _peak_at_once, book  # noqa: F401 (pytest finds them here)

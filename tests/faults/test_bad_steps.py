@@ -41,6 +41,24 @@ def test_it_stops_the_run_unless_told_otherwise(book, tmp_path, monkeypatch):
         train.start(plan(book), tmp_path / "run")
 
 
+def test_going_back_keeps_the_score_of_the_best_weights(book, tmp_path, monkeypatch):
+    """Those on the disk are still the best: a worse look must not write over them."""
+    spoil(monkeypatch, {5}, math.nan)
+    seen = []
+    restore = train.Run.restore
+
+    def watched(run, tensors, record):
+        before = run.best, run.seconds_before
+        restore(run, tensors, {**record, "best": math.inf, "seconds": 1e9})
+        seen.append((run, before))
+
+    monkeypatch.setattr(train.Run, "restore", watched)
+    train.start(plan(book, save_every=2, evaluate_every=1, non_finite="back"), tmp_path / "run")
+    [(run, (best, seconds))] = seen
+    assert run.best <= best < math.inf
+    assert run.seconds_before == seconds
+
+
 @pytest.mark.parametrize("policy", ["skip", "back"])
 def test_no_policy_goes_on_for_ever(book, tmp_path, monkeypatch, policy):
     spoil(monkeypatch, set(range(4, 1000)), math.nan)

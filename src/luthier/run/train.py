@@ -267,7 +267,8 @@ class Run:
             warn(f"{what}. Its batches are left out")
             return
         self.flush()
-        place = self.trainer.batches.state()
+        # what stays as it is: the place in the data, the score of the best weights on the disk, the time spent
+        place, best, seconds = self.trainer.batches.state(), self.best, self.seconds_before
         self.world.wait()
         checkpoint, tensors, record = newest(self.folder, self.world)
         weights = load(checkpoint, device=self.trainer.device).model.state_dict()
@@ -275,6 +276,7 @@ class Run:
             weight.copy_(laid_out_as(weights[name], weight))
         self.restore(tensors, record)
         self.trainer.batches.restore(place)
+        self.best, self.seconds_before = best, seconds
         warn(f"{what}. Going back to {checkpoint}, and past those batches")
 
     def write(self, job: Job) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.architectures.gpt2 import Config
-from luthier.architectures.names.hugging_face.config_json import LARGEST_DEPTH, ConfigJson
+from luthier.architectures.names.settings import LARGEST_DEPTH, ConfigJson
 from luthier.errors import LuthierError
 from luthier.formats.names import Rule, Shape, Table, each_layer
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.architectures.gpt2 import Config
 from luthier.architectures.names.gguf.metadata import EMBEDDING, OUTPUT, is_tied, read_depth, read_vocab_size
-from luthier.architectures.names.hugging_face.config_json import ConfigJson
+from luthier.architectures.names.settings import ConfigJson
 from luthier.formats.names import Checkpoint, Rule, Split, Table, ZeroBias, each_layer
 
 

@@ -18,7 +18,7 @@ from luthier.architectures.names.gguf.metadata import (
     write_heads,
     write_rope,
 )
-from luthier.architectures.names.hugging_face.config_json import LARGEST_CONTEXT, ConfigJson
+from luthier.architectures.names.settings import LARGEST_CONTEXT, ConfigJson
 from luthier.formats.names import Checkpoint, PairsToHalves, Rule, Table, each_layer
 
 

@@ -22,8 +22,7 @@ from luthier.architectures.names.gguf.metadata import (
     write_heads,
     write_rope,
 )
-from luthier.architectures.names.hugging_face.config_json import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson
-from luthier.architectures.names.hugging_face.llama4 import LARGEST_EXPERTS
+from luthier.architectures.names.settings import LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS, ConfigJson
 from luthier.errors import LuthierError
 from luthier.formats.names import Checkpoint, Join, PairsToHalves, Rule, Table, Transpose, each_layer
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.architectures.names.hugging_face.config_json import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson
+from luthier.architectures.names.settings import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson
 from luthier.errors import LuthierError
 from luthier.formats.names import Checkpoint, Derived, Rule
 from luthier.model.position import Rope, RopeScaling

@@ -6,13 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.architectures.llama import Config
-from luthier.architectures.names.hugging_face.config_json import (
-    LARGEST_CONTEXT,
-    LARGEST_DEPTH,
-    ConfigJson,
-    read_rope,
-    write_rope,
-)
+from luthier.architectures.names.hugging_face.config_json import read_rope, write_rope
+from luthier.architectures.names.settings import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson
 from luthier.formats.names import Rule, Table, each_layer
 
 CLASSES = {"LlamaForCausalLM": "llama"}  # class -> model_type

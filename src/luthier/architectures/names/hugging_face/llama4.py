@@ -6,19 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.architectures.llama4 import Config
-from luthier.architectures.names.hugging_face.config_json import (
-    LARGEST_CONTEXT,
-    LARGEST_DEPTH,
-    ConfigJson,
-    read_rope,
-    write_rope,
-)
+from luthier.architectures.names.hugging_face.config_json import read_rope, write_rope
+from luthier.architectures.names.settings import LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS, ConfigJson
 from luthier.errors import LuthierError
 from luthier.formats.names import PairsToHalves, Rule, Table, each_layer
 
 # class -> model_type; of the multimodal model we take the text part
 CLASSES = {"Llama4ForCausalLM": "llama4_text", "Llama4ForConditionalGeneration": "llama4"}
-LARGEST_EXPERTS = 2**12
 
 
 def table(config: Config) -> Table:

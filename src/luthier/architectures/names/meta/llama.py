@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.architectures.llama import Config
-from luthier.architectures.names.hugging_face.config_json import LARGEST_CONTEXT, LARGEST_DEPTH
 from luthier.architectures.names.meta.params_json import (
     LARGEST_MULTIPLE,
     OURS,
@@ -18,6 +17,7 @@ from luthier.architectures.names.meta.params_json import (
     swiglu_width,
     write_scaling,
 )
+from luthier.architectures.names.settings import LARGEST_CONTEXT, LARGEST_DEPTH
 from luthier.errors import LuthierError
 from luthier.formats.names import PairsToHalves, Rule, Table, each_layer
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.architectures.llama4 import Config
-from luthier.architectures.names.hugging_face.config_json import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson
-from luthier.architectures.names.hugging_face.llama4 import LARGEST_EXPERTS
 from luthier.architectures.names.meta.params_json import (
     LARGEST_MULTIPLE,
     OURS,
@@ -22,6 +20,7 @@ from luthier.architectures.names.meta.params_json import (
     swiglu_width,
     write_scaling,
 )
+from luthier.architectures.names.settings import LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS, ConfigJson
 from luthier.formats.names import Join, PairsToHalves, Reshape, Rule, Split, Table, Transpose, each_layer
 
 MARKS = ("moe_args", "nope_layer_interval", "attention_chunk_size", "use_qk_norm", "ffn_exp")  # only Llama 4 has them

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.architectures.names.hugging_face.config_json import LARGEST_CONTEXT, ConfigJson
+from luthier.architectures.names.settings import LARGEST_CONTEXT, ConfigJson
 from luthier.errors import LuthierError
 from luthier.model.position import RopeScaling
 
