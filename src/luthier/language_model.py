@@ -19,6 +19,7 @@ import torch
 from luthier.architectures.registry import Config
 from luthier.errors import LuthierError, UsageError
 from luthier.formats.safetensors_files import SHARD_BYTES
+from luthier.generation.draft import Draft, check_vocabulary
 from luthier.generation.generate import encode_prompts, generate, grow
 from luthier.generation.row import Row
 from luthier.generation.settings import Settings
@@ -92,6 +93,7 @@ class LanguageModel:
         stop: str | Sequence[str] = (),
         seed: int = 1,
         use_cache: bool = True,
+        draft: LanguageModel | None = None,
     ) -> list[str]:
         """What the model writes after each prompt (without the prompt), in the order of the prompts.
 
@@ -110,9 +112,12 @@ class LanguageModel:
         samples: texts for each prompt, which then stand together; text i (from 0) is drawn with seed + i.
         beams: over 1, beam search for the likeliest text, which draws nothing; a text's log-probability is divided
         by its length ** length_penalty. use_cache: False reads the whole text again for each token, for the same text.
+        draft: a small model with the same tokenizer, which guesses what comes next so that several tokens are read at
+        once (arXiv 2211.17192): the same text, sooner where it guesses well. For a single text, without beam search.
 
         Raises a UsageError for a setting out of its range, and a LuthierError for a prompt that fills the context, or
-        that is empty where the tokenizer has no token to begin a text with. The tokens, their log-probabilities and
+        that is empty where the tokenizer has no token to begin a text with, and for a draft with another vocabulary.
+        The tokens, their log-probabilities and
         the reason why a text ended are to be had from `luthier.generation.generate.generate`.
         """
         settings = Settings(
@@ -130,7 +135,8 @@ class LanguageModel:
             use_cache=use_cache,
         )
         texts = encode_prompts(self.tokenizer, [prompts] if isinstance(prompts, str) else prompts)
-        results = generate(self.model, self.tokenizer, texts, settings, self.config.context_length)
+        chosen = None if draft is None else draft.draft_for(self)
+        results = generate(self.model, self.tokenizer, texts, settings, self.config.context_length, chosen)
         return [result.text for result in results]
 
     def stream(
@@ -146,6 +152,7 @@ class LanguageModel:
         stop: str | Sequence[str] = (),
         seed: int = 1,
         use_cache: bool = True,
+        draft: LanguageModel | None = None,
     ) -> Iterator[str]:
         """The text of `generate`, piece by piece as it is written. Settings and errors are those of `generate`.
 
@@ -167,7 +174,13 @@ class LanguageModel:
         )
         [text] = encode_prompts(self.tokenizer, [prompt])
         row = Row(self.tokenizer, text, settings, self.config.context_length)
-        return (piece for _, piece in grow(self.model, [row], settings))
+        chosen = None if draft is None else draft.draft_for(self)
+        return (piece for _, piece in grow(self.model, [row], settings, chosen))
+
+    def draft_for(self, large: LanguageModel, name: str = "the draft") -> Draft:
+        """This model as one that guesses for a large one. Raises a LuthierError if their vocabularies differ."""
+        check_vocabulary(self.tokenizer, large.tokenizer, name)
+        return Draft(self.model, self.config.context_length)
 
 
 def load(

@@ -87,7 +87,7 @@ def test_the_templates_end_of_turn_ends_a_reply(talk, tokenizer, monkeypatch):
     assert conversation.settings.stop == ("<|im_end|>",)
     ids = iter([*tokenizer.encode("Yes"), tokenizer.special_tokens["<|im_end|>"], *tokenizer.encode("No")])
 
-    def speaks(model, rows, settings):
+    def speaks(model, rows, settings, draft):
         while not rows[0].ended:
             yield rows[0], rows[0].add(next(ids), 0.0)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from luthier.generation import look_up
 from luthier.generation.generate import encode_prompts, generate
-from luthier.generation.look_up import Guesser
+from luthier.generation.look_up import LookUp
 from luthier.generation.reader import Reader
 from luthier.generation.settings import Settings
 
@@ -57,7 +57,7 @@ def test_the_text_is_the_same_to_the_token(model, prompt, temperature, penalty, 
 
 
 def test_guesses_are_what_followed_the_last_time():
-    guesser = Guesser([1, 2, 3, 4, 5, 1, 2])
+    guesser = LookUp([1, 2, 3, 4, 5, 1, 2])
     assert guesser.guess(3) == [3, 4, 5]
     assert guesser.guess(1) == [3]
     guesser.add(9)
@@ -65,7 +65,7 @@ def test_guesses_are_what_followed_the_last_time():
     for token in (1, 2):
         guesser.add(token)
     assert guesser.guess(2) == [9, 1]  # the latest of several places
-    assert Guesser([7]).guess(5) == []
+    assert LookUp([7]).guess(5) == []
 
 
 def test_a_text_that_repeats_itself_takes_fewer_steps(monkeypatch):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from luthier.cli.opening import Device, NumberType, Quantize, open_model
+from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_model
 from luthier.cli.screen import Screen
 from luthier.errors import LuthierError, UsageError
 from luthier.generation.settings import Settings
@@ -57,6 +57,8 @@ class Arguments:
     """Number type to compute in; auto takes that of the model's file."""
     quantize: Quantize = "no"
     """The matrices in 8 or 4 bits, on the CPU: faster, smaller, less exact. 4 bits of a GGUF file stay as they are."""
+    draft: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """A small model with the same tokenizer, which guesses what comes next: the same replies, sooner if it is good."""
 
 
 def main(arguments: list[str]) -> int:
@@ -72,7 +74,8 @@ def main(arguments: list[str]) -> int:
     from luthier.tokenizers.chat_template import template_of
 
     template = template_of(lm.tokenizer, given.template)
-    conversation = Conversation(lm.model, template, given.settings, lm.config.context_length, given.system)
+    draft = open_draft(given.draft, lm, given.quantize)
+    conversation = Conversation(lm.model, template, given.settings, lm.config.context_length, given.system, draft)
     if sys.stdin.isatty() and sys.stdout.isatty():
         remark(f"{template.name}, {lm.config.context_length:,} tokens of context; /help lists the commands")
         Talk(conversation, interactive=True).run(typed_lines())

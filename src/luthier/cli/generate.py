@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from luthier.cli.opening import Device, NumberType, Quantize, open_model
+from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_model
 from luthier.cli.screen import Screen
 from luthier.errors import LuthierError, UsageError
 from luthier.generation.settings import Settings
 
 if TYPE_CHECKING:
+    from luthier.generation.draft import Draft
     from luthier.generation.row import Row
     from luthier.language_model import LanguageModel
 
@@ -29,6 +30,7 @@ ABOUT = """Let a model go on with prompts. One prompt: its text comes as it is w
     luthier generate runs/book "Once upon a time" --samples 3 --seed 7 --max-new-tokens 50
     luthier generate runs/book "Once upon a time" --beams 4
     luthier generate runs/book - < prompt.txt
+    luthier generate runs/book "Once upon a time" --draft runs/small
 """
 BETWEEN = "---"  # the line between two texts
 
@@ -50,6 +52,8 @@ class Arguments:
     """Number type to compute in; auto takes that of the model's file. bfloat16 takes half the memory of float32."""
     quantize: Quantize = "no"
     """The matrices in 8 or 4 bits, on the CPU: faster, smaller, less exact. 4 bits of a GGUF file stay as they are."""
+    draft: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """A small model with the same tokenizer, which guesses what comes next: the same text, sooner if it is good."""
 
 
 def main(arguments: list[str]) -> int:
@@ -67,7 +71,7 @@ def main(arguments: list[str]) -> int:
         raise UsageError("stdin (-) can be one of the prompts only")
     prompts = [read_stdin() if prompt == "-" else prompt for prompt in given.prompts]
     lm = open_model(given.model, given.device, given.dtype, given.quantize)
-    speak(lm, prompts, given.settings)
+    speak(lm, prompts, given.settings, open_draft(given.draft, lm, given.quantize))
     return 0
 
 
@@ -79,18 +83,20 @@ def read_stdin() -> str:
         raise LuthierError(f"the prompt on stdin is not UTF-8: byte {error.start} is wrong") from None
 
 
-def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings) -> None:
+def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings, draft: Draft | None) -> None:
     """Print each prompt with its text: a single one as it comes, several in their order at the end."""
     from luthier.generation.generate import encode_prompts, grow, new_rows
 
     rows = new_rows(lm.tokenizer, encode_prompts(lm.tokenizer, prompts), settings, lm.config.context_length)
     single = len(rows) == 1
+    if draft is not None and (not single or settings.beams > 1):
+        print("the draft guesses for a single text without beam search: it is not asked here", file=sys.stderr)
     show = Screen()
     if single:
         show.prompt(prompts[0])
     start = time.perf_counter()
     try:
-        for _, piece in grow(lm.model, rows, settings):
+        for _, piece in grow(lm.model, rows, settings, draft):
             if single:
                 show.text(piece)
     finally:
@@ -109,7 +115,9 @@ def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings) -> None
 def report(rows: Sequence[Row], seconds: float) -> None:
     """How fast it was, and where the context was too short, on stderr."""
     tokens = sum(len(row.result.ids) for row in rows)
-    print(f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s", file=sys.stderr)
+    guesses, came_true = (sum(getattr(row.result, name) for row in rows) for name in ("guesses", "came_true"))
+    guessed = f", {came_true} of {guesses} guesses came true" if guesses else ""
+    print(f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s{guessed}", file=sys.stderr)
     full = sum(row.result.finish_reason == "context" for row in rows)
     if full:
         which = "the text" if len(rows) == 1 else f"{full} of {len(rows)} texts"

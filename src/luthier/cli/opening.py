@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from luthier.generation.draft import Draft
     from luthier.language_model import LanguageModel
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -27,3 +28,14 @@ def open_model(path: str, device: Device, dtype: NumberType, quantize: Quantize 
     if quantize == "no":
         return load(path, device=choose_device(device), dtype=number_type)
     return load(path, device="cpu" if device == "auto" else choose_device(device), dtype=number_type, quantize=quantize)
+
+
+def open_draft(path: str | None, large: LanguageModel, quantize: Quantize) -> Draft | None:
+    """The model that guesses for a large one, where it is and in its number type; None if none is named."""
+    if path is None:
+        return None
+    from luthier.language_model import load
+
+    if quantize == "no":
+        return load(path, device=large.device, dtype=large.dtype).draft_for(large, path)
+    return load(path, quantize=quantize).draft_for(large, path)

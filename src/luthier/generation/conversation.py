@@ -11,6 +11,7 @@ from typing import Any
 
 from luthier.errors import LuthierError
 from luthier.formats.json_files import read_json
+from luthier.generation.draft import Draft
 from luthier.generation.generate import grow
 from luthier.generation.row import Result, Row
 from luthier.generation.settings import Settings
@@ -26,7 +27,7 @@ class Conversation:
     """Turns of a person and a model, after a system prompt (None: whatever the template does without).
 
     messages: the turns, in pairs of "user" and "assistant". left_out: how many of the first pairs the model no longer
-    sees, because its context is full. last: what became of the last reply.
+    sees, because its context is full. last: what became of the last reply. draft: guesses for the model.
 
         conversation = Conversation(lm.model, template_of(lm.tokenizer), Settings(), lm.config.context_length)
         for piece in conversation.reply("Hello"):
@@ -40,12 +41,13 @@ class Conversation:
         settings: Settings,
         context_length: int,
         system: str | None = None,
+        draft: Draft | None = None,
     ) -> None:
         end = template.end_of_turn
         stop = settings.stop if end is None or end in settings.stop else (*settings.stop, end)
         self.model, self.template, self.context_length = model, template, context_length
         self.settings = replace(settings, stop=stop)
-        self.system = system
+        self.system, self.draft = system, draft
         self.messages: list[Message] = []
         self.left_out = 0
         self.last: Result | None = None
@@ -65,7 +67,7 @@ class Conversation:
     def answer(self, asked: Message, row: Row) -> Generator[str]:
         """Fill the row, and keep the turn."""
         try:
-            for _, piece in grow(self.model, [row], row.settings):
+            for _, piece in grow(self.model, [row], row.settings, self.draft):
                 yield piece
         finally:
             if row.ended or row.result.text:

@@ -6,7 +6,7 @@ Shapes: B rows of the batch, V vocab_size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,10 @@ from torch import nn
 
 from luthier.errors import LuthierError
 from luthier.generation import look_up
+from luthier.generation.ahead import sample_ahead
 from luthier.generation.beam import beam_search
+from luthier.generation.draft import Draft, DraftGuesser
+from luthier.generation.look_up import LookUp
 from luthier.generation.reader import Reader
 from luthier.generation.row import Result, Row
 from luthier.generation.sampling import choose, uniforms
@@ -44,15 +47,20 @@ def beginning(tokenizer: Tokenizer) -> int:
 
 
 def generate(
-    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], settings: Settings, context_length: int
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    settings: Settings,
+    context_length: int,
+    draft: Draft | None = None,
 ) -> list[Result]:
     """Go on with prompts (token ids, see `encode_prompts`). Results in their order, `samples` for each prompt.
 
-    Raises a LuthierError for a prompt without tokens or with context_length or more, and for a model whose logits are
+    draft: guesses for a single text, see `grow`. Raises a LuthierError for a prompt without tokens or with context_length or more, and for a model whose logits are
     not numbers.
     """
     rows = new_rows(tokenizer, prompts, settings, context_length)
-    for _ in grow(model, rows, settings):
+    for _ in grow(model, rows, settings, draft):
         pass
     return [row.result for row in rows]
 
@@ -69,22 +77,27 @@ def new_rows(
 
 
 @torch.inference_mode()
-def grow(model: Transformer, rows: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, str]]:
+def grow(
+    model: Transformer, rows: Sequence[Row], settings: Settings, draft: Draft | None = None
+) -> Iterator[tuple[Row, str]]:
     """Fill rows (see `new_rows`) in one batch. Yields each piece of text with its row, as it comes.
 
-    Beam search knows a text only at its end: then there is one piece a row.
+    Beam search knows a text only at its end: then there is one piece a row. draft: a small model of the same
+    vocabulary, which guesses what comes next where there is one row and no beam search; the text is the same without.
     """
     if not rows:
         return
     prompts = [row.prompt for row in rows[:: settings.samples]]
     room = max(row.room for row in rows)
     vocab_size = rows[0].tokenizer.vocab_size
-    with evaluating(model):
+    with evaluating(model), evaluating(draft.model) if draft else nullcontext():
         reader = Reader(model, prompts, room, vocab_size=vocab_size, use_cache=settings.use_cache)
         if settings.beams > 1:
             yield from beam_search(reader, rows, settings)
+        elif draft is not None and len(rows) == 1:
+            yield from sample_ahead(reader, rows[0], settings, DraftGuesser(draft, rows[0], settings))
         elif look_up.pays(reader, rows):
-            yield from look_up.sample_ahead(reader, rows[0], settings)
+            yield from sample_ahead(reader, rows[0], settings, LookUp(rows[0].prompt))
         else:
             yield from sample(reader, rows, settings, room)
 

@@ -24,13 +24,16 @@ class Result:
     ids: the new tokens, with the end token or those of the stop string if one came. text: without them.
     finish_reason: "end" an end token came, "stop" a stop string, "length" there are max_new_tokens, "context" the
     model's context is full; None while the text grows. logprobs: the natural logarithm of the probability that the
-    model gave each token, before temperature and filters (and, but for beam search, before the penalty).
+    model gave each token, before temperature and filters (and, but for beam search, before the penalty). guesses: tokens
+    that were guessed beforehand, and came_true: how many of them were right.
     """
 
     ids: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: FinishReason | None = None
     logprobs: list[float] = field(default_factory=list)
+    guesses: int = field(default=0, compare=False)
+    came_true: int = field(default=0, compare=False)
 
 
 class Row:

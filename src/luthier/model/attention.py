@@ -1,6 +1,6 @@
 """Multi-head attention with grouped queries (arXiv 1706.03762, 2305.13245).
 
-Shapes: B batch, T tokens, S tokens seen (cached and new), C dim, H query heads, K key heads, D head_dim.
+Shapes: B batch, T tokens, S tokens that are seen (cached and new), C dim, H query heads, K key heads, D head_dim.
 """
 
 from __future__ import annotations
@@ -57,12 +57,19 @@ class Attention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, x: Tensor, positions: Tensor, cache: LayerCache | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        cache: LayerCache | None = None,
+        mask: Tensor | None = None,
+        *,
+        first: int = 0,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C).
 
-        positions (B or 1, T). mask (B or 1, 1, T, S) bool: what the Transformer built once for all layers of this
-        rule; None: plain causal attention within x, or a single new token that sees the whole cache.
+        positions (B or 1, T). first: of the cache's slots, those before it are seen by no query here. mask (B or 1, 1,
+        T, S) bool, of the S tokens from there on: what the Transformer built once for all layers of this rule; None:
+        plain causal attention within x, or a single new token that sees all of them.
         """
         B, T, _ = x.shape
         q = self.query(x).view(B, T, self.n_heads, self.head_dim).transpose(1, 2)  # (B, H, T, D)
@@ -71,7 +78,7 @@ class Attention(nn.Module):
         for step in self.qk_steps:
             q, k = step(q, k, positions)
         if cache is not None:
-            k, v = cache.append(k, v)  # (B, K, S, D)
+            k, v = cache.append(k, v, first, self.mask.reach)  # (B, K, S, D)
         elif mask is None:
             mask = build_mask(self.mask, positions, T, None)
         if self.training and (self.dropout.p > 0 or writing_out_is_faster(q, k)):

@@ -5,36 +5,49 @@ Shapes: B batch (or 1), T queries, S keys (those in the cache, then the T new on
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+Positions = TypeVar("Positions", int, Tensor)
 
-class MaskRule(Protocol):
-    """A hashable rule: layers with equal rules share one mask."""
+
+class MaskRule(ABC):
+    """A query sees from `first_seen` up to itself. Rules are hashable: layers with equal ones share one mask."""
 
     @property
+    @abstractmethod
     def reach(self) -> int | None:
-        """As long as no position reaches this, the rule is plain causal attention. None: always."""
+        """No query sees so many tokens back; as long as no position reaches it, the rule is plain causal attention.
+        None: always.
+        """
+
+    @abstractmethod
+    def first_seen(self, queries: Positions) -> Positions:
+        """The lowest position that queries at such positions see; it never falls as they rise. Under 0: all."""
 
     def __call__(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Positions that broadcast against each other -> bool, True where the query sees the key."""
+        return (keys <= queries) & (keys >= self.first_seen(queries))
 
 
 @dataclass(frozen=True)
-class Causal:
+class Causal(MaskRule):
     """Everything up to and including the query itself."""
 
-    reach: None = None
+    @property
+    def reach(self) -> None:
+        return None
 
-    def __call__(self, queries: Tensor, keys: Tensor) -> Tensor:
-        return keys <= queries
+    def first_seen(self, queries: Positions) -> Positions:
+        return queries * 0
 
 
 @dataclass(frozen=True)
-class SlidingWindow:
+class SlidingWindow(MaskRule):
     """The last `window` tokens, the query's own among them."""
 
     window: int
@@ -43,12 +56,12 @@ class SlidingWindow:
     def reach(self) -> int:
         return self.window
 
-    def __call__(self, queries: Tensor, keys: Tensor) -> Tensor:
-        return (keys <= queries) & (keys > queries - self.window)
+    def first_seen(self, queries: Positions) -> Positions:
+        return queries - self.window + 1
 
 
 @dataclass(frozen=True)
-class Chunked:
+class Chunked(MaskRule):
     """What came before within the query's own chunk of `size` tokens (Llama 4's local layers)."""
 
     size: int
@@ -57,18 +70,31 @@ class Chunked:
     def reach(self) -> int:
         return self.size
 
-    def __call__(self, queries: Tensor, keys: Tensor) -> Tensor:
-        return (keys <= queries) & (keys // self.size == queries // self.size)
+    def first_seen(self, queries: Positions) -> Positions:
+        return queries // self.size * self.size
 
 
 causal = Causal()
 
 
+def first_slot(rule: MaskRule, key_positions: Tensor, n_queries: int, valid: Tensor | None) -> int:
+    """The first of S keys that any of the last `n_queries` sees: those before need not be asked. As `build_mask`."""
+    n_keys = key_positions.shape[1]
+    begin = n_keys - n_queries  # the first query sees furthest back
+    if begin == 0 or rule.reach is None or n_keys <= rule.reach:
+        return 0
+    if valid is None:
+        return max(0, rule.first_seen(begin))
+    seen = valid & (key_positions >= rule.first_seen(key_positions[:, begin, None]))  # (B, S)
+    unseen = (seen.cumsum(1) == 0).sum(1)  # how many of the first slots of each row
+    return min(begin, int(unseen.min()))
+
+
 def build_mask(rule: MaskRule, key_positions: Tensor, n_queries: int, valid: Tensor | None) -> Tensor | None:
     """The mask of the last `n_queries` of S keys, (B, 1, T, S) bool; None when fused causal attention does the same.
 
-    key_positions (B or 1, S); valid (B, S) bool, False = padding. A padded query sees itself: a row of scores with
-    nothing in it would be NaN.
+    key_positions (B or 1, S), from 0 or from the `first_slot` on; valid (B, S) bool, False = padding. A padded query
+    sees itself: a row of scores with nothing in it would be NaN.
     """
     n_keys = key_positions.shape[1]
     plain = rule.reach is None or n_keys <= rule.reach

@@ -15,7 +15,7 @@ from luthier.errors import LuthierError
 from luthier.model.attention import Attention
 from luthier.model.cache import KVCache, LayerCache
 from luthier.model.dropout import Dropout
-from luthier.model.mask import MaskRule, build_mask
+from luthier.model.mask import MaskRule, build_mask, first_slot
 from luthier.model.moe import leave_experts_uncompiled
 
 
@@ -38,9 +38,11 @@ class Block(nn.Module):
         self.feed_forward = feed_forward
         self.feed_forward_dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, cache: LayerCache | None, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor, cache: LayerCache | None, mask: Tensor | None, first: int = 0
+    ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), positions, cache, mask))
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), positions, cache, mask, first=first))
         out: Tensor = x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)))
         return out
 
@@ -93,15 +95,17 @@ class Transformer(nn.Module):
         n_keys = n_queries + (cache.length if cache is not None else 0)
         key_positions = self.positions(n_keys, valid, tokens.device)  # (B or 1, S)
         positions = key_positions[:, -n_queries:]
-        masks: dict[MaskRule, Tensor | None] = {
-            rule: build_mask(rule, key_positions, n_queries, valid) for rule in self.mask_rules
-        }
+        masks: dict[MaskRule, tuple[Tensor | None, int]] = {}
+        for rule in self.mask_rules:
+            first = first_slot(rule, key_positions, n_queries, valid)
+            seen = None if valid is None else valid[:, first:]
+            masks[rule] = build_mask(rule, key_positions[:, first:], n_queries, seen), first
         x = self.embedding(tokens)  # (B, T, C)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         x = self.dropout(x)
         for layer, block in enumerate(self.layers):
-            x = block(x, positions, cache.layers[layer] if cache is not None else None, masks[block.attention.mask])
+            x = block(x, positions, None if cache is None else cache.layers[layer], *masks[block.attention.mask])
         out: Tensor = self.norm(x)
         return out
 
