@@ -178,7 +178,7 @@ class LanguageModel:
         return (piece for _, piece in grow(self.model, [row], settings, chosen))
 
     def draft_for(self, large: LanguageModel, name: str = "the draft") -> Draft:
-        """This model as one that guesses for a large one. Raises a LuthierError if their vocabularies differ."""
+        """What guesses for a large model: this one. Raises a LuthierError if their vocabularies differ."""
         check_vocabulary(self.tokenizer, large.tokenizer, name)
         return Draft(self.model, self.config.context_length)
 

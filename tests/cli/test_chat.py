@@ -244,3 +244,12 @@ def test_at_a_terminal_lines_are_edited_replies_stopped_and_nothing_steers_the_s
     steering = {chr(code) for code in (*range(9), 11, 12, *range(14, 32), 127)}
     assert steering & set(said["content"])
     assert not steering & set(reply.partition("\x1b")[0])
+
+
+def test_a_draft_changes_no_reply(folder, run):
+    code, out, _ = run("Hello\nAnd you?\n", folder, *FEW)
+    assert code == 0
+    assert run("Hello\nAnd you?\n", folder, *FEW, "--draft", folder)[:2] == (0, out)
+    code, _, err = run("Hello\n", folder, *FEW, "--draft", "nowhere")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "nowhere" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from dataclasses import fields
 
@@ -29,8 +30,8 @@ def byte_tokenizer(eos):
     return Tokenizer(backend, eos=eos)
 
 
-def save_model(folder, eos="<|endoftext|>"):
-    config = llama.Config(257, 64, 32, 64, 2, 4, 2)
+def save_model(folder, eos="<|endoftext|>", n_layers=2):
+    config = llama.Config(257, 64, 32, 64, n_layers, 4, 2)
     model = registry.build(config)
     with torch.no_grad():
         for weight in model.parameters():
@@ -197,3 +198,33 @@ def test_help_names_every_setting(capsys):
     assert code == 0
     for item in fields(Settings):
         assert f"--{item.name.replace('_', '-')}" in out
+
+
+def test_a_draft_changes_nothing_but_is_counted(folder, capsys, tmp_path):
+    draft = save_model(tmp_path / "draft", n_layers=1)
+    some = ("--max-new-tokens", "20", "--seed", "2")
+    _, plain, _ = run(capsys, folder, "Hello", *some)
+    code, out, err = run(capsys, folder, "Hello", *some, "--draft", draft)
+    assert (code, out) == (0, plain)
+    assert re.fullmatch(r"20 tokens in [\d.]+ s: [\d.]+ tokens/s, \d+ of \d+ guesses came true\n", err)
+    _, _, err = run(capsys, folder, "Hello", *some, "--draft", folder)
+    right, guesses = map(int, re.search(r"(\d+) of (\d+) guesses", err).groups())
+    assert right == guesses > 10
+    for several in (("--samples", "2"), ("--beams", "2")):
+        _, plain, _ = run(capsys, folder, "Hello", *some, *several)
+        code, out, err = run(capsys, folder, "Hello", *some, *several, "--draft", draft)
+        assert (code, out) == (0, plain)
+        assert "the draft guesses for a single text without beam search: it is not asked here" in err
+        assert "came true" not in err
+
+
+def test_a_draft_with_another_vocabulary_is_refused(folder, capsys, tmp_path):
+    pieces = [*reversed(sorted(pre_tokenizers.ByteLevel.alphabet())), "<|endoftext|>"]
+    backend = Backend(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
+    config = llama.Config(257, 64, 32, 64, 1, 4, 2)
+    LanguageModel(registry.build(config), Tokenizer(backend), config).save(tmp_path / "other")
+    code, out, err = run(capsys, folder, "Hello", "--draft", str(tmp_path / "other"))
+    assert (code, out) == (1, "")
+    assert f"{tmp_path / 'other'} has another vocabulary than the model: its token 0 is " in err
+    assert "luthier train --tokenizer MODEL" in err
+    assert err.count("\n") == 1

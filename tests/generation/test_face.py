@@ -6,7 +6,7 @@ import inspect
 from dataclasses import fields
 
 import pytest
-from byte_models import CONFIGS
+from byte_models import CONFIGS, small_model
 
 from luthier.errors import LuthierError, UsageError
 from luthier.generation.settings import Settings
@@ -68,3 +68,13 @@ def test_errors_come_at_the_call_not_at_the_first_piece(lm):
         lm.stream("Hello", temperature=-1)
     with pytest.raises(LuthierError, match="at most 47"):
         lm.stream("x" * 48)
+
+
+def test_a_draft_writes_the_same_text(lm, monkeypatch):
+    asked = []
+    monkeypatch.setattr("luthier.language_model.check_vocabulary", lambda *given: asked.append(given))  # of real ones
+    draft = LanguageModel(small_model(CONFIGS["llama"]), lm.tokenizer, CONFIGS["llama"])
+    plain = lm.generate("Hello", max_new_tokens=20)
+    assert lm.generate("Hello", max_new_tokens=20, draft=draft) == plain
+    assert "".join(lm.stream("Hello", max_new_tokens=20, draft=draft)) == plain[0]
+    assert len(asked) == 2

@@ -56,8 +56,8 @@ def generate(
 ) -> list[Result]:
     """Go on with prompts (token ids, see `encode_prompts`). Results in their order, `samples` for each prompt.
 
-    draft: guesses for a single text, see `grow`. Raises a LuthierError for a prompt without tokens or with context_length or more, and for a model whose logits are
-    not numbers.
+    draft: guesses for a single text, see `grow`. Raises a LuthierError for a prompt without tokens or with
+    context_length or more, and for a model whose logits are not numbers.
     """
     rows = new_rows(tokenizer, prompts, settings, context_length)
     for _ in grow(model, rows, settings, draft):

@@ -24,8 +24,8 @@ class Result:
     ids: the new tokens, with the end token or those of the stop string if one came. text: without them.
     finish_reason: "end" an end token came, "stop" a stop string, "length" there are max_new_tokens, "context" the
     model's context is full; None while the text grows. logprobs: the natural logarithm of the probability that the
-    model gave each token, before temperature and filters (and, but for beam search, before the penalty). guesses: tokens
-    that were guessed beforehand, and came_true: how many of them were right.
+    model gave each token, before temperature and filters (and, but for beam search, before the penalty). guesses: how
+    many tokens were guessed before they were written (see ahead.py); came_true: how many of these guesses were right.
     """
 
     ids: list[int] = field(default_factory=list)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from luthier.errors import LuthierError
 
-
 SLACK = 256  # tokens that may be taken back where a layer forgets, and that it adds before it forgets again
 
 
