@@ -81,6 +81,8 @@ CASES = {
     "padded documents": ("llama-nano", {"batches": "documents"}, "ddp"),
     "gpt2, sharded": ("gpt2-nano", {}, "fsdp"),
     "mixture of experts, sharded": ("llama4-nano", {"accumulation": 2}, "fsdp"),
+    "gpt2 with dropout, checkpointed": ("gpt2-nano", {"activation_checkpointing": True, "accumulation": 2}, "ddp"),
+    "mixture of experts, sharded, checkpointed": ("llama4-nano", {"activation_checkpointing": True}, "fsdp"),
 }
 
 

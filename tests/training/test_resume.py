@@ -19,6 +19,7 @@ CASES = {
     "dropout": {"config": DROPOUT},
     "accumulation": {"config": DROPOUT, "accumulation": 3},
     "mixture": {"config": MIXTURE, "balance_rate": 0.05},
+    "activation checkpointing": {"config": DROPOUT, "accumulation": 2, "activation_checkpointing": True},
     "sliding windows": {"kind": "sliding"},
     "documents": {"kind": "documents", "config": DROPOUT},
     "muon, mixture, documents, accumulation": {

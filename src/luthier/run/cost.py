@@ -11,7 +11,7 @@ from torch import nn
 from luthier.architectures import registry
 from luthier.model.loss import LOGITS_AT_ONCE
 from luthier.model.moe import MoE
-from luthier.model.transformer import Transformer
+from luthier.model.transformer import Block, Transformer
 from luthier.run.folder import RunFolder
 from luthier.run.plan import Plan
 from luthier.training.flops import flops_per_token
@@ -57,23 +57,34 @@ def estimate(plan: Plan) -> Cost:
 
 
 def activation_bytes(model: Transformer, plan: Plan) -> int:
-    """What the backward pass needs of the forward one, for one batch, in bytes; from the products of each layer.
+    """What the backward pass needs of the forward one, for one batch, in bytes.
 
-    Each linear layer keeps its input, each norm and residual its own in float32, attention its q, k, v and result. With
-    dropout the attention weights, (T, T) a head, are kept too. Only one piece of the logits is there at a time.
+    With activation checkpointing that is the input of each block, and all of one block. Only one piece of the logits is
+    there at a time.
     """
-    context, dim = plan.model.context_length, plan.model.dim
-    tokens = plan.settings.batch_size * context
+    tokens = plan.settings.batch_size * plan.model.context_length
     product = FLOAT if plan.settings.precision == "float32" else 2  # bytes of an element in a matrix product
-    a_token = 0
-    for block in model.layers:
-        attention, feed_forward = block.attention, block.feed_forward
-        a_token += product * 2 * (attention.n_heads + attention.n_kv_heads) * attention.head_dim
-        a_token += product * 3 * attention.n_heads * context if plan.model.dropout else 0
-        a_token += product * 3 * hidden_width(feed_forward) + 2 * product * dim
-        a_token += FLOAT * 4 * dim  # the stream, twice, and the inputs of two norms
+    blocks = [block_bytes(block, plan, product) for block in model.layers]
+    if plan.settings.activation_checkpointing:
+        a_token = len(blocks) * FLOAT * plan.model.dim + max(blocks)
+    else:
+        a_token = sum(blocks)
     logits = min(tokens * plan.model.vocab_size, LOGITS_AT_ONCE) * (FLOAT + 2 * product)
     return tokens * a_token + logits
+
+
+def block_bytes(block: Block, plan: Plan, product: int) -> int:
+    """Of a token in one block, from the products of its layers.
+
+    Each linear layer keeps its input, each norm and residual its own in float32, attention its q, k, v and result. With
+    dropout the attention weights, (T, T) a head, are kept too.
+    """
+    context, dim = plan.model.context_length, plan.model.dim
+    attention = block.attention
+    a_token = product * 2 * (attention.n_heads + attention.n_kv_heads) * attention.head_dim
+    a_token += product * 3 * attention.n_heads * context if plan.model.dropout else 0
+    a_token += product * 3 * hidden_width(block.feed_forward) + 2 * product * dim
+    return a_token + FLOAT * 4 * dim  # the stream, twice, and the inputs of two norms
 
 
 def hidden_width(feed_forward: nn.Module) -> int:

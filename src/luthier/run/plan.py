@@ -99,7 +99,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 MAY_CHANGE = {
     "steps", "epochs", "evaluate_every", "evaluate_batches", "sample_every", "sample_prompt", "sample_tokens",
     "sample_temperature", "save_every", "keep", "tensorboard", "device", "compile", "threads", "non_finite",
-    "spikes", "parallel",
+    "spikes", "parallel", "activation_checkpointing",
 }  # fmt: skip
 
 

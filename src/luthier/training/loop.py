@@ -26,6 +26,7 @@ from luthier.errors import LuthierError
 from luthier.model.dropout import reseed
 from luthier.model.loss import IGNORE, Kernel, cross_entropy_sum, loss_and_gradient
 from luthier.model.transformer import Transformer
+from luthier.training.activation_checkpointing import checkpoint_activations
 from luthier.training.balance import Balancer
 from luthier.training.checkpoint import optimizer_tensors, restore_optimizers
 from luthier.training.distributed import ALONE, World, place_dropout, replicate, shard, whole
@@ -68,6 +69,8 @@ class Trainer:
         self.dtype = dtype
         self.device = model.embedding.weight.device
         self.world = world
+        if settings.activation_checkpointing:
+            checkpoint_activations(model)
         self.objective: nn.Module = Objective(self)
         self.sharded = world.size > 1 and settings.parallel == "fsdp"
         if world.size > 1:

@@ -119,6 +119,8 @@ class Settings:
     """Compile the blocks; auto: when the run is long enough to win the time back, timed on its first steps."""
     threads: int = 0
     """CPU threads; 0: all cores."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each block, and compute the rest again in the backward pass: much less memory, slower."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """With several processes (torchrun): a whole model in each, or a part; auto: parts if a whole one does not fit."""
 
