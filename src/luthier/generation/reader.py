@@ -7,7 +7,7 @@ Shapes: B batch, S slots so far (padding and tokens), V vocab_size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from luthier.model.cache import KVCache
 from luthier.model.transformer import Transformer
 from luthier.native.program import native_step
 
-PIECE = 512  # tokens of a prompt that are read at once: what that takes of memory is then bounded
+PIECE = 512  # tokens that are read at once: what that takes of memory is then bounded
+SMALLEST_PIECE = 64  # of a text: smaller ones would be slow
 
 
 class Reader:
@@ -58,26 +59,31 @@ class Reader:
 
     def last_logits(self, count: int) -> Tensor:
         """Read what was not yet read. The logits after each of the last `count` tokens of it, (B, count, V) float32."""
-        read = 0 if self.cache is None else self.cache.length
-        rows = len(self.padding) * (self.slots - read)
-        fits = self.step is not None and self.step.fits(rows, self.slots) and max(self.padding) <= read
-        if fits and self.step is not None and self.cache is not None:
-            logits = self.step.logits(self.tokens[:, read:], self.cache, self.padding, count)
+        begin = 0 if self.cache is None else self.cache.length
+        step, cache = self.step, self.cache
+        valid = None
+        if any(self.padding):
+            valid = torch.arange(self.slots, device=self.device) >= self.starts  # (B, S)
+        if cache is not None and step is not None and step.fits(self.slots) and self.slots - count >= max(self.padding):
+            for end in self.ends_of_pieces(begin):
+                last = count if end == self.slots else 0
+                logits = step.logits(self.tokens[:, begin:end], cache, self.padding, last)
+                begin = end
         else:
-            logits = self.model.output(self.read(read)[:, -count:]).float()
+            for end in self.ends_of_pieces(begin) if cache is not None else [self.slots]:
+                seen = valid if valid is None else valid[:, :end]
+                hidden = self.model.hidden(self.tokens[:, begin:end], cache, valid=seen)  # (B, T, C)
+                begin = end
+            logits = self.model.output(hidden[:, -count:]).float()
         return logits[:, :, : self.vocab_size]
 
-    def read(self, begin: int) -> Tensor:
-        """Read the tokens from slot `begin` on, with a cache piece by piece. What the last piece came to, (B, T, C)."""
-        valid = torch.arange(self.slots, device=self.device) >= self.starts if any(self.padding) else None
-        if self.cache is not None:
-            while self.slots - begin > PIECE:
-                end = begin + PIECE
-                self.model.hidden(
-                    self.tokens[:, begin:end], self.cache, valid=valid if valid is None else valid[:, :end]
-                )
-                begin = end
-        return self.model.hidden(self.tokens[:, begin:], self.cache, valid=valid)
+    def ends_of_pieces(self, begin: int) -> Iterator[int]:
+        """Where each piece ends of what comes from slot `begin` on. The texts of a batch share the tokens of a piece."""
+        piece = max(PIECE // len(self.padding), SMALLEST_PIECE)
+        while self.slots - begin > piece:
+            begin += piece
+            yield begin
+        yield self.slots
 
     def append(self, tokens: Tensor) -> None:
         """Add one token to each text, (B,)."""

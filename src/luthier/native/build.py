@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("step.cpp")
+SOURCES = (SOURCE, *sorted(SOURCE.parent.glob("*.h")))
 # named one by one: what "native" builds on one machine may not run on another that shares the folder
 FLAGS = (
     "-O3", "-std=c++20", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno",
-    "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx2", "-mfma", "-mbmi2",
+    "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vbmi", "-mavx2", "-mfma", "-mbmi2",
 )  # fmt: skip
-INSTRUCTIONS = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")
+INSTRUCTIONS = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16", "avx512_vbmi")
 SECONDS = 120  # that a compiler may take
 
 
@@ -44,7 +45,7 @@ def library() -> ctypes.CDLL | None:
 def built(compiler: str) -> Path:
     """The compiled file, named by what it is made of."""
     folder = cache_folder()
-    made_of = SOURCE.read_bytes() + " ".join(FLAGS).encode()
+    made_of = b"".join(source.read_bytes() for source in SOURCES) + " ".join(FLAGS).encode()
     path = folder / f"step-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
     if not path.exists():
         handle, name = tempfile.mkstemp(suffix=".so", dir=folder)  # two processes may compile at once

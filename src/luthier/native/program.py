@@ -21,7 +21,6 @@ from luthier.model.transformer import Block, Transformer
 from luthier.native.build import library
 from luthier.quantize.linear import LANES, Int4Linear, Int8Linear, packing_is_known
 
-MOST_ROWS = 64  # tokens of a step: beyond, the machine's products of matrices are faster
 WIDTH = 32  # numbers that every width must be a multiple of
 
 
@@ -119,29 +118,28 @@ class NativeStep:
             self.norm(model.norm), self.matrix(model.output),
         )  # fmt: skip
 
-    def fits(self, rows: int, slots: int) -> bool:
-        """Whether a step of so many tokens over so many slots is one for step.cpp."""
-        return rows <= MOST_ROWS and (self.reach is None or slots <= self.reach)
+    def fits(self, slots: int) -> bool:
+        """Whether a step over so many slots is one for step.cpp: one where no layer sees less than all."""
+        return self.reach is None or slots <= self.reach
 
     def logits(self, tokens: Tensor, cache: KVCache, padding: Sequence[int], count: int) -> Tensor:
         """Read new tokens (B, T), which the cache then holds. The logits after the last `count`, (B, count, V) float32.
 
-        padding: slots before each text, none of them new.
+        padding: slots before each text, none of them among the last `count`.
         """
         texts, new = tokens.shape
         rows = [
             Row(token, text, cache.length + i, padding[text], i >= new - count)
             for text, ids in enumerate(tokens.tolist())
             for i, token in enumerate(ids)
+            if cache.length + i >= padding[text]
         ]
         caches = []
         for layer in cache.layers:
             if layer.buffers is None:
                 size = (texts, self.n_kv_heads, layer.capacity, self.head_dim)
-                layer.buffers = (
-                    tokens.new_empty(size, dtype=torch.bfloat16),
-                    tokens.new_empty(size, dtype=torch.bfloat16),
-                )
+                make = torch.zeros if any(padding) else torch.empty  # PyTorch, should it go on, multiplies padding too
+                layer.buffers = (make(size, dtype=torch.bfloat16), make(size, dtype=torch.bfloat16))
             assert layer.length + new <= layer.capacity, "the cache is full"
             keys, values = layer.buffers
             assert keys.dtype == torch.bfloat16
