@@ -71,6 +71,15 @@ def test_a_quantised_model_parts_by_a_little(model, tmp_path, capsys):
     assert "the models agree" in capsys.readouterr().out
 
 
+def test_a_model_is_compared_with_itself_in_few_bits(model, capsys):
+    found = {}
+    for kind in ("no", "int8", "int4"):
+        assert main([model, model, TEXT, "--quantize", kind]) == 0
+        found[kind] = float(capsys.readouterr().out.partition("what comes next: ")[2].split()[0])
+    assert found["no"] == 0
+    assert 0 < found["int8"] < 0.1 * found["int4"] + 1e-3
+
+
 def test_what_is_no_number_differs(model, tmp_path, capsys):
     def break_it(transformer):
         transformer.layers[0].attention.value.weight[0, 0] = float("nan")

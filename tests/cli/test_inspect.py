@@ -31,6 +31,15 @@ def test_it_writes_one_page_that_takes_the_place_of_another(model, tmp_path, cap
     assert page.count(OPENING) == 1
 
 
+def test_a_model_in_few_bits_is_looked_into_as_any_other(model, tmp_path):
+    whole, packed = tmp_path / "whole.html", tmp_path / "packed.html"
+    assert main([model, "Hello", "--out", str(whole)]) == 0
+    assert main([model, "Hello", "--out", str(packed), "--quantize", "int8"]) == 0
+    pages = [page.read_text(encoding="utf-8") for page in (whole, packed)]
+    assert pages[0] != pages[1]
+    assert pages[1].count(OPENING) == 1
+
+
 def test_report_html_is_its_name_and_stdin_can_be_the_text(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("é\n".encode())))

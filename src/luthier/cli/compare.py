@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from luthier.cli.generate import read_stdin
-from luthier.cli.opening import Device, NumberType, open_model
+from luthier.cli.opening import Device, NumberType, Quantize, open_model
 from luthier.errors import LuthierError, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ steps of one training, or a model and its quantised twin. Both must cut the text
 
     luthier compare runs/book book.gguf "Once upon a time"
     luthier compare model-f32.gguf model-q8.gguf "Once upon a time" --tolerance 0.05
+    luthier compare runs/book runs/book "Once upon a time" --quantize int4
 """
 
 
@@ -44,6 +45,8 @@ class Arguments:
     """Where to compute; auto takes cuda, then mps, then cpu."""
     dtype: NumberType = "float32"
     """Number type to compute in; auto takes that of each model's file."""
+    quantize: Quantize = "no"
+    """Keep MODEL_B's matrices in 8 or 4 bits, the rest of it in bfloat16; on a CPU."""
 
 
 def main(arguments: list[str]) -> int:
@@ -52,7 +55,9 @@ def main(arguments: list[str]) -> int:
     if not 0 <= given.tolerance < float("inf"):
         raise UsageError(f"--tolerance {given.tolerance} must be a number from 0 on")
     text = read_stdin() if given.text == "-" else given.text
-    a, b = (open_model(name, given.device, given.dtype) for name in (given.model_a, given.model_b))
+    a = open_model(given.model_a, given.device, given.dtype)
+    dtype = given.dtype if given.quantize == "no" else "auto"
+    b = open_model(given.model_b, given.device, dtype, given.quantize)
 
     from luthier.inspect.compare import compare
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from luthier.cli.generate import read_stdin
-from luthier.cli.opening import Device, NumberType, open_model
+from luthier.cli.opening import Device, NumberType, Quantize, open_model
 from luthier.errors import UsageError
 
 ABOUT = """See inside a model as it reads a text: one HTML page that opens from disk, with no network. Surprise and
@@ -38,6 +38,8 @@ class Arguments:
     """Where to compute; auto takes cuda, then mps, then cpu."""
     dtype: NumberType = "auto"
     """Number type to compute in; auto takes that of the model's file."""
+    quantize: Quantize = "no"
+    """Keep the matrices in 8 or 4 bits, to see what that does; on a CPU."""
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +48,7 @@ def main(arguments: list[str]) -> int:
     if given.max_tokens < 1:
         raise UsageError(f"--max-tokens {given.max_tokens} must be at least 1")
     text = read_stdin() if given.text == "-" else given.text
-    lm = open_model(given.model, given.device, given.dtype)
+    lm = open_model(given.model, given.device, given.dtype, given.quantize)
 
     from luthier.formats.atomic_file import replacing_file
     from luthier.generation.generate import encode_prompts
