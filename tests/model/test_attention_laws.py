@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from luthier.errors import UsageError
-from luthier.model.attention import Attention
+from luthier.model.attention import QUERIES_AT_ONCE, Attention
 from luthier.model.cache import LayerCache
 from luthier.model.mask import Chunked, MaskRule, SlidingWindow, build_mask, causal
 
@@ -126,6 +126,36 @@ def test_training_in_bfloat16_says_what_reading_in_bfloat16_says(n_kv_heads: int
         low = attention.train(train)(x.bfloat16(), places(9))
         assert low.dtype == torch.bfloat16
         assert (low - exact).norm() / exact.norm() < 0.02
+
+
+@pytest.mark.parametrize("padding", [0, 70])
+@pytest.mark.parametrize("rule", [causal, SlidingWindow(90), Chunked(300)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_written_out_in_pieces_it_says_what_fused_attention_says(
+    dtype: torch.dtype, rule: MaskRule, padding: int
+) -> None:
+    """More queries than go into one piece, or two. Exact in float64; to 1 % in bfloat16."""
+    length = 2 * QUERIES_AT_ONCE + 37
+    tensors = [draw(seed, 2, heads, length, 8) for seed, heads in enumerate((4, 2, 2, 4))]
+    attention = Attention(32, 4, 2, mask=rule)
+    valid = None
+    if padding:
+        valid = torch.ones(2, length, dtype=torch.bool)
+        valid[1, :padding] = False
+    mask = build_mask(rule, places(length), length, valid)
+
+    def values_and_gradients(dtype: torch.dtype, *, fused: bool) -> list[Tensor]:
+        q, k, v, by_out = (tensor.to(dtype).requires_grad_() for tensor in tensors)
+        if fused:
+            out = nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=True)
+        else:
+            out = attention.attend_written_out(q, k, v, mask)
+        return [out, *torch.autograd.grad(out, (q, k, v), by_out)]
+
+    exact = values_and_gradients(torch.float64, fused=True)
+    for found, expected in zip(values_and_gradients(dtype, fused=False), exact, strict=True):
+        assert found.dtype == dtype
+        assert (found - expected).norm() / expected.norm() < (0.01 if dtype == torch.bfloat16 else 1e-12)
 
 
 def test_causal_attention_without_a_cache_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
