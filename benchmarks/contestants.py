@@ -39,7 +39,7 @@ WARM_UP = 2  # steps: the first compiles, or makes the optimizer's memory
 class Spec:
     """What is trained: the same for all contestants of a round."""
 
-    family: str  # "gpt2" or "llama4"
+    model: str  # "gpt2-course" or "gpt2-124m", Luthier's presets, or "llama4"
     dropout: float = 0.0
     batch_size: int = 2
     context_length: int = 256  # tokens
@@ -49,9 +49,9 @@ class Spec:
 
     def config(self) -> registry.Config:
         """The model, as Luthier says it."""
-        if self.family == "gpt2":
+        if self.model != "llama4":
             small = {"dim": 32, "n_layers": 2, "n_heads": 2, "vocab_size": 128} if self.tiny else {}
-            return registry.preset("gpt2-course", context_length=self.context_length, dropout=self.dropout, **small)
+            return registry.preset(self.model, context_length=self.context_length, dropout=self.dropout, **small)
         dim, layers, vocabulary, experts = (64, 2, 128, 4) if self.tiny else (256, 8, 8192, 16)
         return llama4.Config(
             vocabulary, self.context_length, dim, hidden_dim=2 * dim, dense_hidden_dim=4 * dim, n_layers=layers,
@@ -81,12 +81,12 @@ class RandomIds:
         pass
 
 
-def luthier(spec: Spec) -> Step:
+def luthier(spec: Spec, *, activation_checkpointing: bool = False) -> Step:
     """As `luthier train` does it on a run long enough to be compiled."""
     keep_freed_memory()
     settings = Settings(
         learning_rate=spec.learning_rate, weight_decay=spec.weight_decay, beta2=0.999, batch_size=spec.batch_size,
-        schedule="constant", warmup=0, clip=0,
+        schedule="constant", warmup=0, clip=0, activation_checkpointing=activation_checkpointing,
     )  # fmt: skip
     dtype = torch.bfloat16 if has_fast_bfloat16(CPU) else torch.float32
     trainer = Trainer(registry.build(spec.config(), seed=1), RandomIds(spec), settings, 10**6, dtype)
@@ -95,8 +95,10 @@ def luthier(spec: Spec) -> Step:
     return trainer.train_step
 
 
-def plain_loop(model: torch.nn.Module, logits: Callable[[Tensor], Tensor], spec: Spec) -> Step:
-    """float32, AdamW, nothing more: the loop of "LLMs from scratch"."""
+def plain_loop(
+    model: torch.nn.Module, logits: Callable[[Tensor], Tensor], spec: Spec, dtype: torch.dtype = torch.float32
+) -> Step:
+    """AdamW and nothing more: the loop of "LLMs from scratch". dtype: of the products, by autocast."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
     batches = RandomIds(spec)
@@ -104,7 +106,9 @@ def plain_loop(model: torch.nn.Module, logits: Callable[[Tensor], Tensor], spec:
     def step() -> None:
         batch = batches.next_batch()
         optimizer.zero_grad()
-        F.cross_entropy(logits(batch.inputs).flatten(0, 1), batch.targets.flatten()).backward()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            found = logits(batch.inputs)
+        F.cross_entropy(found.float().flatten(0, 1), batch.targets.flatten()).backward()
         optimizer.step()
 
     return step
@@ -119,12 +123,15 @@ def book(spec: Spec) -> Step:
     torch.manual_seed(1)
     model = GPTModel({
         "vocab_size": config.vocab_size, "context_length": config.context_length, "emb_dim": config.dim,
-        "n_heads": config.n_heads, "n_layers": config.n_layers, "drop_rate": config.dropout, "qkv_bias": False,
+        "n_heads": config.n_heads, "n_layers": config.n_layers, "drop_rate": config.dropout,
+        "qkv_bias": config.qkv_bias,
     })  # fmt: skip
+    if config.tie_embeddings:
+        model.out_head.weight = model.tok_emb.weight
     return plain_loop(model, model, spec)
 
 
-def transformers(spec: Spec) -> Step:
+def transformers(spec: Spec, dtype: torch.dtype = torch.float32) -> Step:
     """The same model in Hugging Face's transformers: its configuration is made from ours."""
     import transformers as peer
 
@@ -133,14 +140,20 @@ def transformers(spec: Spec) -> Step:
     torch.manual_seed(1)
     model: Any
     if isinstance(config, gpt2.Config):
-        # with biases on q, k and v, which its GPT-2 always has
+        # always with biases on q, k and v
         model = peer.GPT2LMHeadModel(peer.GPT2Config(**values))
     else:
         model = peer.Llama4ForCausalLM(peer.Llama4TextConfig(**values))
-    return plain_loop(model, lambda ids: model(ids, use_cache=False).logits, spec)
+    return plain_loop(model, lambda ids: model(ids, use_cache=False).logits, spec, dtype)
 
 
-CONTESTANTS: dict[str, Callable[[Spec], Step]] = {"luthier": luthier, "book": book, "transformers": transformers}
+CONTESTANTS: dict[str, Callable[[Spec], Step]] = {
+    "luthier": luthier,
+    "luthier, checkpointing": lambda spec: luthier(spec, activation_checkpointing=True),
+    "book": book,
+    "transformers": transformers,
+    "transformers, bfloat16": lambda spec: transformers(spec, torch.bfloat16),
+}
 
 
 def parameters(step: Step) -> int:

@@ -1,10 +1,14 @@
-"""Training speed and memory, beside the book's code, `transformers` and the machine's own limit.
+"""Training speed and memory, beside the book's code, `transformers` and the machine's own limits.
 
     python benchmarks/train.py --json train.json
 
-Three races: the course's GPT-2 (batch 2 x 256) with dropout 0.1, the same without, and a Llama 4 of 16 experts. Each
-contestant trains in a process of its own, so that its peak memory is its own, and they take turns: a round is a few
-steps of each, one after the other, while the others wait. A contestant's speed is the median of its rounds.
+Four races: the course's GPT-2 (batch 2 x 256) with dropout 0.1, the same without, GPT-2 of 124 M parameters (batch
+2 x 1024) without, and a Llama 4 of 16 experts. "of peak" is the share of the bfloat16 matrix-product peak that a
+contestant makes use of: tokens/s times the FLOPs of a training step for a token, which are 6 for each weight that
+multiplies it and 12 T H D a layer for attention (arXiv 2204.02311, appendix B), however it computes them.
+
+Each contestant trains in a process of its own, so that its peak memory is its own, and they take turns: a round is a
+few steps of each, one after the other, while the others wait. A contestant's speed is the median of its rounds.
 Preparing and compiling is not counted in the speed (it is shown beside).
 """
 
@@ -26,10 +30,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from contestants import CPU, Spec
-from luthier.training.machine import matrix_product_peak
+from contestants import CONTESTANTS, CPU, Spec
+from luthier.architectures import registry
+from luthier.training.flops import flops_per_token
+from luthier.training.machine import matrix_product_peak, memory_bandwidth
 
-LIMITS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRODUCTS = "matrix products, bfloat16, GFLOP/s"
+LIMITS = {
+    "matrix products, float32, GFLOP/s": lambda: matrix_product_peak(CPU, torch.float32) / 1e9,
+    PRODUCTS: lambda: matrix_product_peak(CPU, torch.bfloat16) / 1e9,
+    "reading memory, GB/s": lambda: memory_bandwidth() / 1e9,
+}
 SCRIPT = Path(__file__).with_name("contestants.py")
 
 
@@ -81,6 +92,7 @@ class Racer:
 
 def race(title: str, names: Sequence[str], spec: Spec, rounds: int, steps: int, threads: int) -> dict[str, Any]:
     """All rounds of one race. Returns its record, by contestant."""
+    torch.set_num_threads(threads)
     racers = [Racer(name, spec, threads) for name in names]
     limits: dict[str, list[float]] = {name: [] for name in LIMITS}
     try:
@@ -89,21 +101,24 @@ def race(title: str, names: Sequence[str], spec: Spec, rounds: int, steps: int, 
         for _ in range(rounds):
             for racer in racers:
                 racer.race(steps)
-            for name, dtype in LIMITS.items():
-                limits[name].append(matrix_product_peak(CPU, dtype))
+            for name, measure in LIMITS.items():
+                limits[name].append(measure())
     finally:
         for racer in racers:
             if hasattr(racer, "process"):
                 racer.stop()
     record: dict[str, Any] = {"title": title, "spec": asdict(spec), "rounds": rounds, "steps": steps}
-    record["limits"] = {name: statistics.median(found) for name, found in limits.items()}  # FLOP/s
-    record["contestants"] = {
-        r.name: {
-            "tokens_per_second": statistics.median(r.rounds), "rounds": r.rounds, "peak_memory": r.peak_memory,
-            "parameters": r.parameters, "preparing_seconds": r.preparing,
-        }
-        for r in racers
-    }  # fmt: skip
+    record["limits"] = {name: statistics.median(found) for name, found in limits.items()}
+    flops = flops_per_token(registry.build_on_meta(spec.config()), spec.context_length)
+    record["flops_per_token"] = flops
+    record["contestants"] = {}
+    for racer in racers:
+        speed = statistics.median(racer.rounds)
+        record["contestants"][racer.name] = {
+            "tokens_per_second": speed, "peak_share": speed * flops / record["limits"][PRODUCTS] / 1e9,
+            "rounds": racer.rounds, "peak_memory": racer.peak_memory, "parameters": racer.parameters,
+            "preparing_seconds": racer.preparing,
+        }  # fmt: skip
     ours = record["contestants"]["luthier"]["tokens_per_second"]
     record["luthier_faster_by"] = {
         name: ours / found["tokens_per_second"] for name, found in record["contestants"].items() if name != "luthier"
@@ -112,10 +127,10 @@ def race(title: str, names: Sequence[str], spec: Spec, rounds: int, steps: int, 
 
 
 def show(races: list[dict[str, Any]]) -> None:
-    """One table; gain: by how much Luthier is faster; memory: at its peak. The machine's limit last."""
+    """One table; gain: by how much Luthier is faster; memory: at its peak. The machine's limits last."""
     table = Table(title="Training, float32 weights and AdamW, on CPU", title_justify="left")
     table.add_column("", no_wrap=True)
-    for column in ("size", "tokens/s", "gain", "memory", "start"):
+    for column in ("size", "tokens/s", "gain", "of peak", "memory", "start"):
         table.add_column(column, justify="right")
     for record in races:
         table.add_row(f"[bold]{record['title']}")
@@ -123,13 +138,12 @@ def show(races: list[dict[str, Any]]) -> None:
             factor = record["luthier_faster_by"].get(name)
             table.add_row(
                 f"  {name}", f"{found['parameters'] / 1e6:.0f} M", f"{found['tokens_per_second']:,.0f}",
-                f"{factor:.2f} x" if factor else "", f"{found['peak_memory'] / 1e9:.2f} GB",
-                f"{found['preparing_seconds']:.0f} s",
+                f"{factor:.2f} x" if factor else "", f"{found['peak_share']:.2f}",
+                f"{found['peak_memory'] / 1e9:.2f} GB", f"{found['preparing_seconds']:.0f} s",
             )  # fmt: skip
         table.add_section()
     for name in LIMITS:
-        flops = statistics.median(record["limits"][name] for record in races)
-        table.add_row(f"matrix products, {name}", "", f"{flops / 1e9:,.0f} GFLOP/s")
+        table.add_row(name, "", f"{statistics.median(record['limits'][name] for record in races):,.0f}")
     Console().print(table)
 
 
@@ -140,15 +154,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="steps of a round")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only", choices=["dropout", "plain", "experts"], help="one race instead of all three")
+    parser.add_argument("--only", choices=["dropout", "plain", "2048", "experts"], help="one race instead of all four")
     parser.add_argument("--smoke", action="store_true", help="tiny models and one round: does it run?")
     arguments = parser.parse_args()
     rounds, steps = (1, 1) if arguments.smoke else (arguments.rounds, arguments.steps)
     size = {"tiny": True, "context_length": 16} if arguments.smoke else {}
+    long = size or {"context_length": 1024}
     everyone = ("luthier", "book", "transformers")
     plans = {
-        "dropout": ("GPT-2, dropout 0.1", everyone, Spec("gpt2", dropout=0.1, **size)),
-        "plain": ("GPT-2, no dropout", everyone, Spec("gpt2", **size)),
+        "dropout": ("GPT-2, dropout 0.1", everyone, Spec("gpt2-course", dropout=0.1, **size)),
+        "plain": ("GPT-2, no dropout", everyone, Spec("gpt2-course", **size)),
+        "2048": ("GPT-2, 2,048 tokens a step, no dropout", tuple(CONTESTANTS), Spec("gpt2-124m", **long)),
         "experts": ("Llama 4, 16 experts", ("luthier", "transformers"), Spec("llama4", **size)),
     }
     if arguments.smoke:

@@ -72,6 +72,17 @@ def matrix_product_peak(device: torch.device, dtype: torch.dtype, seconds: float
     return 2 * size**3 / best
 
 
+def memory_bandwidth(seconds: float = 0.3) -> float:
+    """Bytes/s of reading the processor's memory: the best of several sums over more than the caches hold."""
+    numbers = torch.ones(2**26, dtype=torch.int32)  # 256 MB
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end or best == float("inf"):
+        start = time.perf_counter()
+        numbers.sum(dtype=torch.int32)
+        best = min(best, time.perf_counter() - start)
+    return numbers.nbytes / best
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the device, so that a clock tells the truth."""
     if device.type == "cuda":
