@@ -65,11 +65,11 @@ def _size(size: int) -> str:
 
 def _prepare(chosen: Prepare) -> int:
     from luthier.data.prepare import prepare
-    from luthier.tokenizers.load import load
+    from luthier.model_files.tokenizer import open_tokenizer
 
     texts = Texts(chosen.data, chosen.field, chosen.normalisation, chosen.invalid)
     settings = {"data": list(chosen.data), "normalisation": chosen.normalisation}
-    index = prepare(texts, load(chosen.tokenizer), chosen.out, fractions=chosen.fractions, settings=settings)
+    index = prepare(texts, open_tokenizer(chosen.tokenizer), chosen.out, fractions=chosen.fractions, settings=settings)
     for split, entry in index.splits.items():
         counts = [f"{entry[count]:>14,} {count}" for count in ("tokens", "bytes", "documents")]
         print(f"{split:<10}", *counts)

@@ -13,7 +13,7 @@ import tyro
 
 from luthier.data.sources import DEFAULT, Texts
 from luthier.data.text import Invalid, Normalisation
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import UsageError
 
 if TYPE_CHECKING:
     from luthier.tokenizers.tokenizer import Tokenizer
@@ -90,7 +90,9 @@ def _show(chosen: Show) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    tokenizer = _open(chosen.model)
+    from luthier.model_files.tokenizer import open_tokenizer
+
+    tokenizer = open_tokenizer(chosen.model)
     ids = tokenizer.encode(chosen.text, special=chosen.special)
     pieces = [visible(tokenizer.piece(number)) for number in ids]
     console = Console(highlight=False)
@@ -104,27 +106,6 @@ def _show(chosen: Show) -> int:
             print(f"{number:>7}  {piece}")
     print(_summary(tokenizer, chosen.text, len(ids)))
     return 0
-
-
-def _open(model: str) -> Tokenizer:
-    """A tokenizer by path or name, also one that lies in a GGUF file."""
-    from luthier.tokenizers.load import load
-
-    path = Path(model)
-    if path.suffix != ".gguf" or not path.is_file():
-        return load(model)
-
-    from luthier.formats.gguf_file import GGUFFile
-    from luthier.tokenizers.gguf_vocabulary import from_gguf
-
-    fields = GGUFFile(path).fields
-    try:
-        tokenizer = from_gguf(fields)
-    except LuthierError as error:
-        raise LuthierError(f"{path}: {error}") from None
-    if tokenizer is None:
-        raise LuthierError(f"{path} holds no tokenizer")
-    return tokenizer
 
 
 def visible(piece: bytes) -> str:

@@ -22,6 +22,7 @@ from luthier.data.shards import INDEX, TokenShards, open_tokens, read_index
 from luthier.data.sources import Texts
 from luthier.data.splits import Fractions
 from luthier.errors import LuthierError, UsageError
+from luthier.model_files.tokenizer import open_tokenizer
 from luthier.run.plan import Plan
 from luthier.tokenizers.load import load as load_tokenizer
 from luthier.tokenizers.tokenizer import Tokenizer
@@ -58,7 +59,7 @@ def make_tokenizer(plan: Plan, texts: Texts) -> Tokenizer:
         return characters(texts.documents())
     if plan.settings.tokenizer == "bpe":
         return train_bpe(texts.documents(), plan.model.vocab_size)
-    return load_tokenizer(plan.settings.tokenizer)
+    return open_tokenizer(plan.settings.tokenizer)
 
 
 def origin(folder: Path) -> dict[str, Any]:

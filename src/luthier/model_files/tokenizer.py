@@ -1,0 +1,28 @@
+"""A tokenizer by path or name, also the one in a GGUF file. No torch is loaded for the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luthier.errors import LuthierError
+from luthier.tokenizers.load import load
+from luthier.tokenizers.tokenizer import Tokenizer
+
+
+def open_tokenizer(name: str | Path) -> Tokenizer:
+    """What `tokenizers.load.load` opens, or a .gguf file's. Raises a LuthierError that says what is wrong."""
+    path = Path(name)
+    if path.suffix != ".gguf" or not path.is_file():
+        return load(name)
+
+    from luthier.formats.gguf_file import GGUFFile
+    from luthier.tokenizers.gguf_vocabulary import from_gguf
+
+    fields = GGUFFile(path).fields
+    try:
+        tokenizer = from_gguf(fields)
+    except LuthierError as error:
+        raise LuthierError(f"{path}: {error}") from None
+    if tokenizer is None:
+        raise LuthierError(f"{path} holds no tokenizer")
+    return tokenizer
