@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 WORDS = "the quick brown fox jumps over a lazy dog while 23 engineers don't sleep; éléphants, naïve café 日本語 中文。"
@@ -12,6 +14,8 @@ LLAMA3 = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r
 
 class Backed:
     """A `tokenizers.Tokenizer` with what preparing text needs."""
+
+    encodes_words = False
 
     def __init__(self, backend: Tokenizer, eos: str | None = "<|endoftext|>") -> None:
         self.backend = backend
@@ -22,6 +26,9 @@ class Backed:
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+
+    def encode_arrays(self, texts: list[str]) -> list[NDArray[np.uint32]]:
+        return [np.array(ids, np.uint32) for ids in self.encode_batch(texts)]
 
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]

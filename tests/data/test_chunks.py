@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from luthier.data.chunks import Cutter
+from luthier.data.chunks import Chunk, Cutter
 from luthier.errors import LuthierError
 
 from .small_tokenizers import WORDS, Backed, characters
@@ -12,12 +14,17 @@ from .small_tokenizers import WORDS, Backed, characters
 LINE = "the fox jumps\nover the lazy dog; don't  sleep\n\n  indented\n/path\n日本語。中文"
 
 
+def ids_of(cutter: Cutter, chunks: list[Chunk]) -> list[int]:
+    rows = cutter.tokenizer.encode_arrays([chunk.before + chunk.text for chunk in chunks])
+    return [i for ids in cutter.without_before(chunks, rows) for i in ids.tolist()]
+
+
 def in_chunks(tokenizer: Backed, pieces: list[str], size: int) -> tuple[list[int], int]:
     cutter = Cutter(tokenizer, size)
     chunks = [chunk for piece in pieces for chunk in cutter.push(piece)]
     chunks.append(cutter.finish())
     assert "".join(chunk.text for chunk in chunks) == "".join(pieces)
-    return [i for ids in cutter.encode(chunks) for i in ids], len(chunks)
+    return ids_of(cutter, chunks), len(chunks)
 
 
 @settings(max_examples=60)
@@ -72,10 +79,11 @@ def test_a_tokenizer_that_never_saw_a_line_end_is_not_asked_for_one():
 
 def test_a_tokenizer_that_reads_further_than_the_check_is_an_error_not_other_ids():
     class Farsighted:
-        def encode_batch(self, texts: list[str]) -> list[list[int]]:
-            return [[len(text)] if len(text) > 1200 else [ord(c) for c in text] for text in texts]
+        def encode_arrays(self, texts: list[str]) -> list[NDArray[np.uint32]]:
+            rows = [[len(text)] if len(text) > 1200 else [ord(c) for c in text] for text in texts]
+            return [np.array(row, np.uint32) for row in rows]
 
     cutter = Cutter(Farsighted(), 2000)
     chunks = [*cutter.push("word\n" * 2000), cutter.finish()]
     with pytest.raises(LuthierError, match="give the text in smaller files"):
-        cutter.encode(chunks)
+        ids_of(cutter, chunks)

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from luthier.errors import LuthierError
 
 CHUNK = 1 << 16  # characters: many in a batch, to feed every core; each long enough that checking its cut costs little
@@ -29,7 +32,7 @@ PLACES = (
 class Encoder(Protocol):
     """What a tokenizer has to offer here."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """The ids of each text; special tokens written in it are plain text."""
         ...
 
@@ -51,7 +54,7 @@ class Cutter:
     def __init__(self, tokenizer: Encoder, size: int = CHUNK) -> None:
         self.tokenizer, self.size = tokenizer, size
         self._held, self._before, self._wanted = "", "", 2 * size
-        self._heads: dict[str, list[int]] = {"": []}  # the ids of the characters that stand before chunks
+        self._heads = {"": np.empty(0, np.uint32)}  # the ids of the characters that stand before chunks
 
     def push(self, text: str) -> Iterator[Chunk]:
         """Add text, and give the chunks that are complete."""
@@ -70,12 +73,19 @@ class Cutter:
         self._held, self._before, self._wanted = "", "", 2 * self.size
         return last
 
-    def encode(self, chunks: Sequence[Chunk]) -> list[list[int]]:
-        """The ids of each chunk: those of a document's chunks, one after another, are the document's."""
-        for before in {chunk.before for chunk in chunks} - self._heads.keys():
-            self._heads[before] = self.tokenizer.encode_batch([before])[0]
-        rows = self.tokenizer.encode_batch([chunk.before + chunk.text for chunk in chunks])
-        return [_without(self._heads[chunk.before], row) for chunk, row in zip(chunks, rows, strict=True)]
+    def without_before(
+        self, chunks: Sequence[Chunk], rows: Sequence[NDArray[np.uint32]]
+    ) -> Iterator[NDArray[np.uint32]]:
+        """The ids of each chunk, given those of `before + text`: a document's chunks, joined, have the document's."""
+        for chunk, ids in zip(chunks, rows, strict=True):
+            if chunk.before not in self._heads:
+                [self._heads[chunk.before]] = self.tokenizer.encode_arrays([chunk.before])
+            head = self._heads[chunk.before]
+            if not _begins(ids, head):
+                raise LuthierError(
+                    "this tokenizer joins a line end to text far after it: give the text in smaller files"
+                )
+            yield ids[len(head) :]
 
     def _cut(self) -> int:
         """Where the held text can be cut after the chunk's size, or 0."""
@@ -88,11 +98,9 @@ class Cutter:
     def _keeps_ids(self, cut: int) -> bool:
         held = self._held
         left, before, right = held[max(cut - WINDOW, 0) : cut], held[cut - 1], held[cut : cut + WINDOW]
-        across, alone, head, after = self.tokenizer.encode_batch([left + right, left, before, before + right])
-        return after[: len(head)] == head and across == alone + after[len(head) :]
+        across, alone, head, after = self.tokenizer.encode_arrays([left + right, left, before, before + right])
+        return _begins(after, head) and np.array_equal(across, np.concatenate((alone, after[len(head) :])))
 
 
-def _without(before: list[int], ids: list[int]) -> list[int]:
-    if ids[: len(before)] != before:
-        raise LuthierError("this tokenizer joins a line end to text far after it: give the text in smaller files")
-    return ids[len(before) :]
+def _begins(ids: NDArray[np.uint32], head: NDArray[np.uint32]) -> bool:
+    return np.array_equal(ids[: len(head)], head)

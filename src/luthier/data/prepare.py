@@ -15,14 +15,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from luthier.data.chunks import Chunk, Cutter, Encoder
+from luthier.data.chunks import Chunk, Cutter
+from luthier.data.encoding import Encoder, Encoding, processes_for
 from luthier.data.progress import progress
 from luthier.data.shards import FORMAT, INDEX, SHARD_TOKENS, Index, ShardWriter, dtype_for, read_index
 from luthier.data.splits import Fractions, Size, Span, measure, resolve, spans
 from luthier.data.text import Piece
 from luthier.errors import LuthierError, UsageError
 
-BATCH = 1 << 22  # characters encoded at once: 64 chunks; their ids take some hundred megabytes on the way
+BATCH = 1 << 20  # characters encoded at once: 16 chunks
 
 
 class Tokenizer(Encoder, Protocol):
@@ -130,14 +131,18 @@ def _write(
     end_of_text = tokenizer.eos_id if size.documents > 1 else None
     cutter = Cutter(tokenizer)
     with ExitStack() as files:
+        encoding = files.enter_context(Encoding(tokenizer, processes_for(tokenizer, size.characters)))
         new = (ShardWriter(folder, split, dtype, vocab_size, shard_tokens) for split in fractions.wanted)
         writers = {writer.split: files.enter_context(writer) for writer in new}
-        for batch in _batches(_jobs(spans(pieces, fractions, size), cutter)):
-            for job, ids in zip(batch, cutter.encode([job.chunk for job in batch]), strict=True):
+        batches = _batches(_jobs(spans(pieces, fractions, size), cutter))
+        for batch, rows in encoding.in_order(batches, _texts):
+            for job, ids in zip(batch, cutter.without_before([job.chunk for job in batch], rows), strict=True):
                 writer = writers[job.split]
                 if job.starts:
                     writer.start_document()
-                writer.write([*ids, end_of_text] if job.whole and end_of_text is not None else ids)
+                writer.write(ids)
+                if job.whole and end_of_text is not None:
+                    writer.write([end_of_text])
                 writer.bytes += len(job.chunk.text.encode())
                 advance(len(job.chunk.text))
         entries = {split: writer.finish() for split, writer in writers.items()}
@@ -166,6 +171,10 @@ def _jobs(parts: Iterable[Span], cutter: Cutter) -> Iterator[Job]:
         if span.ends:
             yield Job(span.split, cutter.finish(), starts, span.whole)
             starts = True
+
+
+def _texts(jobs: Sequence[Job]) -> list[str]:
+    return [job.chunk.before + job.chunk.text for job in jobs]
 
 
 def _batches(jobs: Iterable[Job]) -> Iterator[Sequence[Job]]:

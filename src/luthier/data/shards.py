@@ -106,9 +106,9 @@ class ShardWriter:
         """The next ids begin a document. One that gives no ids at all is not counted."""
         self._starting = True
 
-    def write(self, ids: Sequence[int]) -> None:
+    def write(self, ids: Sequence[int] | NDArray[np.uint32]) -> None:
         """Append ids. Raises LuthierError for one outside the vocabulary: it would be another token when read back."""
-        values = np.asarray(ids, np.int64)
+        values = np.asarray(ids)
         if len(values) and (values.min() < 0 or values.max() >= self.vocab_size):
             bad = values.max() if values.min() >= 0 else values.min()
             raise LuthierError(f"the tokenizer gave the id {bad:,}, outside its vocabulary of {self.vocab_size:,}")

@@ -10,7 +10,7 @@ it does not compose accents (NFC). transformers, where it has nothing but a GGUF
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenizers import Regex
 from tokenizers import Tokenizer as Backend
@@ -18,6 +18,7 @@ from tokenizers.normalizers import NFC, Normalizer
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
 
 from luthier.errors import LuthierError
+from luthier.tokenizers.steps import steps
 from luthier.tokenizers.tiktoken_model import ENDINGS, LLAMA3_WORDS, LLAMA4_WORDS
 
 THREE_DIGITS, ONE_DIGIT = r"\p{N}{1,3}", r"\p{N}"
@@ -96,19 +97,3 @@ def name_of(backend: Backend) -> str:
         "the tokenizer parts words in a way that no name in GGUF files (tokenizer.ggml.pre) stands for: "
         f"{json.dumps(way[0] + way[1], ensure_ascii=False)[:300]}"
     )
-
-
-def steps(part: Normalizer | PreTokenizer | None) -> list[dict[str, Any]]:
-    """What a part of a backend does, one step after another, without the settings that change no ids."""
-    return [] if part is None else _flat(json.loads(part.__getstate__()))
-
-
-def _flat(step: dict[str, Any]) -> list[dict[str, Any]]:
-    match step:
-        case {"type": "Sequence", "pretokenizers": inner} | {"type": "Sequence", "normalizers": inner}:
-            return [each for part in inner for each in _flat(part)]
-        case {"type": "ByteLevel"}:
-            return [{key: value for key, value in step.items() if key != "trim_offsets"}]
-        case {"type": "Split", "behavior": "Removed", "invert": True}:  # what matches stays: all, by these patterns
-            return [step | {"behavior": "Isolated", "invert": False}]
-    return [step]

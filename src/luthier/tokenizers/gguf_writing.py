@@ -8,11 +8,12 @@ from typing import Any
 from tokenizers.models import BPE
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.gguf_words import name_of, steps, words_of
+from luthier.tokenizers.gguf_words import name_of, words_of
 from luthier.tokenizers.merges import merges_of
 from luthier.tokenizers.pieces import BYTE, SPACE
 from luthier.tokenizers.sentencepiece_file import Kind
 from luthier.tokenizers.sentencepiece_model import words_pattern
+from luthier.tokenizers.steps import steps
 from luthier.tokenizers.tokenizer import Tokenizer
 
 KEY = "tokenizer.ggml."

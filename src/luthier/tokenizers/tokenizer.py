@@ -13,18 +13,22 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
-from tokenizers.models import BPE
 
 from luthier.errors import LuthierError
+from luthier.tokenizers.characters import CharacterTable, character_table
 from luthier.tokenizers.files import write
 from luthier.tokenizers.pieces import Pieces, pieces_of
 from luthier.tokenizers.stream import Stream
+from luthier.tokenizers.word_ids import LongTexts, long_texts
 
 STALE = ("chat_template.jinja", "special_tokens_map.json", "added_tokens.json")  # what another tokenizer may have left
 
@@ -70,7 +74,7 @@ class Tokenizer:
         self.backend = backend
         self._lock = threading.Lock()
         self._special_ids = frozenset(self.special_tokens.values())
-        self._characters = _character_table(backend)
+        self._characters = character_table(backend)
 
     def encode(self, text: str, *, special: bool = False, bos: bool = False, eos: bool = False) -> list[int]:
         """The ids of a text.
@@ -91,34 +95,43 @@ class Tokenizer:
         after = [self.eos_id] if eos and self.eos_id is not None else []
         return [before + row + after for row in rows] if before or after else rows
 
+    def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """The ids that `encode_batch` gives: made for long texts, on one core, at many times its speed.
+
+        Worth it from some hundred thousand characters on: what it prepares takes a tenth of a second.
+        """
+        with _blaming(texts):
+            if self._characters is not None:
+                return [self._characters.ids(text) for text in texts]
+            words = self._long_texts
+            found = [None if words is None else words.encode(text) for text in texts]
+        left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+        rows = iter(self._encode(left, special=False) if left else ())
+        return [np.array(next(rows), np.uint32) if ids is None else ids for ids in found]
+
+    @property
+    def encodes_words(self) -> bool:
+        """Whether `encode_arrays` is fast by looking words up. Else it leaves most texts to the backend's threads."""
+        return self._long_texts is not None
+
     def _encode(self, texts: list[str], special: bool) -> list[list[int]]:
-        if self._characters is not None:
-            return [self._encode_characters(text, special) for text in texts]
-        with self._lock:  # the switch belongs to the backend, and another thread may want it the other way
-            self.backend.encode_special_tokens = not special
-            try:
+        with _blaming(texts):
+            if self._characters is not None:
+                return [self._encode_characters(self._characters, text, special) for text in texts]
+            with self._lock:  # the switch belongs to the backend, and another thread may want it the other way
+                self.backend.encode_special_tokens = not special
                 encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-            except BaseException as error:
-                for text in texts:
-                    check(text)
-                if not is_backends(error):
-                    raise
-                raise LuthierError(f"this tokenizer cannot encode the text: {error}") from None
         return [encoding.ids for encoding in encodings]
 
-    def _encode_characters(self, text: str, special: bool) -> list[int]:
-        table = self._characters or {}
+    def _encode_characters(self, table: CharacterTable, text: str, special: bool) -> list[int]:
         ids: list[int] = []
+        place = 0
         for part in self._specials.split(text) if special else [text]:
             if special and part in self.special_tokens:
                 ids.append(self.special_tokens[part])
-                continue
-            try:
-                ids += map(table.__getitem__, part)  # ten times faster than the backend, which drops what it lacks
-            except KeyError as error:
-                check(text)
-                character = error.args[0]
-                raise _no_token(character, text.index(character), len(table)) from None
+            else:  # many times faster than the backend, which drops what it lacks
+                ids += table.ids(part, place).tolist()
+            place += len(part)
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
@@ -161,12 +174,16 @@ class Tokenizer:
             **{role: token for role, token in self.roles.items() if token is not None},
             **({} if self.chat_template is None else {"chat_template": self.chat_template}),
         }
-        with self._lock:
-            content = self.backend.to_str(pretty=True)
-        write(folder / "tokenizer.json", content + "\n")
+        write(folder / "tokenizer.json", self.to_json(pretty=True) + "\n")
         write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
         for name in STALE:
             (folder / name).unlink(missing_ok=True)
+
+    def to_json(self, *, pretty: bool = False) -> str:
+        """What tokenizer.json says: all but the settings and the roles of tokens."""
+        with self._lock:
+            content: str = self.backend.to_str(pretty=pretty)
+        return content
 
     @cached_property
     def pieces(self) -> Pieces:
@@ -176,13 +193,17 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """The sha256 of what tokenizer.json says, in hexadecimal: tokenizers with the same one give the same ids."""
-        content = json.dumps(json.loads(self.backend.to_str()), sort_keys=True, separators=(",", ":"))
+        content = json.dumps(json.loads(self.to_json()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     @cached_property
     def adds_bos(self) -> bool:
         """Whether texts begin with the bos token by this tokenizer's own rule, as `transformers` then has it."""
         return self.bos_id is not None and self.backend.encode("").ids[:1] == [self.bos_id]
+
+    @cached_property
+    def _long_texts(self) -> LongTexts | None:
+        return long_texts(self.backend)
 
     @cached_property
     def _specials(self) -> re.Pattern[str]:
@@ -196,6 +217,21 @@ class Tokenizer:
 def is_backends(error: BaseException) -> bool:
     """Whether the backend failed: it has no class of its own for that, and its panics are not even Exceptions."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def _blaming(texts: Sequence[str]) -> Iterator[None]:
+    """Turn a failure to encode texts into a LuthierError, about the text if that is at fault."""
+    try:
+        yield
+    except LuthierError:
+        raise
+    except BaseException as error:
+        for text in texts:
+            check(text)
+        if not is_backends(error):
+            raise
+        raise LuthierError(f"this tokenizer cannot encode the text: {error}") from None
 
 
 def check(text: str) -> None:
@@ -212,13 +248,6 @@ def check(text: str) -> None:
         ) from None
 
 
-def _no_token(character: str, place: int, size: int) -> LuthierError:
-    return LuthierError(
-        f"character {place} of the text, {character!r} (U+{ord(character):04X}), is not among the {size} characters of "
-        "this tokenizer: train it on a text that has it, or with byte_fallback (--byte-fallback), which takes any text"
-    )
-
-
 def _make_special(backend: Backend, role: str, token: str | None) -> None:
     if token is None:
         return
@@ -228,16 +257,3 @@ def _make_special(backend: Backend, role: str, token: str | None) -> None:
     known = backend.get_added_tokens_decoder().get(number)
     if known is None or not known.special:  # transformers would do the same when it reads the file
         backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-
-
-def _character_table(backend: Backend) -> dict[str, int] | None:
-    """The id of each character, if this is a tokenizer of characters and nothing else."""
-    model = backend.model
-    if not isinstance(model, BPE) or model.unk_token is not None or model.byte_fallback:
-        return None
-    if backend.normalizer is not None or backend.pre_tokenizer is not None:
-        return None
-    added = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
-    vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
-    table = {token: number for token, number in vocabulary.items() if len(token) == 1}
-    return table if all(len(token) == 1 or added.get(token) for token in vocabulary) else None

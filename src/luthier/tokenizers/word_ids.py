@@ -1,0 +1,102 @@
+"""Ids of long texts: every word is encoded by the backend's model when it is first met, and looked up from then on.
+
+A text has few words that are new, so nearly all of the work is finding them (word_patterns.py) and looking them up.
+The ids are the backend's by construction: the model sees each word alone there, too.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import Model
+from tokenizers.normalizers import Normalizer
+
+from luthier.tokenizers.pieces import BYTE_ALPHABET
+from luthier.tokenizers.steps import steps
+from luthier.tokenizers.word_patterns import Words, words_of
+
+MOST_WORDS = 2**18  # that are kept: some 50 MB
+LONGEST_WORD = 256  # characters of a word that is kept
+IDS = np.dtype(np.uint32)
+WRITTEN = dict(enumerate(BYTE_ALPHABET))  # how a byte-level vocabulary writes each byte
+ID = attrgetter("id")
+
+
+class WordIds(dict[str, bytes]):
+    """The ids of each word, as bytes of `IDS`: joining them is the fastest way to an array."""
+
+    def __init__(self, model: Model, *, byte_level: bool) -> None:
+        super().__init__()
+        self._tokenize, self._byte_level = model.tokenize, byte_level
+
+    def __missing__(self, word: str) -> bytes:
+        if self._byte_level:
+            text = (word if word.isascii() else word.encode().decode("latin-1")).translate(WRITTEN)
+        else:
+            text = word
+        ids = array("I", map(ID, self._tokenize(text))).tobytes()
+        if len(word) <= LONGEST_WORD:
+            if len(self) >= MOST_WORDS:  # what is frequent is soon back
+                self.clear()
+            self[word] = ids
+        return ids
+
+
+class LongTexts:
+    """Encodes texts as a backend does that leaves special tokens alone (`encode_special_tokens`)."""
+
+    def __init__(self, backend: Backend, words: Words, normalize: Callable[[str], str]) -> None:
+        self._words, self._normalize = words, normalize
+        byte_level = any(step["type"] == "ByteLevel" for step in steps(backend.pre_tokenizer))
+        self._ids = WordIds(backend.model, byte_level=byte_level)
+        added = backend.get_added_tokens_decoder().values()
+        self._apart = [token.content for token in added if not token.special]
+
+    def encode(self, text: str) -> NDArray[np.uint32] | None:
+        """The ids; None for a text that the backend has to encode itself."""
+        if any(token in text for token in self._apart):
+            return None
+        words = self._words.of(self._normalize(text))
+        if words is None:
+            return None
+        return np.frombuffer(b"".join(map(self._ids.__getitem__, words)), IDS)
+
+
+def long_texts(backend: Backend) -> LongTexts | None:
+    """The fast way for a backend, None where there is none."""
+    words, normalize = words_of(backend), _normalizing(backend.normalizer)
+    random = getattr(backend.model, "dropout", None)
+    added = backend.get_added_tokens_decoder().values()
+    if words is None or random or any(token.normalized and not token.special for token in added):
+        return None
+    return LongTexts(backend, words, normalize)
+
+
+def _normalizing(normalizer: Normalizer | None) -> Callable[[str], str]:
+    """A normalizer, its plain steps done by Python, which is faster."""
+    each = [_plain(step) for step in steps(normalizer)]
+    if normalizer is not None and not all(each):
+        whole: Callable[[str], str] = normalizer.normalize_str
+        return whole
+
+    def normalize(text: str) -> str:
+        for step in filter(None, each):
+            text = step(text)
+        return text
+
+    return normalize
+
+
+def _plain(step: dict[str, Any]) -> Callable[[str], str] | None:
+    match step:
+        case {"type": "Prepend", "prepend": str(begin)}:
+            return lambda text: begin + text if text else text
+        case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)} if old:
+            return lambda text: text.replace(old, new)
+    return None

@@ -1,0 +1,165 @@
+r"""The words that a backend parts a text into before any merge, found by Python's own `re`: the same, and faster.
+
+A pre-tokenizer is read as patterns that part a text one after another. Published ones use few signs, which mean the
+same in both engines, but for classes of characters (\p{L}, \s): these depend on an engine's version of Unicode, and are
+written out here as the backend's own engine has them. A pattern with any other sign is not read, and has no fast way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+
+from tokenizers import Regex
+from tokenizers import Tokenizer as Backend
+from tokenizers.pre_tokenizers import Digits, Split
+
+from luthier.tokenizers.steps import steps
+
+Ranges = list[tuple[int, int]]  # the first and the last code of each run of characters
+
+ASCII, BMP, ALL = 0x7F, 0xFFFF, 0x10FFFF
+# where Unicode has characters; what lies between has none, or is for private use
+PLANES = ((0, 0xD7FF), (0xE000, BMP), (BMP + 1, 0x3FFFF), (0xE0000, 0xE0FFF))
+BEYOND = re.compile("[\U00040000-\U000dffff\U000e1000-\U0010ffff]")
+# GPT-2's, as ByteLevel has it. The kinds of words stand in the order that is fastest: most are letters after a space,
+# and no two kinds can begin at the same place
+BYTE_LEVEL = r" \p{L}++|\p{L}++|'(?:[stmd]|re|ve|ll)| ?+(?:[^\s\p{L}\p{N}]++|\p{N}++)|\s+(?!\S)|\s+"
+ENDINGS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"  # of tiktoken's patterns
+ANY_CASE = "(?:'(?:[sSſtTmMdD]|[rR][eE]|[vV][eE]|[lL][lL]))"
+DIGITS = "<digits>"  # the class of the pre-tokenizer of that name
+KIND = rf"\\[pP]\{{[A-Z][a-z]?\}}|\\[sS]|{DIGITS}"
+ONE = r"\\x\{[0-9A-Fa-f]{1,6}\}|\\[rnt]|\\[^\w\s]"  # a character, written with a backslash
+MEMBER = re.compile(rf"(?P<kind>{KIND})|(?P<first>{ONE}|[^\\])(?:-(?P<last>{ONE}|[^\\]))?", re.DOTALL)
+SIGN = re.compile(
+    rf"(?P<endings>{re.escape(ENDINGS)})|(?P<kind>{KIND})|(?P<one>{ONE})"
+    rf"|\[(?P<negated>\^?)(?P<members>(?:{KIND}|{ONE}|[^\\\[\]&])+)\]"
+    r"|(?P<same>\(\?(?:[:!=]|<[!=])|[|)]|[?*+][?+]?|\{\d+(?:,\d*)?\}(?![?*+])|[^\\\[\](){}.^$?*+|])",
+    re.DOTALL,
+)
+ESCAPED = {"r": "\r", "n": "\n", "t": "\t"}
+
+
+class Unread(Exception):  # noqa: N818 - never seen outside: it turns into None
+    """A pattern with a sign that is not known here."""
+
+
+class Words:
+    """Parts texts as patterns say, each parting the pieces of the one before."""
+
+    def __init__(self, patterns: list[str]) -> None:
+        self._patterns = patterns
+        self._compiled: dict[int, list[re.Pattern[str]]] = {}
+
+    def of(self, text: str) -> list[str] | None:
+        """The words of a text; None where it has a character, or a place, that the patterns do not know."""
+        limit = ASCII if text.isascii() else BMP if len(text.encode("utf-16-le", "replace")) == 2 * len(text) else ALL
+        if limit == ALL and BEYOND.search(text):
+            return None
+        if limit not in self._compiled:
+            self._compiled[limit] = [re.compile(translated(pattern, limit)) for pattern in self._patterns]
+        first, *others = self._compiled[limit]
+        words = first.findall(text)
+        for pattern in others:
+            words = [word for piece in words for word in pattern.findall(piece)]
+        return words if len("".join(words)) == len(text) else None
+
+
+def words_of(backend: Backend) -> Words | None:
+    """The words that a backend's pre-tokenizer makes, None where that is not known here."""
+    patterns = []
+    for step in steps(backend.pre_tokenizer):
+        match step:
+            case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False} if (
+                DIGITS not in pattern
+            ):
+                patterns.append(pattern)
+            case {"type": "Digits", "individual_digits": bool(each)}:
+                patterns.append(f"{DIGITS}|[^{DIGITS}]+" if each else f"{DIGITS}+|[^{DIGITS}]+")
+            case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(parts)}:
+                patterns += [BYTE_LEVEL] if parts else []
+            case _:
+                return None
+    try:
+        for pattern in patterns:
+            re.compile(translated(pattern, ASCII))
+    except (Unread, re.error):
+        return None
+    return Words(patterns) if patterns else None
+
+
+def translated(pattern: str, limit: int) -> str:
+    """A pattern for Python, for texts without a character beyond a limit. Raises Unread."""
+    return "".join(_signs(pattern, limit))
+
+
+def _signs(pattern: str, limit: int) -> Iterator[str]:
+    place = 0
+    while place < len(pattern):
+        sign = SIGN.match(pattern, place)
+        if sign is None:
+            raise Unread
+        place = sign.end()
+        match sign.lastgroup, sign[0]:
+            case "endings", _:
+                yield ANY_CASE
+            case "kind", kind:
+                yield _class(_kind(kind, limit), limit, negated=False)
+            case "one", text:
+                yield re.escape(_character(text))
+            case "members", _:
+                ranges = [each for member in MEMBER.finditer(sign["members"]) for each in _member(member, limit)]
+                yield _class(ranges, limit, negated=bool(sign["negated"]))
+            case _, text:
+                yield text
+
+
+def _member(member: re.Match[str], limit: int) -> Ranges:
+    if member["kind"]:
+        return _kind(member["kind"], limit)
+    return [(ord(_character(member["first"])), ord(_character(member["last"] or member["first"])))]
+
+
+def _character(text: str) -> str:
+    """The character that is written so."""
+    if text.startswith(r"\x"):
+        return chr(int(text[3:-1], 16))
+    return ESCAPED.get(text[1:], text[1:]) if text.startswith("\\") else text
+
+
+def _class(ranges: Ranges, limit: int, *, negated: bool) -> str:
+    """A pattern for a character of the ranges, or of none of them."""
+    no = "^" * negated
+    low, high = _written(ranges, 0, min(limit, BMP)), _written(ranges, BMP + 1, limit)
+    if not high:
+        return f"[{no}{low}]" if low else r"[\s\S]" if negated else "(?!)"
+    # Python finds a character of the first plane at once, and one beyond by going through the ranges: not in vain
+    beyond = f"[\\U{BMP + 1:08x}-\\U{ALL:08x}]"
+    first = f"[^{low}{beyond[1:-1]}]|" if negated else f"[{low}]|" if low else ""
+    return f"(?:{first}(?={beyond})[{no}{high}])"
+
+
+def _written(ranges: Ranges, first: int, last: int) -> str:
+    return "".join(f"\\U{max(a, first):08x}-\\U{min(b, last):08x}" for a, b in ranges if a <= last and b >= first)
+
+
+def _kind(kind: str, limit: int) -> Ranges:
+    """The ranges of a class, up to a limit."""
+    small = kind[:1] + kind[1].lower() + kind[2:]
+    ranges = [run for first, last in PLANES if first <= limit for run in _runs(small, first, min(last, limit))]
+    if small == kind:
+        return ranges
+    ends = [-1, *(end for run in ranges for end in run), limit + 1]
+    return [(a + 1, b - 1) for a, b in zip(ends[::2], ends[1::2], strict=True) if a + 1 < b]
+
+
+@cache
+def _runs(kind: str, first: int, last: int) -> Ranges:
+    """The runs of a class's characters between two codes, as the backend's engine has them."""
+    text = "".join(map(chr, range(first, last + 1)))
+    if kind == DIGITS:  # the backend's own idea of them, not its engine's
+        found = Digits(individual_digits=False).pre_tokenize_str(f"a{text}")[1::2]
+        return [(first + a - 1, first + b - 2) for _, (a, b) in found]
+    found = Split(Regex(f"{kind}+"), "removed", invert=True).pre_tokenize_str(text)
+    return [(first + a, first + b - 1) for _, (a, b) in found]
