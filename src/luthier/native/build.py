@@ -19,7 +19,7 @@ SOURCE = Path(__file__).with_name("step.cpp")
 SOURCES = (SOURCE, *sorted(SOURCE.parent.glob("*.h")))
 # named one by one: what "native" builds on one machine may not run on another that shares the folder
 FLAGS = (
-    "-O3", "-std=c++20", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast", "-fno-math-errno",
+    "-O3", "-std=c++20", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno",
     "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vbmi", "-mavx2", "-mfma", "-mbmi2",
 )  # fmt: skip
 INSTRUCTIONS = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16", "avx512_vbmi")

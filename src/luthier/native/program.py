@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +146,7 @@ class NativeStep:
         out = torch.empty(texts, count, self.vocab_size)
         self.compiled.step(
             ctypes.byref(self.model), (Row * len(rows))(*rows), c_int64(len(rows)), (Cache * len(caches))(*caches),
-            c_void_p(out.data_ptr()), team(self.compiled, torch.get_num_threads()),
+            c_void_p(out.data_ptr()), c_int64(torch.get_num_threads()),
         )  # fmt: skip
         for layer in cache.layers:
             layer.length += new
@@ -227,10 +226,3 @@ def sizes_of(module: nn.Module) -> tuple[int, int]:
     if not isinstance(module, nn.Linear | Int8Linear | Int4Linear):
         raise Unfit
     return module.out_features, module.in_features
-
-
-@cache
-def team(compiled: ctypes.CDLL, threads: int) -> c_void_p:
-    """Threads that wait for steps, as long as the process lives."""
-    compiled.make_team.restype = c_void_p
-    return c_void_p(compiled.make_team(c_int64(threads)))

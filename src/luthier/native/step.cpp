@@ -95,15 +95,15 @@ struct Step {
     const int64_t M;
     const Cache* caches;
     float* logits;
-    Team& team;
+    Team team;
     std::vector<float> x, q, k, v;       // (M, C), (M, H * D), (M, K * D)
     std::vector<bf16> mixed, hidden;     // (M, H * D), (M, F)
     bool alone;                          // each text has few new tokens, which are read as if they came one by one
     std::vector<Queries> queries;        // none of those
     std::vector<std::atomic<int64_t>> next;  // of the queries, in each layer
 
-    Step(const Model& model, const Row* rows, int64_t M, const Cache* caches, float* logits, Team& team)
-        : model(model), rows(rows), M(M), caches(caches), logits(logits), team(team), x(M * model.dim),
+    Step(const Model& model, const Row* rows, int64_t M, const Cache* caches, float* logits)
+        : model(model), rows(rows), M(M), caches(caches), logits(logits), x(M * model.dim),
           q(M * model.n_heads * model.head_dim), k(M * model.n_kv_heads * model.head_dim), v(k.size()),
           mixed(q.size()), hidden(M * model.hidden_dim), next(model.n_layers) {
         int64_t longest = 0;
@@ -280,11 +280,10 @@ extern "C" {
 // Sizes of the structures, to be held against those of program.py.
 int64_t layout() { return sizeof(Layer) * 1000000 + sizeof(Model) * 1000 + sizeof(Matrix); }
 
-void* make_team(int64_t size) { return new Team(int(size)); }
-
-// rows (M), caches (n_layers), logits (rows that are wanted, V) float32. The keys and values of the rows are written into the caches.
-void step(const Model* model, const Row* rows, int64_t M, const Cache* caches, float* logits, void* team) {
-    Step one(*model, rows, M, caches, logits, *(Team*)team);
-    ((Team*)team)->run([&](int me) { one.work(me); });
+// rows (M), caches (n_layers), logits (rows that are wanted, V) float32. The keys and values of the rows are written into the
+// caches.
+void step(const Model* model, const Row* rows, int64_t M, const Cache* caches, float* logits, int64_t threads) {
+    Step one(*model, rows, M, caches, logits);
+    one.team.run(threads, [&](int me) { one.work(me); });
 }
 }

@@ -1,60 +1,42 @@
-// Threads that sleep between steps and wait for each other, awake, within one.
+// The threads of one step. They are OpenMP's, on which PyTorch's operations run as well: threads of our own would have to
+// share the cores with PyTorch's, which stay awake for a while after each operation, waiting for the next.
 #pragma once
 #include <immintrin.h>
+#include <omp.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <functional>
-#include <mutex>
 #include <thread>
 
 class Team {
   public:
-    explicit Team(int size) : size(size) {
-        for (int i = 1; i < size; i++) std::thread([this, i] { serve(i); }).detach();
-    }
-    const int size;
-    void run(const std::function<void(int)>& work) {
-        if (size == 1) return work(0);
+    int size = 1;
+
+    // work(index) by so many threads at once, or by as many as there are.
+    template <class Work>
+    void run(int64_t threads, Work&& work) {
+#pragma omp parallel num_threads(int(threads))
         {
-            std::lock_guard lock(mutex);
-            task = &work;
-            left = size - 1;
-            turn++;
+#pragma omp single
+            size = omp_get_num_threads();
+            work(omp_get_thread_num());
         }
-        wake.notify_all();
-        work(0);
-        while (left.load(std::memory_order_acquire)) pause(0);
     }
+
+    // Each waits for all, awake: the next piece of work comes at once.
     void meet() {
         if (size == 1) return;
-        uint64_t now = round.load(std::memory_order_relaxed);
+        const uint64_t now = round.load(std::memory_order_relaxed);
         if (arrived.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
             arrived.store(0, std::memory_order_relaxed);
             round.store(now + 1, std::memory_order_release);
         } else {
-            for (int i = 0; round.load(std::memory_order_acquire) == now; i++) pause(i);
+            for (int i = 0; round.load(std::memory_order_acquire) == now; i++)
+                i < 4000 ? _mm_pause() : std::this_thread::yield();
         }
     }
 
   private:
-    static void pause(int i) { i < 4000 ? _mm_pause() : std::this_thread::yield(); }
-    void serve(int index) {
-        for (uint64_t seen = 0;;) {
-            std::unique_lock lock(mutex);
-            wake.wait(lock, [&] { return turn != seen; });
-            seen = turn;
-            const auto* work = task;
-            lock.unlock();
-            (*work)(index);
-            left.fetch_sub(1, std::memory_order_release);
-        }
-    }
-    std::mutex mutex;
-    std::condition_variable wake;
-    const std::function<void(int)>* task = nullptr;
-    uint64_t turn = 0;
-    std::atomic<int> left{0}, arrived{0};
+    std::atomic<int> arrived{0};
     std::atomic<uint64_t> round{0};
 };
