@@ -36,7 +36,7 @@ from luthier.training.machine import keep_freed_memory, matrix_product_peak, mem
 CPU = torch.device("cpu")
 LENGTHS = (512, 2048, 8192)  # tokens
 CHUNK = 512  # tokens
-LIMITS = {
+LIMITS: dict[str, Callable[[], float]] = {
     "matrix products, float32, GFLOP/s": lambda: matrix_product_peak(CPU, torch.float32) / 1e9,
     "matrix products, bfloat16, GFLOP/s": lambda: matrix_product_peak(CPU, torch.bfloat16) / 1e9,
     "reading memory, GB/s": lambda: memory_bandwidth() / 1e9,

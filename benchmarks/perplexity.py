@@ -17,6 +17,7 @@ import json
 import math
 from ctypes import POINTER, Structure, c_bool, c_byte, c_char_p, c_float, c_int8, c_int32, c_void_p
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -28,15 +29,20 @@ from luthier.evaluation.windows import Window, limited, runs_of, windows
 from luthier.language_model import load
 
 CONTEXT = 512  # tokens
-KINDS = ("float32", "bfloat16", "int8", "int4")
+KINDS: dict[str, dict[str, Any]] = {
+    "float32": {"dtype": torch.float32},
+    "bfloat16": {"dtype": torch.bfloat16},
+    "int8": {"quantize": "int8"},
+    "int4": {"quantize": "int4"},
+}
 EXACT, PEER = "float32", "llama.cpp"
 
 
 @torch.inference_mode()
 def ours(path: Path, kind: str, cut: list[Window]) -> Tensor:
     """-log p of each scored token, (N,), by Luthier."""
-    lm = load(path, quantize=kind) if kind in ("int8", "int4") else load(path, dtype=getattr(torch, kind))
-    return torch.cat([losses for window in cut for losses in token_losses(lm.model, [window])]).double()
+    model = load(path, **KINDS[kind]).model
+    return torch.cat([losses for window in cut for losses in token_losses(model, [window])]).double()
 
 
 class Settings(Structure):

@@ -3,6 +3,9 @@
 Reading a few tokens at once takes hardly longer than reading one. So guesses of the next tokens are read along with the
 last one. The logits after each say what the model writes there: guesses are kept as long as they are the same, so that
 the text is what it would have been without any (arXiv 2211.17192 and 2302.01318).
+
+That holds to the token where a token's logits are the same alone and among others: with the compiled step to the last
+bit; in float32 to some 1e-6, which only a near tie would show; in bfloat16 without that step, rounding may part the texts.
 """
 
 from __future__ import annotations

@@ -83,7 +83,8 @@ def grow(
     """Fill rows (see `new_rows`) in one batch. Yields each piece of text with its row, as it comes.
 
     Beam search knows a text only at its end: then there is one piece a row. draft: a small model of the same
-    vocabulary, which guesses what comes next where there is one row and no beam search; the text is the same without.
+    vocabulary, which guesses what comes next where there is one row and no beam search; the text is the same without
+    (see ahead.py).
     """
     if not rows:
         return
