@@ -17,7 +17,7 @@ from luthier.generation.generate import encode_prompts, evaluating, generate, ne
 from luthier.generation.reader import Reader
 from luthier.generation.settings import Settings
 
-law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+law = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 DRAFTS = {
     "another": Draft(small_model(llama.Config(257, 48, 32, 64, 1, 2, 1), seed=5), 48),
     "one that sees less": Draft(small_model(gpt2.Config(257, 24, 32, 1, 2), seed=6), 24),

@@ -5,7 +5,7 @@ last one. The logits after each say what the model writes there: guesses are kep
 the text is what it would have been without any (arXiv 2211.17192 and 2302.01318).
 
 That holds to the token where a token's logits are the same alone and among others: with the compiled step to the last
-bit; in float32 to some 1e-6, which only a near tie would show; in bfloat16 without that step, rounding may part the texts.
+bit; in float32 to some 1e-6, which only a near tie would show. In bfloat16 without that step, rounding may part texts.
 """
 
 from __future__ import annotations
