@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from luthier.errors import LuthierError
 from luthier.formats import gguf_file
 from luthier.formats.gguf_file import GGUFFile
+from luthier.formats.gguf_header import NUMBER_TYPES
 
 Q = GGMLQuantizationType
 UNPACKED = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
@@ -127,7 +128,7 @@ def test_each_packed_type_is_unpacked_as_the_gguf_package_does(kind, tmp_path, m
     assert file.is_quantised()
     assert file.shapes()["t"] == tuple(expected.shape)
     assert torch.equal(file.tensor("t").view(torch.int32), expected.view(torch.int32)), "bits, since some are nan"
-    assert file.raw("t")[0] == Q[kind]
+    assert file.raw("t")[0].number == Q[kind]
     assert np.array_equal(file.raw("t")[1], blocks)
 
 
@@ -313,3 +314,8 @@ def test_every_truncation_is_a_clear_error(whole):
 def test_huge_numbers_anywhere_are_a_clear_error_or_another_file(place, value, whole):
     path, content = whole
     open_all(path, content[:place] + struct.pack("<Q", value) + content[place + 8 :])
+
+
+def test_number_types_are_those_of_the_gguf_package():
+    for kind in Q:
+        assert NUMBER_TYPES[kind] == (kind, kind.name, *GGML_QUANT_SIZES[kind])

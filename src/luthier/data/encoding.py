@@ -25,7 +25,7 @@ from luthier.tokenizers.tokenizer import check
 
 Rows = list[NDArray[np.uint32]]
 Batch = TypeVar("Batch")
-LONG = 1 << 24  # characters, from which on processes pay: a second of work on one core
+SHARE = 1 << 23  # characters that are worth a process: half a second of work, as long as it takes to start
 COMMAND = (sys.executable, "-P", "-m", "luthier.data.encoding_process")
 
 
@@ -53,8 +53,8 @@ def cores() -> int:
 
 def processes_for(tokenizer: Encoder, characters: int) -> int:
     """How many processes encode a text of some length, 0 for none but this one."""
-    many = cores()
-    return many if many > 1 and characters >= LONG and sys.executable and tokenizer.encodes_words else 0
+    many = min(cores(), characters // SHARE)
+    return many if many > 1 and sys.executable and tokenizer.encodes_words else 0
 
 
 class Process:

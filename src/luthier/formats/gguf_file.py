@@ -10,18 +10,15 @@ import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from luthier.errors import LuthierError
-from luthier.formats.gguf_header import Place, read_header
+from luthier.formats.gguf_header import NumberType, Place, read_header
 from luthier.formats.names import Shape
-
-if TYPE_CHECKING:
-    from gguf import GGMLQuantizationType
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PIECE = 2**21  # numbers that are unpacked or packed at once
@@ -64,7 +61,7 @@ class GGUFFile:
             bytes_ = bytes_.clone()
         return bytes_.view(dtype)
 
-    def raw(self, name: str) -> tuple[GGMLQuantizationType, Any]:
+    def raw(self, name: str) -> tuple[NumberType, Any]:
         """(number type, its bytes): a mapped uint8 array whose last dimension is the bytes of a row."""
         place = self.places[name]
         data = self.data[place.start : place.start + place.nbytes]
@@ -72,8 +69,6 @@ class GGUFFile:
 
     def unpack(self, name: str) -> Tensor:
         """A quantised tensor in the dtype `unpacked`."""
-        from gguf.quants import dequantize
-
         kind, data = self.raw(name)
         rows = data.reshape(-1, data.shape[-1])
         tensor = torch.empty(self.places[name].shape, dtype=self.unpacked)
@@ -82,8 +77,8 @@ class GGUFFile:
         try:
             with np.errstate(all="ignore"):  # a broken file may hold infinite scales
                 for start in range(0, len(rows), step):
-                    into[start : start + step] = torch.from_numpy(dequantize(rows[start : start + step], kind))
-        except NotImplementedError:
+                    into[start : start + step] = numbers_of(rows[start : start + step], kind)
+        except (NotImplementedError, ValueError):
             raise LuthierError(f"'{name}' is of the number type {kind.name}, which cannot be unpacked here") from None
         self.forget(self.places[name])
         return tensor
@@ -96,3 +91,15 @@ class GGUFFile:
         first, last = -(-place.start // mmap.PAGESIZE), (place.start + place.nbytes) // mmap.PAGESIZE
         if last > first and hasattr(mmap, "MADV_DONTNEED"):
             self.map.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
+
+
+def numbers_of(rows: Any, kind: NumberType) -> Tensor:
+    """Packed rows, uint8 (N, bytes) -> (N, numbers) float32. NotImplementedError or ValueError where there is no way."""
+    if kind.name == "Q8_0":  # embeddings mostly are, and nobody is to wait for the package
+        blocks = torch.from_numpy(np.ascontiguousarray(rows)).view(len(rows), -1, kind.block_bytes)
+        scales = blocks[..., :2].contiguous().view(torch.float16)  # (N, blocks, 1)
+        return (blocks[..., 2:].view(torch.int8) * scales.float()).flatten(1)
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    return torch.from_numpy(dequantize(rows, GGMLQuantizationType(kind.number)))

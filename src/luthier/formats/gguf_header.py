@@ -14,15 +14,12 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from luthier.errors import LuthierError
 from luthier.formats.names import Shape
-
-if TYPE_CHECKING:
-    from gguf import GGMLQuantizationType
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -37,11 +34,36 @@ STRING, ARRAY = 8, 9
 LENGTH = struct.Struct("<Q")
 
 
+class NumberType(NamedTuple):
+    """How numbers are written: some in a block of bytes."""
+
+    number: int  # of the type, in files
+    name: str
+    block: int
+    block_bytes: int
+
+
+# the `gguf` package's own table says the same (tested); importing it takes longer than reading a header
+NUMBER_TYPES = {
+    number: NumberType(number, name, block, block_bytes)
+    for block, types in {
+        1: "0 F32 4, 1 F16 2, 24 I8 1, 25 I16 2, 26 I32 4, 27 I64 8, 28 F64 8, 30 BF16 2",
+        32: "2 Q4_0 18, 3 Q4_1 20, 6 Q5_0 22, 7 Q5_1 24, 8 Q8_0 34, 9 Q8_1 40, 20 IQ4_NL 18, 39 MXFP4 17",
+        64: "40 NVFP4 36",
+        128: "41 Q1_0 18",
+        256: "10 Q2_K 84, 11 Q3_K 110, 12 Q4_K 144, 13 Q5_K 176, 14 Q6_K 210, 15 Q8_K 292, 16 IQ2_XXS 66, "
+        "17 IQ2_XS 74, 18 IQ3_XXS 98, 19 IQ1_S 50, 21 IQ3_S 110, 22 IQ2_S 82, 23 IQ4_XS 136, 29 IQ1_M 56, "
+        "34 TQ1_0 54, 35 TQ2_0 66",
+    }.items()
+    for number, name, block_bytes in [(int(n), name, int(b)) for n, name, b in map(str.split, types.split(", "))]
+}
+
+
 @dataclass(frozen=True)
 class Place:
     """A tensor of the file: its number type, its shape in torch's order, and its bytes."""
 
-    kind: GGMLQuantizationType
+    kind: NumberType
     shape: Shape
     start: int  # bytes, from the beginning of the file
     nbytes: int
@@ -89,6 +111,24 @@ class Cursor:
         except UnicodeDecodeError:
             raise LuthierError(f"the file is broken: {what} is no UTF-8") from None
 
+    def texts(self, what: str, count: int) -> list[str]:
+        """The next strings: what `text` gives, again and again, but a vocabulary has a hundred thousand."""
+        data, position, end = self.data, self.position, len(self.data)
+        found = []
+        try:
+            for _ in range(count):
+                start = position + 8
+                position = start + LENGTH.unpack_from(data, position)[0]
+                if position > end:
+                    break
+                found.append(str(data[start:position], "utf-8"))
+        except (struct.error, UnicodeDecodeError):
+            position = end + 1
+        if position > end:  # the slow way says what is wrong
+            return [self.text(what) for _ in range(count)]
+        self.position = position
+        return found
+
     def name(self, what: str) -> str:
         """The next name. It will stand in errors, on a terminal: control characters are refused."""
         name = self.text(f"the name of a {what}")
@@ -112,7 +152,7 @@ class Cursor:
         count = self.count(f"items in {what}", np.dtype(dtype).itemsize, LARGEST_ITEMS - self.items)
         self.items += count
         if kind == STRING:
-            return [self.text(what) for _ in range(count)]
+            return self.texts(what, count)
         numbers: list[Any] = self.array(dtype, count)
         return numbers
 
@@ -146,11 +186,9 @@ def read_header(data: Any) -> tuple[dict[str, Any], dict[str, Place]]:
 
 def read_places(cursor: Cursor, n_tensors: int, alignment: object, file_size: int) -> dict[str, Place]:
     """Where each tensor lies, held against the size of the file."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
     if not isinstance(alignment, int) or not 0 < alignment <= LARGEST_ALIGNMENT or alignment & (alignment - 1):
         raise LuthierError(f"the file is broken: general.alignment {alignment!r:.60} is no power of 2")
-    found: dict[str, tuple[GGMLQuantizationType, Shape, int, int]] = {}  # with the offset in the data
+    found: dict[str, tuple[NumberType, Shape, int, int]] = {}  # with the offset in the data
     for _ in range(n_tensors):
         name = cursor.name("tensor")
         if name in found:
@@ -160,17 +198,15 @@ def read_places(cursor: Cursor, n_tensors: int, alignment: object, file_size: in
             raise LuthierError(f"the file is broken: '{name:.60}' has {n_dimensions} dimensions")
         dimensions = cursor.array("<u8", n_dimensions)
         number, offset = cursor.number("<u4"), cursor.number("<u8")
-        try:
-            kind = GGMLQuantizationType(number)
-        except ValueError:
-            raise LuthierError(f"'{name:.60}' is of a number type that is not known here ({number})") from None
-        block, block_bytes = GGML_QUANT_SIZES[kind]
+        kind = NUMBER_TYPES.get(number)
+        if kind is None:
+            raise LuthierError(f"'{name:.60}' is of a number type that is not known here ({number})")
         size = math.prod(dimensions)
-        if size == 0 or dimensions[0] % block:
+        if size == 0 or dimensions[0] % kind.block:
             raise LuthierError(f"the file is broken: '{name:.60}' is {tuple(dimensions)}, in {kind.name}")
         if offset % alignment:
             raise LuthierError(f"the file is broken: '{name:.60}' lies at {offset}, no multiple of {alignment}")
-        found[name] = kind, tuple(reversed(dimensions)), offset, size // block * block_bytes
+        found[name] = kind, tuple(reversed(dimensions)), offset, size // kind.block * kind.block_bytes
     data_start = -(-cursor.position // alignment) * alignment
     for name, (_, _, offset, nbytes) in found.items():
         if (end := data_start + offset + nbytes) > file_size:

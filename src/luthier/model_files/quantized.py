@@ -61,16 +61,20 @@ def read_packed(path: Path) -> Opened:
         table = gguf.NAMES[registry.name_of(config)].table(config)
         model = registry.build_on_meta(config)
         state = model.state_dict()
-        kept = dict(packed_matrices(file, table, {f"{name}.weight": linear for name, linear in linears(model)}))
-        unread = Unread(file, {theirs for theirs, *_ in kept.values()})
+        matrices = {f"{name}.weight": linear for name, linear in linears(model)}
+        packed: dict[str, Int4Linear] = {}  # by the name of the weight
+        theirs = set()
+        for name, (their, numbers, scales, zeros) in packed_matrices(file, table, matrices):
+            packed[name] = Int4Linear(numbers, scales, zeros)  # one at a time: loose numbers take twice the room
+            theirs.add(their)
         weights = {
             name: tensor.to(torch.bfloat16)
-            for name, tensor in to_ours(table, unread, state)
+            for name, tensor in to_ours(table, Unread(file, theirs), state)
             if not tensor.is_meta
         }  # fmt: skip
-        for name, (_, numbers, scales, zeros) in kept.items():
-            bias = weights.pop(name.removesuffix("weight") + "bias", None)
-            replace(model, name.removesuffix(".weight"), Int4Linear(numbers, scales, zeros, bias))
+        for name, linear in packed.items():
+            linear.bias = weights.pop(name.removesuffix("weight") + "bias", None)
+            replace(model, name.removesuffix(".weight"), linear)
         tokenizer = from_gguf(file.fields)
     except LuthierError as error:
         raise LuthierError(f"{path}: {error}") from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 
 from tokenizers import Regex
@@ -20,12 +20,17 @@ from tokenizers.pre_tokenizers import Split
 
 from luthier.errors import LuthierError
 
-CHARACTERS = "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x110000)]))
 NONCHARACTERS = "".join(map(chr, range(0xFDD0, 0xFDF0)))  # kept by Unicode for such uses: no text should hold any
 MOST_EXCEPTIONS = 500  # each is a pass over the text
 MOST_RULES, LONGEST_RULE = 1_000_000, 64  # bytes; a hostile trie may go round in circles
 HANGUL, HANGUL_END = r"[\x{AC00}-\x{D7A3}]", r"[\x{11A8}-\x{11C2}]"
 MARK = r"[\p{M}\x{FF9E}\x{FF9F}]"  # with the half-width Japanese voicing marks
+
+
+@cache
+def characters() -> str:
+    """All there can be, but the one that ends strings."""
+    return "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x110000)]))
 
 
 @lru_cache(maxsize=4)
@@ -34,7 +39,7 @@ def normalising(charsmap: bytes) -> tuple[Normalizer, ...]:
     rules = read_rules(charsmap)
     nfkc = _each(NFKC())
     otherwise: dict[str, set[str]] = defaultdict(set)
-    for character, normal in zip(CHARACTERS, nfkc, strict=True):
+    for character, normal in zip(characters(), nfkc, strict=True):
         new = rules.get(character, character)
         if new != normal:
             otherwise[new].add(character)
@@ -97,21 +102,21 @@ def _offset(unit: int) -> int:
 
 def _each(normalizer: Normalizer) -> list[str]:
     """What each character becomes, by itself."""
-    whole: str = normalizer.normalize_str("\n".join(CHARACTERS.replace("\n", "")))  # no character composes with \n
+    whole: str = normalizer.normalize_str("\n".join(characters().replace("\n", "")))  # no character composes with \n
     parts = whole.split("\n")
-    parts.insert(CHARACTERS.index("\n"), "\n")
+    parts.insert(characters().index("\n"), "\n")
     return parts
 
 
 def _apart(rules: dict[str, str], nfkc: list[str]) -> str:
     """A pattern for the places before a mark where the rules never join it to what stands before, and NFKC might."""
-    marks = {mark for mark, _ in Split(Regex(MARK), "removed", invert=True).pre_tokenize_str(CHARACTERS)}
+    marks = {mark for mark, _ in Split(Regex(MARK), "removed", invert=True).pre_tokenize_str(characters())}
     joined: dict[str, set[str]] = defaultdict(set)  # the marks that stand after a character in a rule
     for rule in rules:
         for left, right in pairwise(rule):
             if right in marks:
                 joined[left].add(right)
-    forms = zip(CHARACTERS, nfkc, _each(NFD()), strict=True)
+    forms = zip(characters(), nfkc, _each(NFD()), strict=True)
     changing = {old for old, composed, parted in forms if old != composed or old != parted or old in rules}
     hangul = {chr(code) for code in range(0xAC00, 0xD7A4)}
     groups: dict[frozenset[str], set[str]] = defaultdict(set)

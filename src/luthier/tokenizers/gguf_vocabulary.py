@@ -132,7 +132,7 @@ def _merges(fields: Mapping[str, Any], ids: dict[str, int]) -> list[tuple[str, s
     merges: dict[tuple[str, str], None] = {}
     for number, merge in enumerate(_list(fields, "merges", (str,))):
         left, space, right = merge.partition(" ")
-        if not space or not {left, right, left + right} <= ids.keys():
+        if not space or left not in ids or right not in ids or left + right not in ids:
             raise LuthierError(f"merge {number} of the GGUF file, {merge!r:.80}, does not join two tokens to a third")
         if (left, right) in merges:
             raise LuthierError(f"merge {number} of the GGUF file, {merge!r:.80}, was there before")

@@ -25,6 +25,8 @@ def byte_alphabet() -> list[str]:
 
 BYTE_ALPHABET = byte_alphabet()
 BYTE_OF = {character: byte for byte, character in enumerate(BYTE_ALPHABET)}
+# to the character of the byte's own number; what writes no byte itself goes where nothing can be encoded
+TO_LATIN_1 = {**dict.fromkeys(range(256), 0xFFFF), **{ord(character): byte for character, byte in BYTE_OF.items()}}
 
 
 class Pieces(NamedTuple):
@@ -68,8 +70,8 @@ def _steps(backend: Backend) -> list[dict[str, Any]]:
 
 def _from_byte_level(token: str) -> bytes:
     try:
-        return bytes(BYTE_OF[character] for character in token)
-    except KeyError:
+        return token.translate(TO_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError:
         return token.encode()
 
 
