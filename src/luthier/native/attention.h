@@ -13,32 +13,37 @@
 inline void attend(const bf16* q, const bf16* keys, const bf16* values, int64_t count, int64_t D, float scale,
                    std::vector<float>& scores, bf16* out) {
     scores.resize((count + 15) / 16 * 16);
-    float most = -INFINITY;
-    for (int64_t t = 0; t < count; t++) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int64_t d = 0; d < D; d += 32) sum = _mm512_dpbf16_ps(sum, load_pairs(q + d), load_pairs(keys + t * D + d));
-        scores[t] = _mm512_reduce_add_ps(sum) * scale;
-        most = std::max(most, scores[t]);
+    for (int64_t t = 0; t < count; t += 4) {
+        __m512 sum[4] = {};
+        for (int64_t d = 0; d < D; d += 32)
+            for (int64_t i = 0; i < 4; i++)  // past the end, the last one once more
+                sum[i] = _mm512_dpbf16_ps(sum[i], load_pairs(q + d), load_pairs(keys + std::min(t + i, count - 1) * D + d));
+        _mm_storeu_ps(&scores[t], _mm_mul_ps(totals(sum), _mm_set1_ps(scale)));
     }
     std::fill(scores.begin() + count, scores.end(), -INFINITY);
+    __m512 top = _mm512_set1_ps(-INFINITY);
+    for (int64_t t = 0; t < count; t += 16) top = _mm512_max_ps(top, _mm512_loadu_ps(&scores[t]));
+    const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(top));
     __m512 sum = _mm512_setzero_ps();
     for (int64_t t = 0; t < count; t += 16) {
         __mmask16 there = count - t >= 16 ? 0xffff : __mmask16((1 << (count - t)) - 1);
-        __m512 e = exp512(_mm512_sub_ps(_mm512_loadu_ps(&scores[t]), _mm512_set1_ps(most)));
+        __m512 e = exp512(_mm512_sub_ps(_mm512_loadu_ps(&scores[t]), most));
         e = _mm512_maskz_mov_ps(there, e);
         _mm512_storeu_ps(&scores[t], e);
         sum = _mm512_add_ps(sum, e);
     }
     const __m512 share = _mm512_set1_ps(1 / _mm512_reduce_add_ps(sum));
     for (int64_t d = 0; d < D; d += 32) {
-        __m512 a = _mm512_setzero_ps(), b = a;
-        for (int64_t t = 0; t < count; t++) {
-            __m512 weight = _mm512_set1_ps(scores[t]);
-            a = _mm512_fmadd_ps(weight, load_floats(values + t * D + d), a);
-            b = _mm512_fmadd_ps(weight, load_floats(values + t * D + d + 16), b);
-        }
-        store_bf16(out + d, _mm512_mul_ps(a, share));
-        store_bf16(out + d + 16, _mm512_mul_ps(b, share));
+        __m512 sums[4] = {};  // of every second value: a sum waits for the one before
+        auto add = [&](int64_t t, __m512& first, __m512& second) {
+            const __m512 weight = _mm512_set1_ps(scores[t]);
+            first = _mm512_fmadd_ps(weight, load_floats(values + t * D + d), first);
+            second = _mm512_fmadd_ps(weight, load_floats(values + t * D + d + 16), second);
+        };
+        for (int64_t t = 0; t + 1 < count; t += 2) add(t, sums[0], sums[1]), add(t + 1, sums[2], sums[3]);
+        if (count % 2) add(count - 1, sums[0], sums[1]);
+        store_bf16(out + d, _mm512_mul_ps(_mm512_add_ps(sums[0], sums[2]), share));
+        store_bf16(out + d + 16, _mm512_mul_ps(_mm512_add_ps(sums[1], sums[3]), share));
     }
 }
 

@@ -162,8 +162,7 @@ void product_of_rows(const Number* numbers, int64_t count, const Source& x, int6
                 for (int j = 0; j < 4; j++) sum[m][j] = _mm512_dpbf16_ps(sum[m][j], v[j], row);
             }
         }
-        for (int m = 0; m < M; m++)
-            for (int j = 0; j < 4; j++) out[m * BLOCK + n + j] = _mm512_reduce_add_ps(sum[m][j]);
+        for (int m = 0; m < M; m++) _mm_storeu_ps(out + m * BLOCK + n, totals(sum[m]));
     }
 }
 

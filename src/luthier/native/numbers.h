@@ -34,6 +34,16 @@ inline __m512 exp512(__m512 x) {  // to 2 units in the last place
     return _mm512_scalef_ps(y, n);
 }
 
+// The sums of four vectors, side by side: with half the shuffles of one after another.
+inline __m128 totals(const __m512 (&v)[4]) {
+    __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+    __m512 sums = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+    __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+}
+
 // 16 rows of 16 numbers of 32 bits become 16 columns.
 inline void transpose(__m512i (&r)[16]) {
     __m512i t[16];
