@@ -42,7 +42,7 @@ def test_rows_are_slices_side_by_side(lengths, data):
     tokens = TokenShards(np.split(whole, np.cumsum(lengths)[:-1]))
     starts = np.array(data.draw(st.lists(st.integers(0, len(whole) - 5), max_size=8)), np.int64)
     rows = tokens.rows(starts, 5)
-    assert rows.dtype == np.int64
+    assert rows.dtype == np.uint16
     assert rows.tolist() == [whole[start : start + 5].tolist() for start in starts]
 
 

@@ -294,7 +294,7 @@ def _windows(tokens: TokenShards, starts: NDArray[np.int64], context_length: int
     lengths = np.where(starts >= 0, np.minimum(len(tokens) - 1 - starts, context_length), 0)
     if lengths.min() == context_length:
         ids = tokens.rows(starts, context_length + 1)
-        return Batch(_tensor(ids[:, :-1]), _tensor(ids[:, 1:]))
+        return Batch(_tensor(ids[:, :-1].astype(np.int64)), _tensor(ids[:, 1:].astype(np.int64)))
     ids = np.zeros((len(starts), context_length + 1), np.int64)
     for row, start, length in zip(ids, starts.tolist(), lengths.tolist(), strict=True):
         if length:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from luthier.errors import LuthierError
@@ -80,12 +81,25 @@ class TokenShards:
             return parts[0]
         return np.concatenate(parts) if parts else np.zeros(0, self._shards[0].dtype if self._shards else np.uint16)
 
-    def rows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-        """(N,) starts -> (N, length) int64: row i holds the `length` ids from starts[i] on."""
-        rows = np.empty((len(starts), length), np.int64)
-        for row, start in zip(rows, starts.tolist(), strict=True):  # each a contiguous copy: as fast as the memory
-            row[:] = self[start : start + length]
+    def rows(self, starts: NDArray[np.int64], length: int) -> NDArray[Any]:
+        """(N,) starts -> (N, length) ids in the shards' type: row i holds the `length` ids from starts[i] on."""
+        shards = np.searchsorted(self._starts, starts, side="right") - 1
+        places = starts - self._starts[shards]
+        inside = starts + length <= self._starts[shards + 1]
+        if len(starts) and inside.all() and (shards == shards[0]).all():
+            return self._windows(int(shards[0]), length)[places]
+        rows = np.empty((len(starts), length), self._shards[0].dtype)
+        for row, start, shard, place, whole in zip(
+            rows, starts.tolist(), shards.tolist(), places.tolist(), inside.tolist(), strict=True
+        ):
+            row[:] = self._shards[shard][place : place + length] if whole else self[start : start + length]
         return rows
+
+    def _windows(self, shard: int, length: int) -> NDArray[Any]:
+        """Every run of `length` ids of a shard as a row, none of them copied."""
+        ids = self._shards[shard]
+        shape, strides = (len(ids) - length + 1, length), 2 * ids.strides
+        return as_strided(ids, shape, strides, writeable=False)
 
 
 class ShardWriter:
