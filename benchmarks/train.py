@@ -8,8 +8,9 @@ contestant makes use of: tokens/s times the FLOPs of a training step for a token
 multiplies it and 12 T H D a layer for attention (arXiv 2204.02311, appendix B), however it computes them.
 
 Each contestant trains in a process of its own, so that its peak memory is its own, and they take turns: a round is a
-few steps of each, one after the other, while the others wait. A contestant's speed is the median of its rounds.
-Preparing and compiling is not counted in the speed (it is shown beside).
+few steps of each, one after the other, while the others wait. With 2,048 tokens they would not fit into memory
+together: there each runs all its rounds alone. A contestant's speed is the median of its rounds. Preparing and
+compiling is not counted in the speed (it is shown beside).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ LIMITS = {
     PRODUCTS: lambda: matrix_product_peak(CPU, torch.bfloat16) / 1e9,
     "reading memory, GB/s": lambda: memory_bandwidth() / 1e9,
 }
+TOGETHER = 1024  # tokens a step up to which all contestants fit into memory at once
 SCRIPT = Path(__file__).with_name("contestants.py")
 
 
@@ -70,8 +72,7 @@ class Racer:
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         result = self.listen()
-        tokens = self.spec.batch_size * self.spec.context_length
-        self.rounds.append(tokens / statistics.median(result["seconds"]))
+        self.rounds.append(self.spec.tokens / statistics.median(result["seconds"]))
         self.peak_memory = result["peak_memory"]
 
     def listen(self) -> dict[str, Any]:
@@ -91,22 +92,23 @@ class Racer:
 
 
 def race(title: str, names: Sequence[str], spec: Spec, rounds: int, steps: int, threads: int) -> dict[str, Any]:
-    """All rounds of one race. Returns its record, by contestant."""
+    """All rounds of one race. Returns its record, by contestant. Those who need much memory run one after the other."""
     torch.set_num_threads(threads)
     racers = [Racer(name, spec, threads) for name in names]
     limits: dict[str, list[float]] = {name: [] for name in LIMITS}
-    try:
-        for racer in racers:
-            racer.start()
-        for _ in range(rounds):
-            for racer in racers:
-                racer.race(steps)
-            for name, measure in LIMITS.items():
-                limits[name].append(measure())
-    finally:
-        for racer in racers:
-            if hasattr(racer, "process"):
-                racer.stop()
+    for group in [[racer] for racer in racers] if spec.tokens > TOGETHER else [racers]:
+        try:
+            for racer in group:
+                racer.start()
+            for _ in range(rounds):
+                for racer in group:
+                    racer.race(steps)
+                for name, measure in LIMITS.items():
+                    limits[name].append(measure())
+        finally:
+            for racer in group:
+                if hasattr(racer, "process"):
+                    racer.stop()
     record: dict[str, Any] = {"title": title, "spec": asdict(spec), "rounds": rounds, "steps": steps}
     record["limits"] = {name: statistics.median(found) for name, found in limits.items()}
     flops = flops_per_token(registry.build_on_meta(spec.config()), spec.context_length)

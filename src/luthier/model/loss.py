@@ -8,6 +8,7 @@ Shapes: N tokens (B * T), n rows of a piece, C dim, V vocab_size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = -100  # a target with no loss: padding
-LOGITS_AT_ONCE = 64 * 2**20  # elements: 128 MB in bfloat16
+LOGITS_AT_ONCE = 32 * 2**20  # elements: 64 MB in bfloat16
 Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -53,8 +54,10 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, kernel: K
 
 
 def split_rows(rows: Tensor, targets: Tensor, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """(N, C) and (N,) cut alike into pieces whose logits fit."""
-    size = max(1, LOGITS_AT_ONCE // weight.shape[0])
+    """(N, C) and (N,) cut alike into pieces whose logits fit, all of a size: a kernel is compiled for each size."""
+    fit = max(1, LOGITS_AT_ONCE // weight.shape[0])
+    n_pieces = max(1, math.ceil(len(rows) / fit))
+    size = max(1, math.ceil(len(rows) / n_pieces))
     return list(zip(torch.split(rows, size), torch.split(targets, size), strict=True))
 
 

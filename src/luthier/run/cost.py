@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from luthier.architectures import registry
+from luthier.model.attention import MOST_SCORES, QUERIES_AT_ONCE
 from luthier.model.loss import LOGITS_AT_ONCE
 from luthier.model.moe import MoE
 from luthier.model.transformer import Block, Transformer
 from luthier.run.folder import RunFolder
 from luthier.run.plan import Plan
 from luthier.training.flops import flops_per_token
+from luthier.training.machine import choose_device
 from luthier.training.optimizers import build_optimizers
 
 FLOAT = 4  # bytes of a float32
@@ -77,12 +79,16 @@ def block_bytes(block: Block, plan: Plan, product: int) -> int:
     """Of a token in one block, from the products of its layers.
 
     Each linear layer keeps its input, each norm and residual its own in float32, attention its q, k, v and result. With
-    dropout the attention weights, (T, T) a head, are kept too.
+    dropout the attention weights, (T, T) a head, are kept too; and those that are not hidden where a CPU writes
+    attention out (model/attention.py).
     """
     context, dim = plan.model.context_length, plan.model.dim
     attention = block.attention
     a_token = product * 2 * (attention.n_heads + attention.n_kv_heads) * attention.head_dim
-    a_token += product * 3 * attention.n_heads * context if plan.model.dropout else 0
+    if plan.model.dropout:
+        a_token += product * 3 * attention.n_heads * context
+    elif product < FLOAT and context**2 <= MOST_SCORES and choose_device(plan.settings.device).type == "cpu":
+        a_token += product * attention.n_heads * (context + min(QUERIES_AT_ONCE, context)) // 2
     a_token += product * 3 * hidden_width(block.feed_forward) + 2 * product * dim
     return a_token + FLOAT * 4 * dim  # the stream, twice, and the inputs of two norms
 
