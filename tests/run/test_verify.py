@@ -11,6 +11,7 @@ from tiny_runs import plan
 
 import luthier
 from luthier.cli.main import main
+from luthier.model.mask import Causal
 from luthier.run import train
 from luthier.run.verify import verify
 
@@ -25,10 +26,10 @@ def runs(book, tmp_path_factory):
 
 
 @dataclass(frozen=True)
-class Leaky:
+class Leaky(Causal):
     """Every token sees the next one too."""
 
-    reach: int = 0
+    reach = 0
 
     def __call__(self, queries, keys):
         return keys <= queries + 1
