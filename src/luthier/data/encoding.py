@@ -7,6 +7,7 @@ of others use all cores by themselves.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -115,7 +116,8 @@ class Encoding:
             process.end()  # and so whoever waits for it goes on
         self._threads.shutdown(cancel_futures=True)
         for process in self._all:
-            process.popen.__exit__(None, None, None)  # closes its pipes
+            with contextlib.suppress(BrokenPipeError), process.popen:  # closes its pipes
+                pass
 
     def in_order(
         self, batches: Iterable[Batch], texts: Callable[[Batch], Sequence[str]]
