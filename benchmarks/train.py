@@ -132,20 +132,23 @@ def show(races: list[dict[str, Any]]) -> None:
     """One table; gain: by how much Luthier is faster; memory: at its peak. The machine's limits last."""
     table = Table(title="Training, float32 weights and AdamW, on CPU", title_justify="left")
     table.add_column("", no_wrap=True)
-    for column in ("size", "tokens/s", "gain", "of peak", "memory", "start"):
-        table.add_column(column, justify="right")
+    for column in ("tokens/s", "gain", "of peak", "memory", "start"):
+        table.add_column(column, justify="right", no_wrap=True)
     for record in races:
-        table.add_row(f"[bold]{record['title']}")
+        parameters = record["contestants"]["luthier"]["parameters"]
+        table.add_row(f"[bold]{record['title']} ({parameters / 1e6:.0f} M)")
         for name, found in record["contestants"].items():
             factor = record["luthier_faster_by"].get(name)
             table.add_row(
-                f"  {name}", f"{found['parameters'] / 1e6:.0f} M", f"{found['tokens_per_second']:,.0f}",
+                f"  {name}", f"{found['tokens_per_second']:,.0f}",
                 f"{factor:.2f} x" if factor else "", f"{found['peak_share']:.2f}",
                 f"{found['peak_memory'] / 1e9:.2f} GB", f"{found['preparing_seconds']:.0f} s",
             )  # fmt: skip
         table.add_section()
     for name in LIMITS:
-        table.add_row(name, "", f"{statistics.median(record['limits'][name] for record in races):,.0f}")
+        table.add_row(
+            name.removeprefix("matrix "), f"{statistics.median(record['limits'][name] for record in races):,.0f}"
+        )
     Console().print(table)
 
 
@@ -166,7 +169,7 @@ def main() -> None:
     plans = {
         "dropout": ("GPT-2, dropout 0.1", everyone, Spec("gpt2-course", dropout=0.1, **size)),
         "plain": ("GPT-2, no dropout", everyone, Spec("gpt2-course", **size)),
-        "2048": ("GPT-2, 2,048 tokens a step, no dropout", tuple(CONTESTANTS), Spec("gpt2-124m", **long)),
+        "2048": ("GPT-2, 2,048 tokens", tuple(CONTESTANTS), Spec("gpt2-124m", **long)),
         "experts": ("Llama 4, 16 experts", ("luthier", "transformers"), Spec("llama4", **size)),
     }
     if arguments.smoke:
