@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.architectures import gpt2, llama
-from luthier.generation.ahead import sample_ahead
+from luthier.generation.ahead import FirstThatKnows, sample_ahead
 from luthier.generation.draft import Draft, DraftGuesser
 from luthier.generation.generate import encode_prompts, evaluating, generate, new_rows
 from luthier.generation.reader import Reader
@@ -25,10 +25,8 @@ DRAFTS = {
 }
 
 
-def results_of(model, prompts, chosen, draft=None, *, endless=False):
+def results_of(model, prompts, chosen, draft=None):
     tokenizer = ByteTokenizer()
-    if endless:
-        tokenizer.eos_ids = ()
     return generate(model, tokenizer, encode_prompts(tokenizer, prompts), chosen, 48, draft)
 
 
@@ -76,16 +74,19 @@ def test_the_text_is_the_same_to_the_token(model, prompt, name, temperature, pen
     assert (result.ids, result.finish_reason) == (expected.ids, expected.finish_reason)
     assert result.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
     assert result.came_true <= result.guesses
-    if name == "itself" and result.finish_reason != "end":  # after the end, the rest of the guesses is not looked at
-        assert result.came_true == result.guesses
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_its_own_draft_is_always_right_and_saves_most_steps(model, temperature, steps):
     chosen = Settings(40, temperature=temperature, seed=3)
+    tokenizer = ByteTokenizer()
+    tokenizer.eos_ids = ()
+    [row] = new_rows(tokenizer, [[97, 98]], chosen, 48)
     draft = Draft(deepcopy(model), 48)
-    [result] = results_of(model, ["ab"], chosen, draft, endless=True)
-    assert result.came_true == result.guesses == 35
+    with torch.inference_mode(), evaluating(model), evaluating(draft.model):
+        guesser = DraftGuesser(draft, row, chosen)
+        list(sample_ahead(Reader(model, [row.prompt], row.room, vocab_size=257), row, chosen, guesser))
+    assert row.result.came_true == row.result.guesses == 35
     assert [count for asked, count in steps if asked is model] == [1, 4, 7, 13, 15]  # 40 tokens in all
 
 
@@ -114,12 +115,35 @@ def test_guesses_that_never_come_true_become_few(model, steps):
 
 
 def test_where_the_drafts_context_ends_it_guesses_no_more(model):
-    chosen = Settings(40, temperature=0)
-    model_with_less = DRAFTS["one that sees less"]
-    for length, some in ((23, True), (24, False), (40, False)):  # and the token that follows the prompt
-        [result] = results_of(model, ["x" * length], chosen, model_with_less)
-        assert (result.guesses > 0) == some
+    chosen, draft = Settings(40, temperature=0), DRAFTS["one that sees less"]  # 24 tokens
+    for length, guessed in ((22, 3), (24, 1), (25, 0), (40, 0)):
+        [row] = new_rows(ByteTokenizer(), [[120] * length], chosen, 48)
+        with torch.inference_mode(), evaluating(draft.model):
+            assert len(DraftGuesser(draft, row, chosen).guess(9)) == guessed
+        [result] = results_of(model, ["x" * length], chosen, draft)
         assert result.ids == results_of(model, ["x" * length], chosen)[0].ids
+
+
+def test_a_text_that_repeats_itself_is_looked_up_first():
+    class Known:
+        def __init__(self, tokens):
+            self.tokens, self.added = tokens, []
+
+        def add(self, token):
+            self.added.append(token)
+
+        def guess(self, most):
+            return self.tokens[:most]
+
+    knows, other = Known([]), Known([7, 8, 9])
+    both = FirstThatKnows(knows, other)
+    both.add(5)
+    assert knows.added == other.added == [5]
+    assert both.guess(2) == [7, 8]
+    knows.tokens = [1]
+    assert both.guess(2) == [1]
+    other.tokens = knows.tokens = []
+    assert both.guess(2) == []
 
 
 @pytest.mark.parametrize("more", [{"samples": 2}, {"beams": 2}])

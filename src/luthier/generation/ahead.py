@@ -33,6 +33,22 @@ class Guesser(Protocol):
         """The next tokens, at most so many; none where it does not know."""
 
 
+class FirstThatKnows:
+    """Asks several guessers, one after the other."""
+
+    def __init__(self, *guessers: Guesser) -> None:
+        self.guessers = guessers
+
+    def add(self, token: int) -> None:
+        """The text goes on."""
+        for guesser in self.guessers:
+            guesser.add(token)
+
+    def guess(self, most: int) -> list[int]:
+        """The next tokens, by the first that knows any."""
+        return next((found for guesser in self.guessers if (found := guesser.guess(most))), [])
+
+
 def sample_ahead(reader: Reader, row: Row, settings: Settings, guesser: Guesser) -> Iterator[tuple[Row, str]]:
     """Fill one row as `generate.sample` does, guessing more tokens the more came true before."""
     numbers = uniforms(settings.seed, 1, row.room).to(reader.device)  # (1, room)

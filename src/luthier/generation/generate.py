@@ -14,7 +14,7 @@ from torch import nn
 
 from luthier.errors import LuthierError
 from luthier.generation import look_up
-from luthier.generation.ahead import sample_ahead
+from luthier.generation.ahead import FirstThatKnows, sample_ahead
 from luthier.generation.beam import beam_search
 from luthier.generation.draft import Draft, DraftGuesser
 from luthier.generation.look_up import LookUp
@@ -83,8 +83,8 @@ def grow(
     """Fill rows (see `new_rows`) in one batch. Yields each piece of text with its row, as it comes.
 
     Beam search knows a text only at its end: then there is one piece a row. draft: a small model of the same
-    vocabulary, which guesses what comes next where there is one row and no beam search; the text is the same without
-    (see ahead.py).
+    vocabulary, which guesses what comes next where there is one row and no beam search, and the text does not repeat
+    what stands before; the text is the same without (see ahead.py).
     """
     if not rows:
         return
@@ -96,7 +96,8 @@ def grow(
         if settings.beams > 1:
             yield from beam_search(reader, rows, settings)
         elif draft is not None and len(rows) == 1:
-            yield from sample_ahead(reader, rows[0], settings, DraftGuesser(draft, rows[0], settings))
+            guesser = FirstThatKnows(LookUp(rows[0].prompt), DraftGuesser(draft, rows[0], settings))
+            yield from sample_ahead(reader, rows[0], settings, guesser)
         elif look_up.pays(reader, rows):
             yield from sample_ahead(reader, rows[0], settings, LookUp(rows[0].prompt))
         else:
