@@ -218,7 +218,7 @@ def test_a_draft_changes_nothing_but_is_counted(folder, capsys, tmp_path):
 
 
 def test_a_draft_with_another_vocabulary_is_refused(folder, capsys, tmp_path):
-    pieces = [*reversed(sorted(pre_tokenizers.ByteLevel.alphabet())), "<|endoftext|>"]
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=True), "<|endoftext|>"]
     backend = Backend(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
     config = llama.Config(257, 64, 32, 64, 1, 4, 2)
     LanguageModel(registry.build(config), Tokenizer(backend), config).save(tmp_path / "other")
