@@ -42,6 +42,20 @@ def test_training_is_the_same_to_the_last_bit(case, dtype):
         assert torch.equal(mine, theirs), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_tokens_that_pass_twice_are_counted_once(dtype):
+    plain, checkpointed = both(config=MIXTURE)
+    for subject in (plain, checkpointed):
+        subject.dtype = dtype
+        subject.model.train()
+        batch = subject.batches.next_batch()
+        subject.loss_sum(batch).backward()
+    for mine, theirs in zip(checkpointed.balancer.layers, plain.balancer.layers, strict=True):
+        assert int(mine.load.sum()) == batch.inputs.numel() * mine.experts_per_token
+        assert torch.equal(mine.load, theirs.load)
+        assert torch.equal(mine.input_sum, theirs.input_sum)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:The .grad attribute")  # the compiler's own
 @pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="no C++ compiler")
