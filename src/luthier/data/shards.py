@@ -87,7 +87,8 @@ class TokenShards:
         places = starts - self._starts[shards]
         inside = starts + length <= self._starts[shards + 1]
         if len(starts) and inside.all() and (shards == shards[0]).all():
-            return self._windows(int(shards[0]), length)[places]
+            taken: NDArray[Any] = self._windows(int(shards[0]), length)[places]
+            return taken
         rows = np.empty((len(starts), length), self._shards[0].dtype)
         for row, start, shard, place, whole in zip(
             rows, starts.tolist(), shards.tolist(), places.tolist(), inside.tolist(), strict=True

@@ -8,6 +8,7 @@ nothing joins. The metadata are taken as hostile: every type, length and id is c
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -107,7 +108,8 @@ def _vocabulary(fields: Mapping[str, Any]) -> Vocabulary:
     # unused tokens at the end only fill the embedding's rows up
     used = (number for number in range(len(tokens) - 1, -1, -1) if numbers[number] != Kind.UNUSED)
     size = 1 + max(next(used, 0), *given.values(), 0)
-    return Vocabulary(tokens[:size], [Kind(number) for number in numbers[:size]], given)
+    kinds = {kind.value: kind for kind in Kind}
+    return Vocabulary(tokens[:size], [kinds[number] for number in numbers[:size]], given)
 
 
 def _byte_level(fields: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[Backend, bool]:
@@ -129,15 +131,17 @@ def _byte_level(fields: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[Back
 
 def _merges(fields: Mapping[str, Any], ids: dict[str, int]) -> list[tuple[str, str]]:
     """The merges, each checked: the backend would panic over some wrong ones."""
-    merges: dict[tuple[str, str], None] = {}
-    for number, merge in enumerate(_list(fields, "merges", (str,))):
+    texts: list[str] = _list(fields, "merges", (str,))
+    merges = []
+    for number, merge in enumerate(texts):
         left, space, right = merge.partition(" ")
         if not space or left not in ids or right not in ids or left + right not in ids:
             raise LuthierError(f"merge {number} of the GGUF file, {merge!r:.80}, does not join two tokens to a third")
-        if (left, right) in merges:
-            raise LuthierError(f"merge {number} of the GGUF file, {merge!r:.80}, was there before")
-        merges[left, right] = None
-    return list(merges)
+        merges.append((left, right))
+    if len(set(texts)) < len(texts):
+        merge, _ = Counter(texts).most_common(1)[0]
+        raise LuthierError(f"merge {texts.index(merge)} of the GGUF file, {merge!r:.80}, comes more than once")
+    return merges
 
 
 def _sentencepiece(fields: Mapping[str, Any], vocabulary: Vocabulary) -> Backend:

@@ -75,7 +75,8 @@ class Words:
         words = first.findall(text)
         for pattern in others:
             words = [word for piece in words for word in pattern.findall(piece)]
-        return words if len("".join(words)) == len(text) else None
+        known = self._patterns[0] in (BYTE_LEVEL, EACH_DIGIT) and self._patterns[-1] == BYTE_LEVEL
+        return words if known or len("".join(words)) == len(text) else None  # these two leave nothing out
 
     def _for(self, limit: int) -> list[re.Pattern[str]]:
         patterns = self._patterns
