@@ -36,10 +36,12 @@ class WordIds(dict[str, bytes]):
         self._tokenize, self._byte_level = model.tokenize, byte_level
 
     def __missing__(self, word: str) -> bytes:
-        if self._byte_level:
-            text = (word if word.isascii() else word.encode().decode("latin-1")).translate(WRITTEN)
-        else:
+        if not self._byte_level:
             text = word
+        elif word.isascii() and word.isprintable():  # each byte is written as itself, but for spaces
+            text = word.replace(" ", BYTE_ALPHABET[32])
+        else:
+            text = word.encode().decode("latin-1").translate(WRITTEN)
         ids = array("I", map(ID, self._tokenize(text))).tobytes()
         if len(word) <= LONGEST_WORD:
             if len(self) >= MOST_WORDS:  # what is frequent is soon back

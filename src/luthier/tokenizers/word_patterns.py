@@ -32,14 +32,19 @@ ENDINGS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"  # of tiktoken's patterns
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"  # of Llama 4's
 ANY_CASE = "(?:'(?:[sSſtTmMdD]|[rR][eE]|[vV][eE]|[lL][lL]))"
 DIGITS = "<digits>"  # the class of the pre-tokenizer of that name
-# how published patterns begin, and the same for the same words, found faster
-LETTERS, MIXED = r"[^\r\n\p{L}\p{N}]?\p{L}+|", rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+"
-PLAIN = r" ?+[A-Z]?+[a-z]++(?![\p{Ll}\p{Lm}\p{Lo}\p{M}'])|"
-SOONER = {
-    f"{ENDINGS}|{LETTERS}": rf" \p{{L}}++|\p{{L}}++|{ENDINGS}|{LETTERS}",  # Llama 3, Qwen 2
-    f"{MIXED}{ENDINGS}?|": f"{PLAIN}{MIXED}{ENDINGS}?|",  # Llama 4
-    f"{MIXED}|": f"{PLAIN}{MIXED}|",  # Mistral's Tekken
+# how published patterns begin and end, and the same for the same words, found sooner
+ANY, BREAK, BLANK = r"[^\r\n\p{L}\p{N}]", r"[\r\n]++", r"[^\S\r\n]"
+PLAIN = r" ?+[A-Z]?+[a-z]++(?![\p{Ll}\p{Lm}\p{Lo}\p{M}'])"
+BEGINNINGS = {
+    rf"{ENDINGS}|{ANY}?\p{{L}}+|": rf" \p{{L}}++|\p{{L}}++|{ENDINGS}|{ANY}\p{{L}}++|",  # Llama 3, Qwen 2
+    **{  # Llama 4, and Mistral's Tekken, which has no endings
+        f"{mixed}|": rf"{PLAIN}|(?={ANY}?[\p{{L}}\p{{M}}])(?:{mixed})|"
+        for ending in (f"{ENDINGS}?", "")
+        for mixed in [f"{ANY}?{UPPER}*{LOWER}+{ending}|{ANY}?{UPPER}+{LOWER}*{ending}"]
+    },
 }
+SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+LINES = rf"|{BREAK}(?:{BLANK}*+{BREAK})*+|{BLANK}++{BREAK}(?:{BLANK}*+{BREAK})*+|\s+(?!\S)|\s+"
 KIND = rf"\\[pP]\{{[A-Z][a-z]?\}}|\\[sS]|{DIGITS}"
 EACH_DIGIT = f"{DIGITS}|[^{DIGITS}]+"
 ONE = r"\\x\{[0-9A-Fa-f]{1,6}\}|\\[rnt]|\\[^\w\s]"  # a character, written with a backslash
@@ -111,10 +116,10 @@ def words_of(backend: Backend) -> Words | None:
 
 def sooner(pattern: str) -> str:
     """The same words, found faster where that is known."""
-    for slow, fast in SOONER.items():
+    for slow, fast in BEGINNINGS.items():
         if pattern.startswith(slow):
-            return fast + pattern.removeprefix(slow)
-    return pattern
+            pattern = fast + pattern.removeprefix(slow)
+    return pattern.removesuffix(SPACES) + LINES if pattern.endswith(SPACES) else pattern
 
 
 def translated(pattern: str, limit: int) -> str:
