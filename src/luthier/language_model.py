@@ -112,9 +112,9 @@ class LanguageModel:
         samples: texts for each prompt, which then stand together; text i (from 0) is drawn with seed + i.
         beams: over 1, beam search for the likeliest text, which draws nothing; a text's log-probability is divided
         by its length ** length_penalty. use_cache: False reads the whole text again for each token, for the same text.
-        draft: a small model with the same tokenizer, which guesses what comes next so that several tokens are read at
-        once (arXiv 2211.17192): the same text, sooner where it guesses well (in bfloat16 without the compiled step
-        rounding may part them). For a single text without beam search; others are written as if there were none.
+        draft: a small model with the same tokenizer, or this one opened in 4 bits, which guesses what comes next so
+        that several tokens are read at once (arXiv 2211.17192): the same text, sooner where it guesses well. (In
+        bfloat16 without the compiled step rounding may part them.) It is asked for a single text without beam search.
 
         Raises a UsageError for a setting out of its range, and a LuthierError for a prompt that fills the context, or
         that is empty where the tokenizer has no token to begin a text with, and for a draft with another vocabulary.

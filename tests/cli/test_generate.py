@@ -208,7 +208,7 @@ def test_a_draft_changes_nothing_but_is_counted(folder, capsys, tmp_path):
     assert (code, out) == (0, plain)
     assert re.fullmatch(r"20 tokens in [\d.]+ s: [\d.]+ tokens/s, \d+ of \d+ guesses came true\n", err)
     _, _, err = run(capsys, folder, "Hello", *some, "--draft", folder)
-    assert int(re.search(r"(\d+) of \d+ guesses", err)[1]) > 10
+    assert int(re.search(r"(\d+) of \d+ guesses", err)[1]) > 5  # it guesses in few bits
     for several in (("--samples", "2"), ("--beams", "2")):
         _, plain, _ = run(capsys, folder, "Hello", *some, *several)
         code, out, err = run(capsys, folder, "Hello", *some, *several, "--draft", draft)
