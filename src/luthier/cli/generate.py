@@ -53,7 +53,8 @@ class Arguments:
     quantize: Quantize = "no"
     """The matrices in 8 or 4 bits, on the CPU: faster, smaller, less exact. 4 bits of a GGUF file stay as they are."""
     draft: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """A small model of the same tokenizer, or the same again: its guesses (in 4 bits on the CPU) can save time; the text stays."""
+    """A small model of the same tokenizer, or the same model: its guesses, in 4 bits on the CPU, can save time. The
+    text stays the same."""
 
 
 def main(arguments: list[str]) -> int:

@@ -41,7 +41,7 @@ def check_vocabulary(draft: Tokenizer, own: Tokenizer, name: str = "the draft") 
     first = min(number for number in theirs.keys() | ours.keys() if theirs.get(number) != ours.get(number))
     raise LuthierError(
         f"{name} has another vocabulary than the model: its token {first} is {theirs.get(first)!r}, the model's "
-        f"{ours.get(first)!r}. Take a draft that was trained with the model's own (luthier train --tokenizer MODEL)"
+        f"{ours.get(first)!r}. Take a draft trained with its tokenizer (luthier train --tokenizer MODEL)"
     )
 
 
