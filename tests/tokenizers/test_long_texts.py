@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Split, Whitespace
 from tokenizers.pre_tokenizers import Sequence as Steps
 
 from luthier.errors import LuthierError
-from luthier.tokenizers import gguf_words, word_ids
+from luthier.tokenizers import gguf_words, word_ids, word_patterns
 from luthier.tokenizers.load import load
 from luthier.tokenizers.tokenizer import Tokenizer
 from luthier.tokenizers.word_patterns import words_of
@@ -43,6 +43,14 @@ def all_kinds(kinds, gpt2_tokenizer) -> dict[str, Tokenizer]:
         words = gguf_words.words_of(name)
         made[name] = Tokenizer(backend_of(gpt2_tokenizer, words.pre_tokenizer, words.normalizer))
     return made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _all_planes_at_once():
+    """Texts with characters beyond the first plane are looked up from the first one on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(word_patterns, "RARE", 0)
+        yield
 
 
 def backend_of(tokenizer, pre_tokenizer, normalizer=None) -> Backend:
@@ -201,3 +209,11 @@ def test_sentencepiece_with_its_own_rules_of_normalising(tmp_path):
     tokenizer = load(tmp_path / "nfkc.model")
     assert tokenizer.encodes_words
     assert same(tokenizer, [*HOSTILE, TEXT[:5000]])
+
+
+def test_a_few_texts_beyond_the_first_plane_are_left_to_the_backend(kinds, monkeypatch):
+    monkeypatch.setattr(word_patterns, "RARE", 100)
+    tokenizer = Tokenizer(kinds["bpe"].backend)
+    words = words_of(tokenizer.backend)
+    assert [words.of("😀 ab" * 10) is None for _ in range(4)] == [True, True, False, False]
+    assert same(tokenizer, ["😀 ab" * 10] * 4)

@@ -22,6 +22,7 @@ Ranges = list[tuple[int, int]]  # the first and the last code of each run of cha
 ASCII, BMP, ALL = 0x7F, 0xFFFF, 0x10FFFF
 # where Unicode has characters; what lies between has none, or is for private use
 PLANES = ((0, 0xD7FF), (0xE000, BMP), (BMP + 1, 0x3FFFF), (0xE0000, 0xE0FFF))
+RARE = 2**19  # characters
 BEYOND = re.compile("[\U00040000-\U000dffff\U000e1000-\U0010ffff]")
 # GPT-2's, as ByteLevel has it. The kinds of words stand in the order that is fastest: most are letters after a space,
 # and no two kinds can begin at the same place
@@ -67,12 +68,13 @@ class Words:
 
     def __init__(self, patterns: list[str]) -> None:
         self._patterns = patterns
+        self._astral = 0  # characters of the texts that went beyond the first plane
         self._compiled: dict[int, list[re.Pattern[str]]] = {}
 
     def of(self, text: str) -> list[str] | None:
         """The words of a text; None where it has a character, or a place, that the patterns do not know."""
         limit = ASCII if text.isascii() else BMP if len(text.encode("utf-16-le", "replace")) == 2 * len(text) else ALL
-        if limit == ALL and BEYOND.search(text):
+        if limit == ALL and (self._is_rare(text) or BEYOND.search(text)):
             return None
         if limit not in self._compiled:
             self._compiled[limit] = self._for(limit)
@@ -82,6 +84,11 @@ class Words:
             words = [word for piece in words for word in pattern.findall(piece)]
         known = self._patterns[0] in (BYTE_LEVEL, EACH_DIGIT) and self._patterns[-1] == BYTE_LEVEL
         return words if known or len("".join(words)) == len(text) else None  # these two leave nothing out
+
+    def _is_rare(self, text: str) -> bool:
+        """Whether too few texts went beyond the first plane to ask the engine for the classes of 200,000 characters."""
+        self._astral += len(text)
+        return self._astral < RARE
 
     def _for(self, limit: int) -> list[re.Pattern[str]]:
         patterns = self._patterns
