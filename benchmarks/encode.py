@@ -32,7 +32,7 @@ from tokenizers import Tokenizer as Backend
 
 from luthier.data import python_docs
 from luthier.data.batches import RandomWindows
-from luthier.data.encoding import Encoding, cores
+from luthier.data.encoding import Encoding, cores, processes_for
 from luthier.data.shards import TokenShards
 from luthier.tokenizers import word_patterns
 from luthier.tokenizers.gguf_words import words_of
@@ -73,9 +73,9 @@ def ours(tokenizer: Tokenizer, chunks: list[str]) -> list[Any]:
 
 
 def ours_on_all_cores(tokenizer: Tokenizer, chunks: list[str]) -> list[Any]:
-    """In processes, where the tokenizer gains by them."""
+    """As `luthier data prepare` does: in processes, where the tokenizer and the length of the text gain by them."""
     batches = [chunks[i : i + BATCH] for i in range(0, len(chunks), BATCH)]
-    with Encoding(tokenizer, cores() if tokenizer.encodes_words else 0) as encoding:
+    with Encoding(tokenizer, processes_for(tokenizer, sum(map(len, chunks)))) as encoding:
         return [ids for _, rows in encoding.in_order(batches, list) for ids in rows]
 
 
