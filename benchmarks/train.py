@@ -31,17 +31,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from contestants import CONTESTANTS, CPU, Spec
+from contestants import CONTESTANTS, Spec
+from limits import BFLOAT16_PRODUCTS, LIMITS
 from luthier.architectures import registry
 from luthier.training.flops import flops_per_token
-from luthier.training.machine import matrix_product_peak, memory_bandwidth
 
-PRODUCTS = "matrix products, bfloat16, GFLOP/s"
-LIMITS = {
-    "matrix products, float32, GFLOP/s": lambda: matrix_product_peak(CPU, torch.float32) / 1e9,
-    PRODUCTS: lambda: matrix_product_peak(CPU, torch.bfloat16) / 1e9,
-    "reading memory, GB/s": lambda: memory_bandwidth() / 1e9,
-}
 TOGETHER = 1024  # tokens a step up to which all contestants fit into memory at once
 SCRIPT = Path(__file__).with_name("contestants.py")
 
@@ -117,7 +111,7 @@ def race(title: str, names: Sequence[str], spec: Spec, rounds: int, steps: int, 
     for racer in racers:
         speed = statistics.median(racer.rounds)
         record["contestants"][racer.name] = {
-            "tokens_per_second": speed, "peak_share": speed * flops / record["limits"][PRODUCTS] / 1e9,
+            "tokens_per_second": speed, "peak_share": speed * flops / record["limits"][BFLOAT16_PRODUCTS] / 1e9,
             "rounds": racer.rounds, "peak_memory": racer.peak_memory, "parameters": racer.parameters,
             "preparing_seconds": racer.preparing,
         }  # fmt: skip
@@ -146,9 +140,7 @@ def show(races: list[dict[str, Any]]) -> None:
             )  # fmt: skip
         table.add_section()
     for name in LIMITS:
-        table.add_row(
-            name.removeprefix("matrix "), f"{statistics.median(record['limits'][name] for record in races):,.0f}"
-        )
+        table.add_row(name, f"{statistics.median(record['limits'][name] for record in races):,.0f}")
     Console().print(table)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.architectures import gpt2, llama, llama4, registry
+from luthier.generation import ahead
 from luthier.generation.reader import Reader
 from luthier.model.position import RopeScaling
 from luthier.native import build
@@ -172,15 +173,17 @@ def test_a_prompt_is_the_same_with_more_threads(kind):
     assert found[0].equal(found[2])
 
 
-def test_tokens_read_at_once_are_those_read_one_by_one():
-    model = lively("llama", "int4")
-    tokens = torch.randint(128, (1, 20), generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("kind", ["plain", "int8", "int4"])
+def test_a_token_and_its_guesses_read_at_once_are_those_read_one_by_one(kind):
+    model = lively("llama", kind)
+    count = 1 + ahead.MOST
+    tokens = torch.randint(128, (1, 8 + count), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         some = reader(model, [tokens[0, :8].tolist()])
         some.logits()
-        at_once = some.step.logits(tokens[:, 8:], some.cache, [0], 12)
+        at_once = some.step.logits(tokens[:, 8:], some.cache, [0], count)
         some.truncate(8)
-        singly = [some.step.logits(tokens[:, i : i + 1], some.cache, [0], 1) for i in range(8, 20)]
+        singly = [some.step.logits(tokens[:, i : i + 1], some.cache, [0], 1) for i in range(8, 8 + count)]
     assert at_once.equal(torch.cat(singly, 1))
 
 
