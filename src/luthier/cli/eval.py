@@ -122,9 +122,10 @@ def runs(texts: Texts, tokenizer: Tokenizer) -> Iterator[Run]:
         chunks = list(cutter.push(piece.text))
         if piece.ends:
             chunks.append(cutter.finish())
-        for number, (chunk, ids) in enumerate(zip(chunks, cutter.encode(chunks), strict=True), 1):
+        rows = tokenizer.encode_arrays([chunk.before + chunk.text for chunk in chunks])
+        for number, (chunk, ids) in enumerate(zip(chunks, cutter.without_before(chunks, rows), strict=True), 1):
             ends = piece.ends and number == len(chunks)
-            yield run_of(tokenizer, ids, chunk.text, starts=starts, ends=ends)
+            yield run_of(tokenizer, ids.tolist(), chunk.text, starts=starts, ends=ends)
             starts = ends
 
 

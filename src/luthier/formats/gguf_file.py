@@ -94,7 +94,7 @@ class GGUFFile:
 
 
 def numbers_of(rows: Any, kind: NumberType) -> Tensor:
-    """Packed rows, uint8 (N, bytes) -> (N, numbers) float32. NotImplementedError or ValueError where there is no way."""
+    """Packed rows, uint8 (N, bytes) -> (N, numbers) float32. NotImplementedError or ValueError: there is no way."""
     if kind.name == "Q8_0":  # embeddings mostly are, and nobody is to wait for the package
         blocks = torch.from_numpy(np.ascontiguousarray(rows)).view(len(rows), -1, kind.block_bytes)
         scales = blocks[..., :2].contiguous().view(torch.float16)  # (N, blocks, 1)

@@ -78,7 +78,7 @@ class Reader:
         return logits[:, :, : self.vocab_size]
 
     def ends_of_pieces(self, begin: int) -> Iterator[int]:
-        """Where each piece ends of what comes from slot `begin` on. The texts of a batch share the tokens of a piece."""
+        """Where each piece ends of what comes from slot `begin` on. A batch shares the tokens of a piece."""
         piece = max(PIECE // len(self.padding), SMALLEST_PIECE)
         while self.slots - begin > piece:
             begin += piece

@@ -34,7 +34,7 @@ def quantize(model: Transformer, kind: Kind) -> Transformer:
         if four or fits(linear, four=False):
             bias = None if linear.bias is None else linear.bias.detach()
             replace(model, name, (Int4Linear if four else Int8Linear).of(linear.weight, bias))
-    return model
+    return model.eval()
 
 
 def is_quantised(model: Transformer) -> bool:
@@ -58,9 +58,8 @@ def fits(linear: nn.Linear, *, four: bool) -> bool:
 
 
 def replace(model: Transformer, name: str, module: nn.Module) -> None:
-    """Put a module in the place of a matrix. The model is in evaluation from now on."""
+    """Put a module in the place of a matrix."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
     if name == "output":
         model.tie_embeddings = False
-    model.eval()
