@@ -25,6 +25,8 @@ bench: $(VENV)/.measured
 	$(BIN)/python benchmarks/train.py --json runs/bench-train.json
 	$(BIN)/python benchmarks/time_to_loss.py --json runs/bench-time-to-loss.json
 	$(BIN)/python benchmarks/generate.py --json runs/bench-generate.json
+	$(BIN)/python benchmarks/long_prompts.py --json runs/bench-long-prompts.json
+	$(BIN)/python benchmarks/encode.py --json runs/bench-encode.json
 
 clean:
 	rm -rf $(VENV)
