@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
-
-from luthier.cli.opening import Device, NumberType, Quantize, open_model
 
 ABOUT = """Try the laws of a language model on a model or a run, and check the sums of its files.
 
@@ -24,24 +22,26 @@ class Arguments:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """A training run, or any model that opens."""
-    device: Device = "cpu"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"
     """Where to compute."""
-    dtype: NumberType = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Number type to compute in; auto takes that of the model's file. float32 sees the smallest leaks."""
-    quantize: Quantize = "no"
-    """Try the laws on the model with its matrices in 8 or 4 bits, the rest in bfloat16; on a CPU."""
 
 
 def main(arguments: list[str]) -> int:
     """Print a table of passes and figures."""
     given = tyro.cli(Arguments, prog="luthier verify", description=ABOUT, args=arguments)
+    import torch
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from luthier.language_model import load
     from luthier.run.verify import verify
+    from luthier.training.machine import choose_device
 
-    lm = open_model(given.model, given.device, given.dtype if given.quantize == "no" else "auto", given.quantize)
+    dtype = None if given.dtype == "auto" else getattr(torch, given.dtype)
+    lm = load(given.model, device=choose_device(given.device), dtype=dtype)
     table = Table(show_header=False, box=None, pad_edge=False)
     failed = 0
     for check in verify(Path(given.model), lm):

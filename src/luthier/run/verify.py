@@ -18,7 +18,6 @@ from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel, load
 from luthier.model.cache import KVCache
 from luthier.model.transformer import Transformer
-from luthier.quantize.quantize import is_quantised
 from luthier.run.folder import RunFolder
 from luthier.training.checkpoint import read_state
 
@@ -59,8 +58,7 @@ def verify(path: Path, lm: LanguageModel) -> Iterator[Check]:
         allowed = TOLERANCE[lm.dtype] * max(1.0, whole.std().item())
         for name, law in laws.items():
             yield within(name, law(lm.model, tokens), allowed)
-        if not is_quantised(lm.model):  # which is a way of reading a model, and is not saved
-            yield save_and_load(lm, tokens, whole, allowed)
+        yield save_and_load(lm, tokens, whole, allowed)
     yield check_tokenizer(lm)
 
 
