@@ -31,7 +31,9 @@ def open_model(path: str, device: Device, dtype: NumberType, quantize: Quantize 
         number_type = None if dtype == "auto" else getattr(torch, dtype)
         if quantize == "no":
             return load(path, device=choose_device(device), dtype=number_type)
-        return load(path, device="cpu" if device == "auto" else choose_device(device), dtype=number_type, quantize=quantize)
+        return load(
+            path, device="cpu" if device == "auto" else choose_device(device), dtype=number_type, quantize=quantize
+        )
 
 
 @contextmanager
