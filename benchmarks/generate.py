@@ -16,8 +16,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from child import Child
 from limits import CPU, LIMITS
 from luthier.model_files import kinds
 from smollm2 import smollm2
@@ -81,35 +80,14 @@ class Speaker:
 
     def start(self) -> None:
         """Open the model."""
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), self.name, str(self.path), str(self.threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
-        )  # fmt: skip
-        self.preparing = self.listen()["preparing"]
+        self.child = Child(SCRIPT, self.name, str(self.path), str(self.threads), threads=self.threads, silent=True)
+        self.preparing = self.child.listen()["preparing"]
 
     def do(self, task: Task) -> None:
         """A round of a task."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"task": task.task, "prompts": task.prompts, "new": task.new}) + "\n")
-        self.process.stdin.flush()
-        found = self.listen()
+        found = self.child.ask(json.dumps({"task": task.task, "prompts": task.prompts, "new": task.new}))
         self.rounds.setdefault(task.title, []).append(task.tokens / found["seconds"])
         self.peak_memory = found["peak_memory"]
-
-    def listen(self) -> dict[str, Any]:
-        """The next answer; what libraries print is passed over."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("answer:"):
-                record: dict[str, Any] = json.loads(line.removeprefix("answer:"))
-                return record
-        raise SystemExit(f"{self.name} stopped with exit code {self.process.wait()}")
-
-    def stop(self) -> None:
-        """End it: llama.cpp's own end may hang."""
-        self.process.kill()
-        self.process.wait()
 
 
 def tasks(path: Path, *, smoke: bool) -> list[Task]:
@@ -157,8 +135,8 @@ def race(path: Path, rounds: int, threads: int, *, smoke: bool, only: str = "") 
             loads.append(os.getloadavg()[0])
     finally:
         for speaker in speakers.values():
-            if hasattr(speaker, "process"):
-                speaker.stop()
+            if hasattr(speaker, "child"):
+                speaker.child.stop()
     return {
         "file": path.name,
         "machine": {"processor": platform.processor(), "threads": threads, "torch": torch.__version__, "loads": loads},

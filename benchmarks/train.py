@@ -17,11 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from child import Child
 from contestants import CONTESTANTS, Spec
 from limits import BFLOAT16_PRODUCTS, LIMITS
 from luthier.architectures import registry
@@ -52,37 +50,15 @@ class Racer:
 
     def start(self) -> None:
         """Load, compile, warm up."""
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), self.name, json.dumps(asdict(self.spec))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-        ready = self.listen()
+        self.child = Child(SCRIPT, self.name, json.dumps(asdict(self.spec)), threads=self.threads)
+        ready = self.child.listen()
         self.parameters, self.preparing = ready["parameters"], ready.get("preparing", 0.0)
 
     def race(self, steps: int) -> None:
         """A round."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        result = self.listen()
+        result = self.child.ask(str(steps))
         self.rounds.append(self.spec.tokens / statistics.median(result["seconds"]))
         self.peak_memory = result["peak_memory"]
-
-    def listen(self) -> dict[str, Any]:
-        """The next answer; what libraries print is passed over."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("answer:"):
-                record: dict[str, Any] = json.loads(line.removeprefix("answer:"))
-                return record
-        raise SystemExit(f"{self.name} stopped with exit code {self.process.wait()}")
-
-    def stop(self) -> None:
-        """Let it end."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def race(title: str, names: Sequence[str], spec: Spec, rounds: int, steps: int, threads: int) -> dict[str, Any]:
@@ -101,8 +77,8 @@ def race(title: str, names: Sequence[str], spec: Spec, rounds: int, steps: int, 
                     limits[name].append(measure())
         finally:
             for racer in group:
-                if hasattr(racer, "process"):
-                    racer.stop()
+                if hasattr(racer, "child"):
+                    racer.child.stop()
     record: dict[str, Any] = {"title": title, "spec": asdict(spec), "rounds": rounds, "steps": steps}
     record["limits"] = {name: statistics.median(found) for name, found in limits.items()}
     flops = flops_per_token(registry.build_on_meta(spec.config()), spec.context_length)

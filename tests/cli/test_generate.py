@@ -41,15 +41,6 @@ def save_model(folder, eos="<|endoftext|>", n_layers=2):
     return str(folder)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny products: a second thread costs more than it brings, far more on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("model") / "llama")

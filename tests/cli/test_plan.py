@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from luthier.cli.main import main
 from luthier.run import forecast
@@ -23,10 +22,6 @@ def _quick(tmp_path, monkeypatch):
     monkeypatch.setattr(console, "width", 120)
     monkeypatch.setattr(forecast, "matrix_product_peak", lambda device, dtype: 1e11)
     Path("book.txt").write_text("ka lo mi " * 400, encoding="utf-8")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def table(capsys, *arguments: str) -> dict[str, str]:

@@ -33,14 +33,6 @@ def _elsewhere(tmp_path, monkeypatch):
     Path("book.txt").write_text(" ".join(words), encoding="utf-8")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def options(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     """Each option that --help shows, with its default."""
     assert main(["train", *arguments, "--help"]) == 0

@@ -6,20 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from luthier.figures.models import Models
 
 os.environ.setdefault("MPLBACKEND", "agg")
 TEXT = "The function returns a new list of items in the string , and raises an error if 1 or 22 is empty ."
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="package")

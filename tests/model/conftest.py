@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -47,15 +46,6 @@ def enliven(model: torch.nn.Module, seed: int = 1) -> None:
         else:
             fan_in = weight.shape[-2] if weight.ndim == 3 else 1 if "embedding" in name else weight.shape[-1]
             weight.copy_(1.5 * noise * fan_in**-0.5)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On tiny tensors a second thread only waits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session", params=list(TINY))

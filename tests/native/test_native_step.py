@@ -29,14 +29,6 @@ CONFIGS = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="module")
 def _compiled():
     if build.library() is None:
         pytest.skip("this machine has no compiler, or no AVX-512 with bfloat16")
