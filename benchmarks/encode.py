@@ -34,12 +34,12 @@ from luthier.data import python_docs
 from luthier.data.batches import RandomWindows
 from luthier.data.encoding import Encoding, cores, processes_for
 from luthier.data.shards import TokenShards
-from luthier.tokenizers import word_patterns
-from luthier.tokenizers.gguf_words import words_of
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.core.train import characters, train_bpe
+from luthier.tokenizers.formats.gguf_words import words_of
+from luthier.tokenizers.formats.tiktoken_model import LLAMA3_WORDS, LLAMA4_WORDS
 from luthier.tokenizers.load import load
-from luthier.tokenizers.tiktoken_model import LLAMA3_WORDS, LLAMA4_WORDS
-from luthier.tokenizers.tokenizer import Tokenizer
-from luthier.tokenizers.train import characters, train_bpe
+from luthier.tokenizers.words import word_patterns
 
 CHUNK, BATCH = 1 << 16, 16  # characters, and chunks that go to a process at once
 TRAINED = 8192  # tokens of the vocabulary that is trained here

@@ -35,7 +35,7 @@ from luthier.data.shards import TokenShards
 from luthier.data.sources import Texts
 from luthier.model.loss import IGNORE
 from luthier.run.plan import Plan, read_recipe, resolve, with_vocabulary
-from luthier.tokenizers.train import characters
+from luthier.tokenizers.core.train import characters
 from luthier.training.loop import Trainer
 from luthier.training.machine import choose_device, has_fast_bfloat16, keep_freed_memory
 

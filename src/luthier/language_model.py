@@ -27,7 +27,7 @@ from luthier.model.transformer import Transformer
 from luthier.model_files import hub, kinds, quantized
 from luthier.model_files.weights import Opened, Watch, silent
 from luthier.quantize.quantize import Kind, is_quantised
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 
 class LanguageModel:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 
 from luthier.architectures import llama, registry
 from luthier.language_model import LanguageModel
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 TURNS = ("<|im_start|>", "<|im_end|>")
 

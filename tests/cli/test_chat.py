@@ -20,7 +20,7 @@ from luthier.cli import chat
 from luthier.cli.main import main
 from luthier.generation.conversation import Conversation
 from luthier.generation.settings import Settings
-from luthier.tokenizers.chat_template import template_of
+from luthier.tokenizers.chat.chat_template import template_of
 
 PROMPT = "\x1b[?2004h"  # how prompt_toolkit begins to read a line
 NO_PROMPT = "\x1b[?2004l"

@@ -121,7 +121,7 @@ def test_what_cannot_be_compared_is_one_line(model, tmp_path):
 
 
 def test_other_tokens_are_an_error_that_says_where(model, tmp_path):
-    from luthier.tokenizers.train import train_bpe
+    from luthier.tokenizers.core.train import train_bpe
 
     tokenizer = train_bpe(["Hello, you there " * 20], 258)
     config = llama.Config(tokenizer.vocab_size, 128, 32, 64, 2, 4, 2)

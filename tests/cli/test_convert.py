@@ -10,7 +10,7 @@ from luthier.architectures import llama, llama4, registry
 from luthier.cli.main import main
 from luthier.errors import LuthierError, UsageError
 from luthier.language_model import LanguageModel
-from luthier.tokenizers.train import train_bpe
+from luthier.tokenizers.core.train import train_bpe
 
 
 @pytest.fixture(scope="module")

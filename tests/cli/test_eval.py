@@ -15,7 +15,7 @@ from luthier.data import chunks
 from luthier.data.sources import Texts
 from luthier.evaluation.perplexity import score
 from luthier.evaluation.windows import runs_of
-from luthier.tokenizers.train import train_bpe
+from luthier.tokenizers.core.train import train_bpe
 
 TEXT = "Où est Paris ? In France, 東京 is elsewhere.\nA line follows a line.\n" * 12
 

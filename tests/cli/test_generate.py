@@ -18,7 +18,7 @@ from luthier.cli.main import main
 from luthier.cli.screen import BOLD, PLAIN
 from luthier.generation.settings import Settings
 from luthier.language_model import LanguageModel
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 
 def byte_tokenizer(eos):

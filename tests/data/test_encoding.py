@@ -16,8 +16,8 @@ from luthier.data.encoding import COMMAND, Encoding, Process, processes_for
 from luthier.data.prepare import prepare
 from luthier.data.shards import open_tokens
 from luthier.errors import LuthierError
-from luthier.tokenizers.tokenizer import Tokenizer
-from luthier.tokenizers.train import characters, train_bpe
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.core.train import characters, train_bpe
 
 from .small_tokenizers import WORDS
 
@@ -83,7 +83,7 @@ def test_a_process_ends_with_the_one_that_started_it():
     code = (
         "import os, sys\n"
         "from luthier.data.encoding import Process\n"
-        "from luthier.tokenizers.train import train_bpe\n"
+        "from luthier.tokenizers.core.train import train_bpe\n"
         "process = Process(train_bpe(['ab ab'], 260))\n"
         "assert process.ask(['ab'])\n"
         "print(process.popen.pid, flush=True)\n"
@@ -124,7 +124,7 @@ def test_half_a_surrogate_pair_is_an_error_that_says_where(bpe):
 
 def test_the_process_does_not_load_torch():
     code = f"import sys; sys.argv = {COMMAND[3:]}; import luthier.data.encoding_process as m\n"
-    code += "import luthier.tokenizers.tokenizer\nprint('torch' in sys.modules)"
+    code += "import luthier.tokenizers.core.tokenizer\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

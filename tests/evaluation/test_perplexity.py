@@ -17,7 +17,7 @@ from luthier.errors import LuthierError, UsageError
 from luthier.evaluation import perplexity
 from luthier.evaluation.perplexity import Blocks, score
 from luthier.evaluation.windows import Run, limited, runs_of, windows
-from luthier.tokenizers.train import characters, train_bpe
+from luthier.tokenizers.core.train import characters, train_bpe
 
 law = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 CONFIGS = {

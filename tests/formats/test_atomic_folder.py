@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.errors import LuthierError
-from luthier.formats.atomic_folder import STAGING, replacing
+from luthier.files.atomic_folder import STAGING, replacing
 
 
 def save(folder, **files):

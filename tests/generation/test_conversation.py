@@ -16,9 +16,9 @@ from luthier.generation import conversation as module
 from luthier.generation.conversation import Conversation
 from luthier.generation.generate import generate
 from luthier.generation.settings import Settings
-from luthier.tokenizers import template_sandbox
-from luthier.tokenizers.chat_template import FOLDER, ChatTemplate
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.chat import template_sandbox
+from luthier.tokenizers.chat.chat_template import FOLDER, ChatTemplate
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 TURNS = ("<|im_start|>", "<|im_end|>")
 FEW = Settings(max_new_tokens=6, temperature=0)

@@ -15,7 +15,7 @@ from inspect_pages import attention_of, data_of
 from luthier.architectures import llama4
 from luthier.architectures.registry import build
 from luthier.inspect.page import make_page
-from luthier.tokenizers.train import train_bpe
+from luthier.tokenizers.core.train import train_bpe
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")

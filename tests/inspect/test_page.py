@@ -16,7 +16,7 @@ from luthier.errors import LuthierError
 from luthier.inspect import page as module
 from luthier.inspect import record
 from luthier.inspect.page import make_page, room
-from luthier.tokenizers.train import train_bpe
+from luthier.tokenizers.core.train import train_bpe
 
 TEXT = '</script><script>alert("1")</script> <img src=x onerror=alert(2)> & {{ 7 * 7 }} \u2028'
 

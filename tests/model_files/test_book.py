@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from luthier.architectures.gpt2 import Config
 from luthier.errors import LuthierError
 from luthier.model_files import book
-from luthier.tokenizers.gpt2 import package_folder
+from luthier.tokenizers.formats.gpt2 import package_folder
 
 CPU = torch.device("cpu")
 SIZES = {"vocab_size": 61, "context_length": 24, "emb_dim": 128, "n_heads": 2, "n_layers": 2, "drop_rate": 0.2}

@@ -15,7 +15,7 @@ from gguf_models import CONFIGS, random_model
 
 from luthier.model_files import gguf
 from luthier.model_files.weights import Opened
-from luthier.tokenizers.train import train_bpe
+from luthier.tokenizers.core.train import train_bpe
 
 pytestmark = [
     pytest.mark.slow,

@@ -22,7 +22,7 @@ from luthier.formats.gguf_file import GGUFFile
 from luthier.model.position import RopeScaling
 from luthier.model_files import gguf
 from luthier.model_files.weights import Opened
-from luthier.tokenizers.train import train_bpe
+from luthier.tokenizers.core.train import train_bpe
 
 CPU = torch.device("cpu")
 TOKENS = torch.arange(40)[None]

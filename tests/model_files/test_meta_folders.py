@@ -19,10 +19,10 @@ from luthier.errors import LuthierError, UsageError
 from luthier.formats.pth_files import PthFile
 from luthier.model_files import hugging_face, meta
 from luthier.model_files.weights import Opened
+from luthier.tokenizers.core.train import characters
+from luthier.tokenizers.formats.tiktoken_model import FAMILIES as FAMILIES_OF_TOKENIZERS
+from luthier.tokenizers.formats.tiktoken_model import build, read_tiktoken
 from luthier.tokenizers.load import load as load_tokenizer
-from luthier.tokenizers.tiktoken_model import FAMILIES as FAMILIES_OF_TOKENIZERS
-from luthier.tokenizers.tiktoken_model import build, read_tiktoken
-from luthier.tokenizers.train import characters
 from parity.peers import MODELS, llama, llama4, tokens, twin
 from writers.meta import write_meta_folder
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from luthier.architectures.gpt2 import Config
 from luthier.errors import LuthierError
 from luthier.model_files import hugging_face, openai
-from luthier.tokenizers.gpt2 import package_folder
+from luthier.tokenizers.formats.gpt2 import package_folder
 from parity.peers import VOCAB, gpt2, tokens
 from writers.tensorflow import write_openai_folder
 

@@ -12,7 +12,7 @@ from luthier.language_model import LanguageModel
 from luthier.model_files.tokenizer import open_tokenizer
 from luthier.run.corpus import make_tokenizer
 from luthier.run.plan import resolve
-from luthier.tokenizers.train import train_bpe
+from luthier.tokenizers.core.train import train_bpe
 
 TEXT = "Hello world, hello wide world"
 

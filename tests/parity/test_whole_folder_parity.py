@@ -16,7 +16,7 @@ import luthier
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 VOCABULARY = ["<|begin|>", "<|end|>", "<|turn|>", *"abcdefghijklmnopqrstuvwxyz .,"]
 SIZE = len(VOCABULARY)

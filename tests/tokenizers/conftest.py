@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hostile_texts import TEXT, sentencepiece_model, tiktoken_file
 
-from luthier.tokenizers.gpt2 import gpt2
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.core.train import characters, train_bpe
+from luthier.tokenizers.formats.gpt2 import gpt2
+from luthier.tokenizers.formats.tiktoken_model import read_tiktoken
 from luthier.tokenizers.load import load
-from luthier.tokenizers.tiktoken_model import read_tiktoken
-from luthier.tokenizers.tokenizer import Tokenizer
-from luthier.tokenizers.train import characters, train_bpe
 
 
 @pytest.fixture(scope="session")

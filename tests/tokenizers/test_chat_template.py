@@ -16,9 +16,9 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from luthier.errors import LuthierError
-from luthier.tokenizers import template_sandbox
-from luthier.tokenizers.chat_template import BUILT_IN, FOLDER, ChatTemplate, template_of
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.chat import template_sandbox
+from luthier.tokenizers.chat.chat_template import BUILT_IN, FOLDER, ChatTemplate, template_of
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 TURNS = {
     "chatml": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),

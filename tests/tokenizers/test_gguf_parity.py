@@ -16,11 +16,11 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from luthier.formats.gguf_file import GGUFFile
-from luthier.tokenizers.gguf_vocabulary import from_gguf, to_gguf
-from luthier.tokenizers.gguf_words import NAMES, words_of
-from luthier.tokenizers.pieces import BYTE_ALPHABET
-from luthier.tokenizers.tokenizer import Tokenizer
-from luthier.tokenizers.train import characters
+from luthier.tokenizers.core.pieces import BYTE_ALPHABET
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.core.train import characters
+from luthier.tokenizers.formats.gguf_vocabulary import from_gguf, to_gguf
+from luthier.tokenizers.formats.gguf_words import NAMES, words_of
 
 pytestmark = pytest.mark.slow
 

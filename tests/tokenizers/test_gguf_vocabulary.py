@@ -13,13 +13,13 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.gguf_vocabulary import from_gguf, to_gguf
-from luthier.tokenizers.gguf_words import NAMES, name_of, words_of
+from luthier.tokenizers.core.pieces import BYTE_ALPHABET, BYTE_OF
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.core.train import characters, train_bpe
+from luthier.tokenizers.formats.gguf_vocabulary import from_gguf, to_gguf
+from luthier.tokenizers.formats.gguf_words import NAMES, name_of, words_of
+from luthier.tokenizers.formats.tiktoken_model import LLAMA3_WORDS
 from luthier.tokenizers.load import load
-from luthier.tokenizers.pieces import BYTE_ALPHABET, BYTE_OF
-from luthier.tokenizers.tiktoken_model import LLAMA3_WORDS
-from luthier.tokenizers.tokenizer import Tokenizer
-from luthier.tokenizers.train import characters, train_bpe
 
 KINDS = ["characters", "bpe", "gpt2", "llama3", "llama4", "sentencepiece bpe"]
 PIECES = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "byte_fallback": True}

@@ -15,8 +15,8 @@ from hostile_texts import HOSTILE, any_text, law
 from hypothesis import given
 
 from luthier.errors import LuthierError
-from luthier.tokenizers import gpt2 as gpt2_module
-from luthier.tokenizers.gpt2 import gpt2, package_folder
+from luthier.tokenizers.formats import gpt2 as gpt2_module
+from luthier.tokenizers.formats.gpt2 import gpt2, package_folder
 from luthier.tokenizers.load import load
 
 PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""  # of OpenAI's encoder.py

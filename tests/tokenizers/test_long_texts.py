@@ -15,10 +15,11 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Split, Whitespace
 from tokenizers.pre_tokenizers import Sequence as Steps
 
 from luthier.errors import LuthierError
-from luthier.tokenizers import gguf_words, word_ids, word_patterns
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.formats import gguf_words
 from luthier.tokenizers.load import load
-from luthier.tokenizers.tokenizer import Tokenizer
-from luthier.tokenizers.word_patterns import words_of
+from luthier.tokenizers.words import word_ids, word_patterns
+from luthier.tokenizers.words.word_patterns import words_of
 
 WAYS = [name for name in sorted(set(gguf_words.NAMES.values())) if name != "default"]
 BY_WORDS = ["bpe", "gpt2", "llama3", "llama4", "sentencepiece bpe", *WAYS]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.errors import LuthierError
+from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.load import load
-from luthier.tokenizers.tokenizer import Tokenizer
 
 LLAMA2 = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "byte_fallback": True}
 MODELS = {

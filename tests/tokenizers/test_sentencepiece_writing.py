@@ -9,9 +9,9 @@ import sentencepiece
 from hostile_texts import HOSTILE, TEXT, any_text, law, sentencepiece_model
 from hypothesis import given
 
+from luthier.tokenizers.formats.sentencepiece_model import read_sentencepiece
+from luthier.tokenizers.formats.sentencepiece_writing import sentencepiece_file
 from luthier.tokenizers.load import load
-from luthier.tokenizers.sentencepiece_model import read_sentencepiece
-from luthier.tokenizers.sentencepiece_writing import sentencepiece_file
 
 PLAIN = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "byte_fallback": True}
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.errors import LuthierError
+from luthier.tokenizers.formats.tiktoken_model import FAMILIES, read_tiktoken
 from luthier.tokenizers.load import load
-from luthier.tokenizers.tiktoken_model import FAMILIES, read_tiktoken
 
 # as Meta wrote them: an independent copy to compare with
 PATTERNS = {

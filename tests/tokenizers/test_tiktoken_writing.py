@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hostile_texts import HOSTILE
 
+from luthier.tokenizers.formats.tiktoken_model import FAMILIES, read_tiktoken
+from luthier.tokenizers.formats.tiktoken_writing import tiktoken_file
 from luthier.tokenizers.load import load
-from luthier.tokenizers.tiktoken_model import FAMILIES, read_tiktoken
-from luthier.tokenizers.tiktoken_writing import tiktoken_file
 
 
 @pytest.mark.parametrize("family", FAMILIES)

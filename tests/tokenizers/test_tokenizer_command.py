@@ -7,9 +7,9 @@ from hostile_texts import TEXT
 from llama_cpp import write_vocabulary
 
 from luthier.cli.main import main
-from luthier.tokenizers.gguf_vocabulary import to_gguf
+from luthier.tokenizers.core.train import characters, train_bpe
+from luthier.tokenizers.formats.gguf_vocabulary import to_gguf
 from luthier.tokenizers.load import load
-from luthier.tokenizers.train import characters, train_bpe
 
 
 @pytest.fixture

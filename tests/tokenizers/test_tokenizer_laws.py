@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.tokenizer import Tokenizer
-from luthier.tokenizers.train import characters
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.core.train import characters
 
 KINDS = ["characters", "bpe", "gpt2", "llama3", "llama4", "sentencepiece bpe", "sentencepiece unigram"]
 each_kind = pytest.mark.parametrize("kind", KINDS)

@@ -11,9 +11,9 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from luthier.errors import LuthierError
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.core.train import characters, train_bpe
 from luthier.tokenizers.load import load
-from luthier.tokenizers.tokenizer import Tokenizer
-from luthier.tokenizers.train import characters, train_bpe
 
 KINDS = ["characters", "bpe", "gpt2", "llama3", "llama4", "sentencepiece bpe", "sentencepiece unigram"]
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.errors import LuthierError, UsageError
-from luthier.tokenizers.train import characters, train_bpe
+from luthier.tokenizers.core.train import characters, train_bpe
 
 
 def test_characters_are_sorted_after_the_end_token():
@@ -70,7 +70,7 @@ def test_bpe_stops_where_no_pair_occurs_twice():
 
 
 def test_training_is_the_same_in_another_process():
-    code = "from hostile_texts import TEXT; from luthier.tokenizers.train import train_bpe as train; "
+    code = "from hostile_texts import TEXT; from luthier.tokenizers.core.train import train_bpe as train; "
     code += "print(train([TEXT], 500).fingerprint)"
     here = Path(__file__).parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here)

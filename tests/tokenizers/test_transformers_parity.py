@@ -7,9 +7,9 @@ from hostile_texts import HOSTILE, TEXT, any_text, law
 from hypothesis import given
 from transformers import AutoTokenizer
 
+from luthier.tokenizers.core.train import characters, train_bpe
+from luthier.tokenizers.formats.sentencepiece_writing import sentencepiece_file
 from luthier.tokenizers.load import load
-from luthier.tokenizers.sentencepiece_writing import sentencepiece_file
-from luthier.tokenizers.train import characters, train_bpe
 
 KINDS = ["characters", "bpe", "gpt2", "llama3", "llama4", "sentencepiece bpe", "sentencepiece unigram"]
 

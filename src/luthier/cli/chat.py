@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
     lm = open_model(given.model, given.device, given.dtype, given.quantize)
 
     from luthier.generation.conversation import Conversation
-    from luthier.tokenizers.chat_template import template_of
+    from luthier.tokenizers.chat.chat_template import template_of
 
     template = template_of(lm.tokenizer, given.template)
     draft = open_draft(given.draft, lm)

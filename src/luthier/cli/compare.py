@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
     found = compare(a.model, b.model, tokens)
     show(found, given.tolerance, [escaped(a, token) for token in tokens])
     if given.json is not None:
-        from luthier.tokenizers.files import write
+        from luthier.tokenizers.core.files import write
 
         write(given.json, json.dumps(numbers(given, found, tokens), indent=2, allow_nan=False) + "\n")
     return 0

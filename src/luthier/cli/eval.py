@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from luthier.evaluation.perplexity import Score
     from luthier.evaluation.windows import Run
     from luthier.language_model import LanguageModel
-    from luthier.tokenizers.tokenizer import Tokenizer
+    from luthier.tokenizers.core.tokenizer import Tokenizer
 
 ABOUT = """Score a text with models: loss (nats a token, with its standard error), perplexity, bits per byte, tokens/s.
 The text comes last: a file, a folder, a glob, or a corpus by name (luthier data list). Models whose tokenizers differ
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
     records = [evaluate(model, texts, given) for model in models]
     show(records)
     if given.json is not None:
-        from luthier.tokenizers.files import write
+        from luthier.tokenizers.core.files import write
 
         write(given.json, json.dumps({"data": data, "models": records}, indent=2, allow_nan=False) + "\n")
     return 0

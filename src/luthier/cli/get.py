@@ -13,7 +13,7 @@ import tyro
 from luthier.data.download import download
 from luthier.data.progress import progress
 from luthier.errors import LuthierError, UsageError
-from luthier.tokenizers.gpt2 import SHA256
+from luthier.tokenizers.formats.gpt2 import SHA256
 
 SOURCE = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 SIZES = {"gpt2-124m": "124M", "gpt2-355m": "355M", "gpt2-774m": "774M", "gpt2-1558m": "1558M"}
@@ -98,7 +98,7 @@ def check(name: str, folder: Path) -> None:
     """Hold a folder against the model that it must be, and all its numbers against their checksums."""
     from luthier.architectures import registry
     from luthier.architectures.names.openai.gpt2 import read_config
-    from luthier.formats.json_files import read_json
+    from luthier.files.json_files import read_json
     from luthier.formats.tensorflow_bundle import TensorFlowBundle
 
     config = read_config(read_json(folder / "hparams.json"))

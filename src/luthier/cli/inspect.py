@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     text = read_stdin() if given.text == "-" else given.text
     lm = open_model(given.model, given.device, given.dtype, given.quantize)
 
-    from luthier.formats.atomic_file import replacing_file
+    from luthier.files.atomic_file import replacing_file
     from luthier.generation.generate import encode_prompts
     from luthier.inspect.page import make_page, room
 

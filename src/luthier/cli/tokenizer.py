@@ -16,7 +16,7 @@ from luthier.data.text import Invalid, Normalisation
 from luthier.errors import UsageError
 
 if TYPE_CHECKING:
-    from luthier.tokenizers.tokenizer import Tokenizer
+    from luthier.tokenizers.core.tokenizer import Tokenizer
 
 VOCAB_SIZE = 4096
 COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_magenta", "black on bright_green")
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _train(chosen: Train) -> int:
-    from luthier.tokenizers.train import characters, train_bpe
+    from luthier.tokenizers.core.train import characters, train_bpe
 
     if (chosen.out / "config.json").exists():
         raise UsageError(f"{chosen.out} holds a model, which would not know a new tokenizer: choose another --out")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from luthier.data.encoding_process import DONE, IDS, parted, question, receive, send
 from luthier.errors import LuthierError
-from luthier.tokenizers.tokenizer import check
+from luthier.tokenizers.core.tokenizer import check
 
 Rows = list[NDArray[np.uint32]]
 Batch = TypeVar("Batch")

@@ -64,7 +64,7 @@ def main() -> None:
     from tokenizers import Tokenizer as Backend
 
     from luthier.errors import LuthierError
-    from luthier.tokenizers.tokenizer import Tokenizer
+    from luthier.tokenizers.core.tokenizer import Tokenizer
 
     asked, answers = sys.stdin.buffer, sys.stdout.buffer
     tokenizer = Tokenizer(Backend.from_str(receive(asked).decode()))

@@ -27,7 +27,7 @@ BATCH = 1 << 20  # characters encoded at once: 16 chunks
 
 
 class Tokenizer(Encoder, Protocol):
-    """What preparing needs of `luthier.tokenizers.tokenizer.Tokenizer`."""
+    """What preparing needs of `luthier.tokenizers.core.tokenizer.Tokenizer`."""
 
     @property
     def vocab_size(self) -> int:

@@ -38,7 +38,7 @@ class Table(Protocol):
 
 
 class Tokenizer(Protocol):
-    """What is needed of `luthier.tokenizers.tokenizer.Tokenizer`."""
+    """What is needed of `luthier.tokenizers.core.tokenizer.Tokenizer`."""
 
     @property
     def pieces(self) -> Table: ...

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from luthier.figures.models import Models
 from luthier.figures.picture import COLOURS, Picture, canvas, finish, label, tidy
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 MOST = 4000  # tokens: more would be a blot
 NAMED = 45

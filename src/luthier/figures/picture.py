@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from luthier.formats.atomic_file import replacing_file
+from luthier.files.atomic_file import replacing_file
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; lines also differ by dash
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from luthier.errors import LuthierError
-from luthier.formats.atomic_file import replacing_file
+from luthier.files.atomic_file import replacing_file
 from luthier.formats.gguf_file import FLOATS, PIECE
 from luthier.formats.names import Shape
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from luthier.errors import LuthierError
-from luthier.formats.json_files import read_json, write_json
+from luthier.files.json_files import read_json, write_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

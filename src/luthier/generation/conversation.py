@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import LuthierError
-from luthier.formats.json_files import read_json
+from luthier.files.json_files import read_json
 from luthier.generation.draft import Draft
 from luthier.generation.generate import grow
 from luthier.generation.row import Result, Row
 from luthier.generation.settings import Settings
 from luthier.model.transformer import Transformer
-from luthier.tokenizers.chat_template import ChatTemplate, check_messages
-from luthier.tokenizers.files import write
+from luthier.tokenizers.chat.chat_template import ChatTemplate, check_messages
+from luthier.tokenizers.core.files import write
 
 Message = dict[str, str]  # {"role", "content"}
 REPLY_SHARE = 4  # at least a quarter of the context stays free for the reply, if that may be so long

@@ -19,7 +19,7 @@ from luthier.generation.settings import Settings
 from luthier.model.transformer import Transformer
 
 if TYPE_CHECKING:
-    from luthier.tokenizers.tokenizer import Tokenizer
+    from luthier.tokenizers.core.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from luthier.generation.settings import Settings
 from luthier.model.transformer import Transformer
 
 if TYPE_CHECKING:
-    from luthier.tokenizers.tokenizer import Tokenizer
+    from luthier.tokenizers.core.tokenizer import Tokenizer
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:

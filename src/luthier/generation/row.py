@@ -12,7 +12,7 @@ from luthier.generation.settings import Settings
 from luthier.generation.text import Writer
 
 if TYPE_CHECKING:
-    from luthier.tokenizers.tokenizer import Tokenizer
+    from luthier.tokenizers.core.tokenizer import Tokenizer
 
 FinishReason = Literal["end", "stop", "length", "context"]
 

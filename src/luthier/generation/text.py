@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from luthier.tokenizers.tokenizer import Tokenizer
+    from luthier.tokenizers.core.tokenizer import Tokenizer
 
 LAST = 8  # tokens of the prompt that a decoder is shown: enough to be in the middle of a text
 

@@ -22,7 +22,7 @@ from luthier.inspect.parts import measure
 from luthier.inspect.recording import Recording, record
 from luthier.inspect.shown import shown
 from luthier.model.transformer import Transformer
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 ATTENTION_BYTES = 5_500_000  # of weights in a page; a third more in base64. With the charts' 4.8 MB that is under 15 MB
 LAYER_CANDIDATES = 3  # that the logit lens shows

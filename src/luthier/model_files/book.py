@@ -14,12 +14,12 @@ import torch
 from luthier.architectures.gpt2 import Config
 from luthier.architectures.names.book import gpt2
 from luthier.errors import LuthierError
-from luthier.formats.json_files import read_json
+from luthier.files.json_files import read_json
 from luthier.formats.names import Table, bare_names
 from luthier.formats.pth_files import PthFile
 from luthier.model_files.weights import Opened, read_weights
-from luthier.tokenizers.gpt2 import gpt2 as gpt2_tokenizer
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.formats.gpt2 import gpt2 as gpt2_tokenizer
 
 SUFFIXES = (".pth", ".pt")
 GPT2_VOCABULARY = 50_257

@@ -19,7 +19,7 @@ from luthier.formats.gguf_file import GGUFFile
 from luthier.formats.gguf_header import MAGIC
 from luthier.formats.names import Checkpoint, Shape
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, written
-from luthier.tokenizers.gguf_vocabulary import from_gguf, to_gguf
+from luthier.tokenizers.formats.gguf_vocabulary import from_gguf, to_gguf
 
 NAMES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
 OF_DTYPE = {torch.float64: "F32", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

@@ -17,13 +17,13 @@ from luthier.architectures import registry
 from luthier.architectures.names.hugging_face import gpt2, llama, llama4
 from luthier.architectures.registry import Config
 from luthier.errors import LuthierError
+from luthier.files.atomic_folder import replacing
+from luthier.files.json_files import read_json, write_json
 from luthier.formats import safetensors_files
-from luthier.formats.atomic_folder import replacing
-from luthier.formats.json_files import read_json, write_json
 from luthier.formats.safetensors_files import SHARD_BYTES, SafetensorsFolder
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
+from luthier.tokenizers.core.tokenizer import STALE
 from luthier.tokenizers.load import load as load_tokenizer
-from luthier.tokenizers.tokenizer import STALE
 
 NAMES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json")

@@ -16,17 +16,17 @@ import torch
 from luthier.architectures import registry
 from luthier.architectures.names.meta import llama, llama4
 from luthier.errors import LuthierError, UsageError
+from luthier.files.atomic_folder import replacing
+from luthier.files.json_files import read_json, write_json
 from luthier.formats import pth_files
-from luthier.formats.atomic_folder import replacing
-from luthier.formats.json_files import read_json, write_json
 from luthier.formats.names import to_theirs
 from luthier.formats.pth_files import PthFile
 from luthier.formats.shards import Shards
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
+from luthier.tokenizers.core.tokenizer import STALE
+from luthier.tokenizers.formats.sentencepiece_writing import sentencepiece_file
+from luthier.tokenizers.formats.tiktoken_writing import tiktoken_file
 from luthier.tokenizers.load import load as load_tokenizer
-from luthier.tokenizers.sentencepiece_writing import sentencepiece_file
-from luthier.tokenizers.tiktoken_writing import tiktoken_file
-from luthier.tokenizers.tokenizer import STALE
 
 NAMES: dict[str, ModuleType] = {"llama": llama, "llama4": llama4}
 PARAMS = "params.json"

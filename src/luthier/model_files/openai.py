@@ -13,7 +13,7 @@ import torch
 
 from luthier.architectures.names.openai import gpt2
 from luthier.errors import LuthierError
-from luthier.formats.json_files import read_json
+from luthier.files.json_files import read_json
 from luthier.formats.tensorflow_bundle import TensorFlowBundle
 from luthier.model_files.weights import Opened, read_weights
 from luthier.tokenizers.load import load as load_tokenizer

@@ -21,7 +21,7 @@ from luthier.model_files import gguf, kinds
 from luthier.model_files.weights import Opened
 from luthier.quantize.linear import GROUP, Int4Linear
 from luthier.quantize.quantize import Kind, fits, linears, quantize, replace
-from luthier.tokenizers.gguf_vocabulary import from_gguf
+from luthier.tokenizers.formats.gguf_vocabulary import from_gguf
 
 BLOCK_BYTES = {"Q4_0": 18, "Q4_1": 20}  # scale, lowest (Q4_1 alone), 32 halves of a byte
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from luthier.errors import LuthierError
+from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.load import load
-from luthier.tokenizers.tokenizer import Tokenizer
 
 
 def open_tokenizer(name: str | Path) -> Tokenizer:
@@ -16,7 +16,7 @@ def open_tokenizer(name: str | Path) -> Tokenizer:
         return load(name)
 
     from luthier.formats.gguf_file import GGUFFile
-    from luthier.tokenizers.gguf_vocabulary import from_gguf
+    from luthier.tokenizers.formats.gguf_vocabulary import from_gguf
 
     fields = GGUFFile(path).fields
     try:

@@ -12,7 +12,7 @@ from luthier.architectures import registry
 from luthier.architectures.registry import Config
 from luthier.formats.names import Checkpoint, Table, to_ours, to_theirs
 from luthier.model.transformer import Transformer
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 Watch = Callable[[int, int], None]  # (bytes done, bytes in all)
 

@@ -24,9 +24,9 @@ from luthier.data.splits import Fractions
 from luthier.errors import LuthierError, UsageError
 from luthier.model_files.tokenizer import open_tokenizer
 from luthier.run.plan import Plan
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.core.train import characters, train_bpe
 from luthier.tokenizers.load import load as load_tokenizer
-from luthier.tokenizers.tokenizer import Tokenizer
-from luthier.tokenizers.train import characters, train_bpe
 from luthier.training.distributed import ALONE, World
 from luthier.training.settings import Settings
 

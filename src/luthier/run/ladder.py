@@ -18,13 +18,13 @@ from typing import Any
 from luthier.architectures import llama4
 from luthier.data.shards import TokenShards
 from luthier.errors import LuthierError, UsageError
-from luthier.formats.atomic_file import replacing_file
+from luthier.files.atomic_file import replacing_file
 from luthier.run import corpus
 from luthier.run.page import Cell, Chart, Section, Table, band, dots, line, write_page
 from luthier.run.pictures import perplexity
 from luthier.run.plan import Plan, resolve, with_vocabulary
 from luthier.run.rungs import Shape, budget, build, count, hidden_dim_for, rungs
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.training.loop import Trainer
 from luthier.training.machine import choose_device, keep_freed_memory
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import LuthierError
-from luthier.formats.atomic_file import replacing_file
+from luthier.files.atomic_file import replacing_file
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 Cell = str | float | None

@@ -15,13 +15,13 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.files import read_bytes, read_object, read_text
-from luthier.tokenizers.frame import set_frame
-from luthier.tokenizers.gpt2 import byte_level, gpt2
-from luthier.tokenizers.plain import harden
-from luthier.tokenizers.sentencepiece_model import read_sentencepiece
-from luthier.tokenizers.tiktoken_model import is_tiktoken, read_tiktoken
-from luthier.tokenizers.tokenizer import Tokenizer, is_backends
+from luthier.tokenizers.core.files import read_bytes, read_object, read_text
+from luthier.tokenizers.core.frame import set_frame
+from luthier.tokenizers.core.plain import harden
+from luthier.tokenizers.core.tokenizer import Tokenizer, is_backends
+from luthier.tokenizers.formats.gpt2 import byte_level, gpt2
+from luthier.tokenizers.formats.sentencepiece_model import read_sentencepiece
+from luthier.tokenizers.formats.tiktoken_model import is_tiktoken, read_tiktoken
 
 CONFIG = "tokenizer_config.json"
 BYTE_LEVEL_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))

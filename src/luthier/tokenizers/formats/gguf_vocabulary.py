@@ -19,14 +19,14 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.frame import set_frame
-from luthier.tokenizers.gguf_words import words_of
-from luthier.tokenizers.gguf_writing import to_gguf
-from luthier.tokenizers.pieces import SPACE
-from luthier.tokenizers.sentencepiece_file import Algorithm, Kind, Model, Piece
-from luthier.tokenizers.sentencepiece_model import build
-from luthier.tokenizers.tokenizer import LARGEST, Tokenizer
-from luthier.tokenizers.train import backend_of_characters
+from luthier.tokenizers.core.frame import set_frame
+from luthier.tokenizers.core.pieces import SPACE
+from luthier.tokenizers.core.tokenizer import LARGEST, Tokenizer
+from luthier.tokenizers.core.train import backend_of_characters
+from luthier.tokenizers.formats.gguf_words import words_of
+from luthier.tokenizers.formats.gguf_writing import to_gguf
+from luthier.tokenizers.formats.sentencepiece_file import Algorithm, Kind, Model, Piece
+from luthier.tokenizers.formats.sentencepiece_model import build
 
 __all__ = ["from_gguf", "to_gguf"]
 

@@ -11,10 +11,10 @@ import struct
 from typing import Any
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.pieces import BYTE, SPACE
-from luthier.tokenizers.sentencepiece_file import Algorithm, Kind, Model, Piece
-from luthier.tokenizers.sentencepiece_model import build
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.pieces import BYTE, SPACE
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.formats.sentencepiece_file import Algorithm, Kind, Model, Piece
+from luthier.tokenizers.formats.sentencepiece_model import build
 
 PREPENDED = {" ", SPACE}
 SAMPLES = (

@@ -24,11 +24,11 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.characters import CharacterTable, character_table
-from luthier.tokenizers.files import write
-from luthier.tokenizers.pieces import Pieces, pieces_of
-from luthier.tokenizers.stream import Stream
-from luthier.tokenizers.word_ids import LongTexts, long_texts
+from luthier.tokenizers.core.characters import CharacterTable, character_table
+from luthier.tokenizers.core.files import write
+from luthier.tokenizers.core.pieces import Pieces, pieces_of
+from luthier.tokenizers.core.stream import Stream
+from luthier.tokenizers.words.word_ids import LongTexts, long_texts
 
 STALE = ("chat_template.jinja", "special_tokens_map.json", "added_tokens.json")  # what another tokenizer may have left
 

@@ -17,9 +17,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import Model
 from tokenizers.normalizers import Normalizer
 
-from luthier.tokenizers.pieces import BYTE_ALPHABET
-from luthier.tokenizers.steps import steps
-from luthier.tokenizers.word_patterns import Words, words_of
+from luthier.tokenizers.core.pieces import BYTE_ALPHABET
+from luthier.tokenizers.core.steps import steps
+from luthier.tokenizers.words.word_patterns import Words, words_of
 
 MOST_WORDS = 2**18  # that are kept: some 50 MB
 LONGEST_WORD = 256  # characters of a word that is kept

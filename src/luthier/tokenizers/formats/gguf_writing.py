@@ -8,13 +8,13 @@ from typing import Any
 from tokenizers.models import BPE
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.gguf_words import name_of, words_of
-from luthier.tokenizers.merges import merges_of
-from luthier.tokenizers.pieces import BYTE, SPACE
-from luthier.tokenizers.sentencepiece_file import Kind
-from luthier.tokenizers.sentencepiece_model import words_pattern
-from luthier.tokenizers.steps import steps
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.merges import merges_of
+from luthier.tokenizers.core.pieces import BYTE, SPACE
+from luthier.tokenizers.core.steps import steps
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.formats.gguf_words import name_of, words_of
+from luthier.tokenizers.formats.sentencepiece_file import Kind
+from luthier.tokenizers.formats.sentencepiece_model import words_pattern
 
 KEY = "tokenizer.ggml."
 UNSAID_OF_BPE = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")

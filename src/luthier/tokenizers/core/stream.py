@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import Protocol
 
-from luthier.tokenizers.pieces import Pieces
+from luthier.tokenizers.core.pieces import Pieces
 
 
 class Reads(Protocol):

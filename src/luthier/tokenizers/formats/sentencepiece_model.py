@@ -17,12 +17,12 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE, Unigram
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.charsmap import normalising
-from luthier.tokenizers.merges import merges_of
-from luthier.tokenizers.pieces import SPACE
-from luthier.tokenizers.plain import NEVER, cuts, harden, literal
-from luthier.tokenizers.sentencepiece_file import Algorithm, Kind, Model, Piece, read_model
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.merges import merges_of
+from luthier.tokenizers.core.pieces import SPACE
+from luthier.tokenizers.core.plain import NEVER, cuts, harden, literal
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.formats.charsmap import normalising
+from luthier.tokenizers.formats.sentencepiece_file import Algorithm, Kind, Model, Piece, read_model
 
 TEXT = (Kind.NORMAL, Kind.USER_DEFINED)
 

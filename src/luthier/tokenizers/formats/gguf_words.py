@@ -18,8 +18,8 @@ from tokenizers.normalizers import NFC, Normalizer
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.steps import steps
-from luthier.tokenizers.tiktoken_model import ENDINGS, LLAMA3_WORDS, LLAMA4_WORDS
+from luthier.tokenizers.core.steps import steps
+from luthier.tokenizers.formats.tiktoken_model import ENDINGS, LLAMA3_WORDS, LLAMA4_WORDS
 
 THREE_DIGITS, ONE_DIGIT = r"\p{N}{1,3}", r"\p{N}"
 QWEN2_WORDS = LLAMA3_WORDS.replace(THREE_DIGITS, ONE_DIGIT)

@@ -15,7 +15,7 @@ from tokenizers import Regex
 from tokenizers import Tokenizer as Backend
 from tokenizers.pre_tokenizers import Digits, Split
 
-from luthier.tokenizers.steps import steps
+from luthier.tokenizers.core.steps import steps
 
 Ranges = list[tuple[int, int]]  # the first and the last code of each run of characters
 

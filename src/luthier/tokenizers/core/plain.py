@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from luthier.tokenizers.pieces import BYTE
+from luthier.tokenizers.core.pieces import BYTE
 
 NEVER = -1e6  # a log probability under that of any cut into characters
 

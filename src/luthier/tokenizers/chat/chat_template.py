@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.files import read_text
-from luthier.tokenizers.tokenizer import Tokenizer, check
+from luthier.tokenizers.core.files import read_text
+from luthier.tokenizers.core.tokenizer import Tokenizer, check
 
 ROLES = ("system", "user", "assistant", "tool")
 LONGEST = 2**20  # characters of a template: the longest published ones have some 20,000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 
-from luthier.tokenizers.tiktoken_model import FAMILIES
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.tokenizers.formats.tiktoken_model import FAMILIES
 
 
 def tiktoken_file(tokenizer: Tokenizer) -> bytes | None:

@@ -15,9 +15,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from luthier.errors import LuthierError, UsageError
-from luthier.tokenizers.gpt2 import END_OF_TEXT, byte_level_of
-from luthier.tokenizers.pieces import BYTE_ALPHABET
-from luthier.tokenizers.tokenizer import Tokenizer, check
+from luthier.tokenizers.core.pieces import BYTE_ALPHABET
+from luthier.tokenizers.core.tokenizer import Tokenizer, check
+from luthier.tokenizers.formats.gpt2 import END_OF_TEXT, byte_level_of
 
 SMALLEST = len(BYTE_ALPHABET) + 1  # the bytes and the end token
 

@@ -13,7 +13,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.files import read_bytes
+from luthier.tokenizers.core.files import read_bytes
 
 
 class Kind(IntEnum):

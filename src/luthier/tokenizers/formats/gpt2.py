@@ -21,8 +21,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.files import read_bytes, read_object, read_text, write
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.files import read_bytes, read_object, read_text, write
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 SOURCE = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"

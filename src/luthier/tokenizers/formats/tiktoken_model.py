@@ -19,10 +19,10 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.files import read_bytes
-from luthier.tokenizers.merges import merges_of
-from luthier.tokenizers.pieces import BYTE_ALPHABET
-from luthier.tokenizers.tokenizer import Tokenizer
+from luthier.tokenizers.core.files import read_bytes
+from luthier.tokenizers.core.merges import merges_of
+from luthier.tokenizers.core.pieces import BYTE_ALPHABET
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 FamilyName = Literal["llama3", "llama4"]
 

@@ -1,0 +1,1 @@
+"""The `Tokenizer`, and making one from text."""

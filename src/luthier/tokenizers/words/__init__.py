@@ -1,0 +1,1 @@
+"""Fast encoding of long texts, word by word."""
