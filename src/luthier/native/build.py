@@ -15,6 +15,9 @@ from pathlib import Path
 
 import torch
 
+from luthier.errors import LuthierError
+from luthier.native import layout
+
 SOURCE = Path(__file__).with_name("step.cpp")
 SOURCES = (SOURCE, *sorted(SOURCE.parent.glob("*.h")))
 # named one by one: what "native" builds on one machine may not run on another that shares the folder
@@ -38,8 +41,18 @@ def library() -> ctypes.CDLL | None:
     if compiler is None:
         return None
     with contextlib.suppress(OSError, subprocess.SubprocessError):  # a full disk, an old compiler: it goes without
-        return ctypes.CDLL(str(built(compiler)))
+        return checked(ctypes.CDLL(str(built(compiler))))
     return None
+
+
+def checked(compiled: ctypes.CDLL) -> ctypes.CDLL:
+    """The library, once its structures are Python's. Raises a LuthierError that names the first that differs."""
+    compiled.layout.restype = ctypes.c_char_p
+    found = layout.difference(compiled.layout().decode())
+    if found is not None:
+        raise LuthierError(f"the compiled step does not fit this version of Luthier: {found}")
+    compiled.step.argtypes, compiled.step.restype = [ctypes.POINTER(layout.Call)], None
+    return compiled
 
 
 def built(compiler: str) -> Path:

@@ -9,20 +9,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "layout.h"
 #include "numbers.h"
 
-extern "C" {
-enum Kind : int64_t { BF16 = 0, INT8 = 1, INT4 = 2 };
-struct Matrix {
-    int64_t kind, rows, columns;
-    const void* numbers;  // BF16, INT8: (N, K). INT4: (N / 64, K, 32) bytes, row i in the low half, i + 32 in the high
-    const bf16* scales;   // INT8: (N). INT4: (K / 32, N, 2), scale and zero
-    const float* bias;    // (N), or null
-};
-}
-
-constexpr int BLOCK = 64;  // rows of a matrix that are one piece of work
-constexpr int GROUP = 32;
 constexpr int CHUNK = 256;  // columns that are opened at once: 32 KB of pairs, which the nearest cache holds
 constexpr int AHEAD = 4096;  // bytes of a matrix that are asked for before they are needed
 constexpr int SIDE = 6;      // rows of tokens that are multiplied at once: 6 x 4 sums, 4 of the matrix in 32 registers

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-using bf16 = uint16_t;
+#include "layout.h"
 
 inline float to_float(bf16 x) {
     uint32_t bits = uint32_t(x) << 16;

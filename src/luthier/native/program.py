@@ -1,5 +1,7 @@
 """A Transformer as step.cpp reads it: pointers to its weights, and the step of a few tokens through all its layers.
 
+layout.py has the structures.
+
 Shapes: B texts, T new tokens of each, S slots (padding and tokens), K key heads, D head_dim, V vocab_size.
 """
 
@@ -7,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 
 import torch
 from torch import Tensor, nn
@@ -18,52 +19,8 @@ from luthier.model.norm import RMSNorm
 from luthier.model.position import Rope
 from luthier.model.transformer import Block, Transformer
 from luthier.native.build import library
+from luthier.native.layout import WIDTH, Cache, Call, Kind, Layer, Matrix, Model, Norm, Row
 from luthier.quantize.linear import LANES, Int4Linear, Int8Linear, packing_is_known
-
-WIDTH = 32  # numbers that every width must be a multiple of
-
-
-class Matrix(Structure):
-    """N x K numbers of a kind: 0 bfloat16, 1 int8, 2 int4."""
-
-    _fields_ = [("kind", c_int64), ("rows", c_int64), ("columns", c_int64), ("numbers", c_void_p),
-                ("scales", c_void_p), ("bias", c_void_p)]  # fmt: skip
-
-
-class Norm(Structure):
-    """Layer norm, or RMS norm, which has no bias."""
-
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("eps", c_float)]
-
-
-class Layer(Structure):
-    """A block."""
-
-    _fields_ = [("attention_norm", Norm), ("feed_forward_norm", Norm), ("query", Matrix), ("key", Matrix),
-                ("value", Matrix), ("output", Matrix), ("gate", Matrix), ("up", Matrix), ("down", Matrix),
-                ("scale", c_float)]  # fmt: skip
-
-
-class Model(Structure):
-    """All of it."""
-
-    _fields_ = [("n_layers", c_int64), ("dim", c_int64), ("hidden_dim", c_int64), ("n_heads", c_int64),
-                ("n_kv_heads", c_int64), ("head_dim", c_int64), ("layers", POINTER(Layer)), ("embedding", c_void_p),
-                ("position_embedding", c_void_p), ("cos", c_void_p), ("sin", c_void_p), ("norm", Norm),
-                ("output", Matrix)]  # fmt: skip
-
-
-class Row(Structure):
-    """A new token: of which text, in which slot, and where its text begins."""
-
-    _fields_ = [("token", c_int64), ("text", c_int64), ("slot", c_int64), ("start", c_int64),
-                ("wanted", c_int64)]  # fmt: skip
-
-
-class Cache(Structure):
-    """Keys and values of a layer."""
-
-    _fields_ = [("keys", c_void_p), ("values", c_void_p), ("capacity", c_int64)]
 
 
 class Unfit(Exception):  # noqa: N818 - never seen outside: it turns into None
@@ -91,9 +48,6 @@ class NativeStep:
 
     def __init__(self, compiled: ctypes.CDLL, model: Transformer, positions: int) -> None:
         """Raises Unfit."""
-        compiled.layout.restype = c_int64
-        sizes = [ctypes.sizeof(kind) for kind in (Layer, Model, Matrix)]
-        assert compiled.layout() == sizes[0] * 1_000_000 + sizes[1] * 1000 + sizes[2], "the structures differ"
         self.compiled = compiled
         self.kept: list[Tensor] = []  # what pointers point to
         first = model.layers[0].attention
@@ -144,10 +98,11 @@ class NativeStep:
             assert keys.dtype == torch.bfloat16
             caches.append(Cache(keys.data_ptr(), values.data_ptr(), keys.stride(1) // self.head_dim))
         out = torch.empty(texts, count, self.vocab_size)
-        self.compiled.step(
-            ctypes.byref(self.model), (Row * len(rows))(*rows), c_int64(len(rows)), (Cache * len(caches))(*caches),
-            c_void_p(out.data_ptr()), c_int64(torch.get_num_threads()),
+        call = Call(
+            ctypes.pointer(self.model), (Row * len(rows))(*rows), len(rows), (Cache * len(caches))(*caches),
+            out.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
+        self.compiled.step(ctypes.byref(call))
         for layer in cache.layers:
             layer.length += new
         return out
@@ -168,11 +123,11 @@ class NativeStep:
         match module:
             case Int4Linear() if rows % LANES == 0 and packing_is_known():
                 scales = self.pointer(module.scales_and_zeros)
-                return Matrix(2, rows, columns, self.pointer(module.packed), scales, bias)
+                return Matrix(Kind.INT4, rows, columns, self.pointer(module.packed), scales, bias)
             case Int8Linear():
-                return Matrix(1, rows, columns, self.pointer(module.numbers), self.pointer(module.scales), bias)
+                return Matrix(Kind.INT8, rows, columns, self.pointer(module.numbers), self.pointer(module.scales), bias)
             case nn.Linear() if module.weight.dtype == torch.bfloat16:
-                return Matrix(0, rows, columns, self.pointer(module.weight), None, bias)
+                return Matrix(Kind.BF16, rows, columns, self.pointer(module.weight), None, bias)
         raise Unfit
 
     def norm(self, module: nn.Module) -> Norm:

@@ -1,5 +1,5 @@
 // One step of a decoder for rows of tokens, each a new token of some text: all layers in one call, on a few threads.
-// For x86-64 with AVX-512 and its bfloat16 products. program.py fills the structures; their fields must agree.
+// For x86-64 with AVX-512 and its bfloat16 products. layout.h has the structures that program.py fills.
 //
 // Each number depends on its own row alone and is summed in one order, whatever the rows beside it and the threads, as
 // long as a text has FEW new tokens or all are 4 bits; a prompt takes other ways, which round differently.
@@ -7,34 +7,6 @@
 // Shapes: M rows, C dim, F hidden_dim, H query heads, K key heads, D head_dim, V vocab_size.
 #include "attention.h"
 #include "team.h"
-
-extern "C" {
-struct Norm {
-    const float *weight, *bias;  // a bias: layer norm. None: RMS norm
-    float eps;
-};
-struct Layer {
-    Norm attention_norm, feed_forward_norm;
-    Matrix query, key, value, output, gate, up, down;  // gate.numbers null: GELU(up) and not silu(gate) * up
-    float scale;                                       // of the scores
-};
-struct Model {
-    int64_t n_layers, dim, hidden_dim, n_heads, n_kv_heads, head_dim;
-    const Layer* layers;
-    const bf16 *embedding, *position_embedding;  // (V, C), (positions, C) or null
-    const float *cos, *sin;                      // (positions, D / 2), or null: no rotation
-    Norm norm;
-    Matrix output;
-};
-struct Row {
-    int64_t token, text, slot, start;  // slot: where it lies in the cache. start: the first slot of its text there
-    int64_t wanted;                    // whether the logits after it are
-};
-struct Cache {
-    bf16 *keys, *values;  // (texts, K, capacity, D)
-    int64_t capacity;
-};
-}
 
 namespace {
 
@@ -277,13 +249,11 @@ struct Step {
 }  // namespace
 
 extern "C" {
-// Sizes of the structures, to be held against those of program.py.
-int64_t layout() { return sizeof(Layer) * 1000000 + sizeof(Model) * 1000 + sizeof(Matrix); }
+// What this library was compiled with, see layout.h.
+const char* layout() { return layout_text().c_str(); }
 
-// rows (M), caches (n_layers), logits (rows that are wanted, V) float32. The keys and values of the rows are written into the
-// caches.
-void step(const Model* model, const Row* rows, int64_t M, const Cache* caches, float* logits, int64_t threads) {
-    Step one(*model, rows, M, caches, logits);
-    one.team.run(threads, [&](int me) { one.work(me); });
+void step(const Call* call) {
+    Step one(*call->model, call->rows, call->n_rows, call->caches, call->logits);
+    one.team.run(call->threads, [&](int me) { one.work(me); });
 }
 }

@@ -1,0 +1,96 @@
+// What step.cpp and layout.py share: structures and constants. layout() describes them, and layout.py compares the
+// description with its own, field by field, whenever the library is loaded.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+using bf16 = uint16_t;
+
+enum Kind : int64_t { BF16 = 0, INT8 = 1, INT4 = 2 };  // of the numbers of a matrix
+
+constexpr int64_t WIDTH = 32;  // numbers of which every width is a multiple
+constexpr int64_t GROUP = 32;  // numbers of a row that share a scale and a zero, in 4 bits
+constexpr int64_t BLOCK = 64;  // rows of a matrix that are one piece of work, and lie together in 4 bits
+
+extern "C" {
+// N x K numbers.
+struct Matrix {
+    int64_t kind, rows, columns;
+    const void* numbers;  // BF16, INT8: (N, K). INT4: (N / 64, K, 32) bytes, row i in the low half, i + 32 in the high
+    const bf16* scales;   // INT8: (N). INT4: (K / 32, N, 2), scale and zero
+    const float* bias;    // (N), or null
+};
+struct Norm {
+    const float *weight, *bias;  // a bias: layer norm. None: RMS norm
+    float eps;
+};
+struct Layer {
+    Norm attention_norm, feed_forward_norm;
+    Matrix query, key, value, output, gate, up, down;  // gate.numbers null: GELU(up) and not silu(gate) * up
+    float scale;                                       // of the scores
+};
+struct Model {
+    int64_t n_layers, dim, hidden_dim, n_heads, n_kv_heads, head_dim;
+    const Layer* layers;
+    const bf16 *embedding, *position_embedding;  // (V, C), (positions, C) or null
+    const float *cos, *sin;                      // (positions, D / 2), or null: no rotation
+    Norm norm;
+    Matrix output;
+};
+struct Row {
+    int64_t token, text, slot, start;  // slot: where it lies in the cache. start: the first slot of its text there
+    int64_t wanted;                    // whether the logits after it are
+};
+struct Cache {
+    bf16 *keys, *values;  // (texts, K, capacity, D)
+    int64_t capacity;
+};
+// The arguments of step().
+struct Call {
+    const Model* model;
+    const Row* rows;  // (n_rows)
+    int64_t n_rows;
+    const Cache* caches;  // (n_layers); the keys and values of the rows are written into them
+    float* logits;        // (rows that are wanted, V)
+    int64_t threads;      // at most
+};
+}
+
+// One line for each constant, structure and field: its name, then value, size, or offset and size.
+inline const std::string& layout_text() {
+    static const std::string text = [] {
+        std::string lines;
+        auto add = [&](const char* name, std::initializer_list<int64_t> numbers) {
+            lines += name;
+            for (int64_t number : numbers) lines += " " + std::to_string(number);
+            lines += "\n";
+        };
+#define CONSTANT(name) add(#name, {int64_t(name)});
+#define STRUCTURE(name) add(#name, {int64_t(sizeof(name))});
+#define FIELD(of, name) add(#of "." #name, {int64_t(offsetof(of, name)), int64_t(sizeof(of::name))});
+        CONSTANT(BF16) CONSTANT(INT8) CONSTANT(INT4) CONSTANT(WIDTH) CONSTANT(GROUP) CONSTANT(BLOCK)
+        STRUCTURE(Matrix)
+        FIELD(Matrix, kind) FIELD(Matrix, rows) FIELD(Matrix, columns) FIELD(Matrix, numbers) FIELD(Matrix, scales)
+        FIELD(Matrix, bias)
+        STRUCTURE(Norm) FIELD(Norm, weight) FIELD(Norm, bias) FIELD(Norm, eps)
+        STRUCTURE(Layer)
+        FIELD(Layer, attention_norm) FIELD(Layer, feed_forward_norm) FIELD(Layer, query) FIELD(Layer, key)
+        FIELD(Layer, value) FIELD(Layer, output) FIELD(Layer, gate) FIELD(Layer, up) FIELD(Layer, down)
+        FIELD(Layer, scale)
+        STRUCTURE(Model)
+        FIELD(Model, n_layers) FIELD(Model, dim) FIELD(Model, hidden_dim) FIELD(Model, n_heads)
+        FIELD(Model, n_kv_heads) FIELD(Model, head_dim) FIELD(Model, layers) FIELD(Model, embedding)
+        FIELD(Model, position_embedding) FIELD(Model, cos) FIELD(Model, sin) FIELD(Model, norm) FIELD(Model, output)
+        STRUCTURE(Row) FIELD(Row, token) FIELD(Row, text) FIELD(Row, slot) FIELD(Row, start) FIELD(Row, wanted)
+        STRUCTURE(Cache) FIELD(Cache, keys) FIELD(Cache, values) FIELD(Cache, capacity)
+        STRUCTURE(Call)
+        FIELD(Call, model) FIELD(Call, rows) FIELD(Call, n_rows) FIELD(Call, caches) FIELD(Call, logits)
+        FIELD(Call, threads)
+#undef CONSTANT
+#undef STRUCTURE
+#undef FIELD
+        return lines;
+    }();
+    return text;
+}

@@ -1,0 +1,96 @@
+"""The structures that Python fills and step.cpp reads, as layout.h has them: `difference` compares the two.
+
+Shapes: N x K a matrix, C dim, D head_dim, V vocab_size.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from enum import IntEnum
+from itertools import zip_longest
+
+from luthier.quantize.linear import GROUP, LANES
+
+WIDTH = 32  # numbers of which every width is a multiple
+
+
+class Kind(IntEnum):
+    """How the numbers of a matrix lie in memory."""
+
+    BF16 = 0
+    INT8 = 1
+    INT4 = 2
+
+
+class Matrix(Structure):
+    """N x K numbers of a kind, with scales where it has them, and a bias or none."""
+
+    _fields_ = [("kind", c_int64), ("rows", c_int64), ("columns", c_int64), ("numbers", c_void_p),
+                ("scales", c_void_p), ("bias", c_void_p)]  # fmt: skip
+
+
+class Norm(Structure):
+    """Layer norm, or RMS norm, which has no bias."""
+
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("eps", c_float)]
+
+
+class Layer(Structure):
+    """A block. A gate without numbers: GELU instead of SwiGLU."""
+
+    _fields_ = [("attention_norm", Norm), ("feed_forward_norm", Norm), ("query", Matrix), ("key", Matrix),
+                ("value", Matrix), ("output", Matrix), ("gate", Matrix), ("up", Matrix), ("down", Matrix),
+                ("scale", c_float)]  # fmt: skip
+
+
+class Model(Structure):
+    """All weights. embedding (V, C) and position_embedding (positions, C) bfloat16; cos, sin (positions, D / 2)."""
+
+    _fields_ = [("n_layers", c_int64), ("dim", c_int64), ("hidden_dim", c_int64), ("n_heads", c_int64),
+                ("n_kv_heads", c_int64), ("head_dim", c_int64), ("layers", POINTER(Layer)), ("embedding", c_void_p),
+                ("position_embedding", c_void_p), ("cos", c_void_p), ("sin", c_void_p), ("norm", Norm),
+                ("output", Matrix)]  # fmt: skip
+
+
+class Row(Structure):
+    """A new token: its text, its slot and its text's first slot in the cache, and whether its logits are wanted."""
+
+    _fields_ = [("token", c_int64), ("text", c_int64), ("slot", c_int64), ("start", c_int64),
+                ("wanted", c_int64)]  # fmt: skip
+
+
+class Cache(Structure):
+    """Keys and values of a layer, (texts, K, capacity, D) bfloat16 each."""
+
+    _fields_ = [("keys", c_void_p), ("values", c_void_p), ("capacity", c_int64)]
+
+
+class Call(Structure):
+    """The arguments of step(): rows (n_rows), caches, one a layer, logits (wanted rows, V) float32, threads at most."""
+
+    _fields_ = [("model", POINTER(Model)), ("rows", POINTER(Row)), ("n_rows", c_int64), ("caches", POINTER(Cache)),
+                ("logits", c_void_p), ("threads", c_int64)]  # fmt: skip
+
+
+CONSTANTS = {**{kind.name: int(kind) for kind in Kind}, "WIDTH": WIDTH, "GROUP": GROUP, "BLOCK": LANES}
+STRUCTURES: tuple[type[Structure], ...] = (Matrix, Norm, Layer, Model, Row, Cache, Call)
+
+
+def layout_text() -> str:
+    """What layout.h's `layout_text` gives: a line for each constant, structure and field."""
+    lines = [f"{name} {value}" for name, value in CONSTANTS.items()]
+    for structure in STRUCTURES:
+        lines.append(f"{structure.__name__} {ctypes.sizeof(structure)}")
+        for name, *_ in structure._fields_:
+            field = getattr(structure, name)
+            lines.append(f"{structure.__name__}.{name} {field.offset} {field.size}")
+    return "".join(line + "\n" for line in lines)
+
+
+def difference(theirs: str) -> str | None:
+    """The first line in which a library's description differs from this module's, in words; None where none does."""
+    for found, expected in zip_longest(theirs.splitlines(), layout_text().splitlines(), fillvalue="nothing"):
+        if found != expected:
+            return f"the library has '{found}' where Python has '{expected}'"
+    return None
