@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 import unicodedata
 from pathlib import Path
@@ -15,7 +16,9 @@ from luthier.data.text import Piece, find_files, join, read_documents, read_piec
 from luthier.errors import LuthierError
 
 # what is hard to cut: marks that combine, Hangul letters that join, line ends, halves of Katakana, Chinese, ASCII
-HARD = "e\u0301\u0323a\u1100\u1161\u11a8\uff76\uff9e\u30ab\u3099\ufb01\u4e2d\u09c7\u09be\r\n\t x\x00\ufeff\u212b"
+HARD = (
+    "\r\n\x0c\x85\t x\x00\ufeffe\u0301\u0323a\u1100\u1161\u11a8\uff76\uff9e\u30ab\u3099\ufb01\u4e2d\u09c7\u09be\u212b"
+)
 
 
 @pytest.fixture
@@ -36,8 +39,8 @@ def test_pieces_joined_are_the_document_cleaned_whole(tmp_path_factory, form, co
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "BLOCK", 3)
         pieces = list(read_pieces(path, normalisation=form))
-    expected = content.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    expected = "".join(c for c in expected if c in "\n\t" or unicodedata.category(c) != "Cc")
+    expected = re.sub("\r\n?|[\x0b\x0c\x1c-\x1f\x85]", "\n", content)
+    expected = "".join(c for c in expected if c in "\n\t" or unicodedata.category(c) != "Cc").lstrip("\ufeff")
     expected = expected if form == "none" else unicodedata.normalize(form, expected)
     assert "".join(piece.text for piece in pieces) == expected
     assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True] * bool(pieces)

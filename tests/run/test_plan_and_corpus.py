@@ -41,6 +41,17 @@ def test_an_unknown_setting_or_size_is_named_with_its_place():
         resolve(recipe={"model": {"n_layer": 3}}, where="my.toml")
 
 
+@pytest.mark.parametrize("kind", ["characters", "bpe", "gpt2"])
+def test_prompts_are_cleaned_as_the_text_of_the_run_was(tmp_path, kind):
+    book = tmp_path / "book.txt"
+    book.write_bytes(("\ufeff" + 20 * "Un cafe\u0301 s'il te plai\u0302t\r\nune page\x0c").encode())
+    chosen = plan(book, tokenizer=kind, vocab_size=300 if kind == "bpe" else 0)
+    tokenizer, _ = corpus.prepare_tokens(chosen, tmp_path / "tokens")
+    clean = tokenizer.encode("café\nune page\n")
+    assert tokenizer.decode(clean) == "café\nune page\n"
+    assert tokenizer.encode("\ufeffcafe\u0301\r\nune page\x0c") == clean
+
+
 def test_documents_are_looked_at_as_they_are_trained_on(book, tmp_path):
     folder = tmp_path / "lines"
     folder.mkdir()

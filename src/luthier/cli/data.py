@@ -13,7 +13,8 @@ import tyro
 
 from luthier.data.sources import CORPORA, DEFAULT, Texts
 from luthier.data.splits import Fractions
-from luthier.data.text import Invalid, Normalisation
+from luthier.data.text import Invalid
+from luthier.tokenizers.core.cleaning import Normalisation
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def _prepare(chosen: Prepare) -> int:
 
     texts = Texts(chosen.data, chosen.field, chosen.normalisation, chosen.invalid)
     settings = {"data": list(chosen.data), "normalisation": chosen.normalisation}
-    index = prepare(texts, open_tokenizer(chosen.tokenizer), chosen.out, fractions=chosen.fractions, settings=settings)
+    tokenizer = open_tokenizer(chosen.tokenizer).with_cleaning(chosen.normalisation)
+    index = prepare(texts, tokenizer, chosen.out, fractions=chosen.fractions, settings=settings)
     for split, entry in index.splits.items():
         counts = [f"{entry[count]:>14,} {count}" for count in ("tokens", "bytes", "documents")]
         print(f"{split:<10}", *counts)

@@ -14,8 +14,9 @@ import tyro
 from luthier.cli.opening import Device, NumberType, Quantize, open_model
 from luthier.data.progress import progress
 from luthier.data.sources import Texts
-from luthier.data.text import Invalid, Normalisation
+from luthier.data.text import Invalid
 from luthier.errors import UsageError
+from luthier.tokenizers.core.cleaning import Normalisation
 
 if TYPE_CHECKING:
     from luthier.evaluation.perplexity import Score

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from luthier.data.sources import DEFAULT, Texts
-from luthier.data.text import Invalid, Normalisation
+from luthier.data.text import Invalid
 from luthier.errors import UsageError
+from luthier.tokenizers.core.cleaning import Normalisation
 
 if TYPE_CHECKING:
     from luthier.tokenizers.core.tokenizer import Tokenizer
@@ -40,7 +41,7 @@ class Train:
     field: str = "text"
     """the field of .jsonl lines, or the column of .parquet files, that holds the text"""
     normalisation: Normalisation = "NFC"
-    """Unicode normalisation form; use the same when you train on the text"""
+    """Unicode normalisation form, of the text and of every text that the tokenizer will encode"""
     invalid: Invalid = "error"
     """bytes that are not UTF-8: stop with an error, or replace them by U+FFFD"""
 
@@ -81,6 +82,7 @@ def _train(chosen: Train) -> int:
         tokenizer = train_bpe(texts, wanted, progress=sys.stderr.isatty())
         if tokenizer.vocab_size < wanted:
             print(f"{wanted:,} tokens were asked for, but no more pairs in this text occur twice", file=sys.stderr)
+    tokenizer = tokenizer.with_cleaning(chosen.normalisation)
     tokenizer.save(chosen.out)
     print(f"wrote {chosen.out}: {tokenizer.vocab_size:,} tokens")
     return 0

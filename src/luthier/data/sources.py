@@ -20,9 +20,7 @@ from luthier.data import python_docs
 from luthier.data.download import digest_of, download
 from luthier.data.text import (
     Invalid,
-    Normalisation,
     Piece,
-    clean,
     find_files,
     join,
     need_pyarrow,
@@ -30,6 +28,7 @@ from luthier.data.text import (
     read_stream,
 )
 from luthier.errors import LuthierError, UsageError
+from luthier.tokenizers.core.cleaning import Normalisation, clean
 
 DEFAULT = "python-docs"
 TEXT_MEMBERS = ("", ".txt", ".md", ".tokens", ".raw")  # suffixes of the texts inside a zip

@@ -1,8 +1,7 @@
-r"""Reading text: files of many kinds become clean documents, piece by piece, so that text larger than memory streams.
+"""Reading text: files of many kinds become clean documents, piece by piece, so that text larger than memory streams.
 
 A document is one .txt or .md file, one line of a .jsonl file, or one row of a .parquet file; any of them may be
-compressed with gzip. Cleaning unifies line ends (\r\n and \r become \n), takes away the byte order mark and the
-control characters other than \n and \t, and normalises Unicode (https://unicode.org/reports/tr15/).
+compressed with gzip. All are cleaned by the rules of `luthier.tokenizers.core.cleaning`.
 """
 
 from __future__ import annotations
@@ -24,14 +23,13 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, cast
 
 from luthier.errors import LuthierError, UsageError
+from luthier.tokenizers.core.cleaning import MARK, Normalisation, clean, without_control
 
-Normalisation = Literal["NFC", "NFKC", "none"]
 Invalid = Literal["error", "replace"]
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")  # what a folder is searched for, each also with .gz after it
 BLOCK = 1 << 20  # bytes read at once, and about the characters of a piece
 LONGEST_LINE = 1 << 28  # bytes of one .jsonl line: a hostile file must not fill the memory
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -156,13 +154,6 @@ def read_stream(file: BinaryIO, name: str, *, normalisation: Normalisation, inva
         yield Piece(held, True)
 
 
-def clean(text: str, normalisation: Normalisation) -> str:
-    """A whole document with its line ends unified, control characters dropped, and normalised."""
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    text = CONTROL.sub("", text)
-    return text if normalisation == "none" else unicodedata.normalize(normalisation, text)
-
-
 def _whole(documents: Iterable[str], normalisation: Normalisation) -> Iterator[Piece]:
     for document in documents:
         if text := clean(document, normalisation):
@@ -181,7 +172,7 @@ def _decoded(file: BinaryIO, name: str, invalid: Invalid) -> Iterator[str]:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             raise _not_utf8(name, offset - waiting + error.start, error.object[error.start]) from None
-        yield text.removeprefix("\ufeff") if offset == 0 else text
+        yield text
         if not block:
             return
         offset += len(block)
@@ -201,10 +192,11 @@ def _normalised(blocks: Iterable[str], normalisation: Normalisation) -> Iterator
     A cut is safe before a character that never combines with what stands before it. Of the many that do not, ASCII and
     the common Chinese characters are easy to know, and every real text has them often.
     """
-    held = ""
+    held, begun = "", False
     for block in blocks:
         seen = max(len(held), 1)
-        held += CONTROL.sub("", block)
+        held += without_control(block) if begun else without_control(block).lstrip(MARK)
+        begun = begun or bool(held)
         if len(held) < BLOCK:
             continue
         cut = held.rfind("\n", seen) + 1 or _last_safe(held, seen)

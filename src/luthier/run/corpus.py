@@ -47,7 +47,7 @@ def prepare_tokens(plan: Plan, out: Path) -> tuple[Tokenizer, Path]:
         return tokenizer, prepared
     settings = plan.settings
     texts = Texts(plan.data, field=settings.field, normalisation=settings.normalisation, invalid=settings.invalid)
-    tokenizer = make_tokenizer(plan, texts)
+    tokenizer = make_tokenizer(plan, texts).with_cleaning(settings.normalisation)
     fractions = Fractions(settings.validation, settings.test, settings.split_by)
     prepare(texts, tokenizer, out, fractions=fractions, settings={"data": list(plan.data), **asdict(fractions)})
     return tokenizer, out

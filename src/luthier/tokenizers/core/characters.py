@@ -8,6 +8,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
 from luthier.errors import LuthierError
+from luthier.tokenizers.core.steps import without_cleaning
 
 NONE = 2**32 - 1  # the id of characters that have none
 
@@ -42,7 +43,7 @@ def character_table(backend: Backend) -> CharacterTable | None:
     model = backend.model
     if not isinstance(model, BPE) or model.unk_token is not None or model.byte_fallback:
         return None
-    if backend.normalizer is not None or backend.pre_tokenizer is not None:
+    if without_cleaning(backend.normalizer) or backend.pre_tokenizer is not None:
         return None
     added = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
     vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)

@@ -8,10 +8,23 @@ from typing import Any
 from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 
+from luthier.tokenizers.core.cleaning import CLEANING, Normalisation, taken_off
+
 
 def steps(part: Normalizer | PreTokenizer | None) -> list[dict[str, Any]]:
-    """The steps of a part, without the settings that change no ids."""
-    return [] if part is None else _flat(json.loads(part.__getstate__()))
+    """The steps of a part, without the settings that change no ids; the rules of `cleaning` are one step."""
+    form, rest = taken_off([] if part is None else _flat(json.loads(part.__getstate__())))
+    return rest if form is None else [{"type": CLEANING, "form": form}, *rest]
+
+
+def without_cleaning(part: Normalizer | None) -> list[dict[str, Any]]:
+    """The steps of a normalizer that the rules of `cleaning` are no part of."""
+    return [step for step in steps(part) if step["type"] != CLEANING]
+
+
+def cleaning_of(part: Normalizer | None) -> Normalisation | None:
+    """The form by which a normalizer cleans a text first, None if it does not."""
+    return next((step["form"] for step in steps(part)[:1] if step["type"] == CLEANING), None)
 
 
 def _flat(step: dict[str, Any]) -> list[dict[str, Any]]:

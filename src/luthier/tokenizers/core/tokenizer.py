@@ -4,7 +4,8 @@
     ids = tokenizer.encode("Once upon a time")
     tokenizer.decode(ids)                       # "Once upon a time"
 
-A text is encoded exactly as it is given: normalising it is the reader's job, unless the tokenizer's own file asks.
+A text is encoded as it is given, unless the tokenizer's own file has rules that normalise it: those of a tokenizer made
+for a run clean every text as the run's own was (see `cleaning`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from tokenizers import Tokenizer as Backend
 
 from luthier.errors import LuthierError
 from luthier.tokenizers.core.characters import CharacterTable, character_table
+from luthier.tokenizers.core.cleaning import FORMS, Normalisation, clean, put_on
 from luthier.tokenizers.core.files import write
 from luthier.tokenizers.core.pieces import Pieces, pieces_of
+from luthier.tokenizers.core.steps import cleaning_of
 from luthier.tokenizers.core.stream import Stream
 from luthier.tokenizers.words.word_ids import LongTexts, long_texts
 
@@ -75,6 +78,7 @@ class Tokenizer:
         self._lock = threading.Lock()
         self._special_ids = frozenset(self.special_tokens.values())
         self._characters = character_table(backend)
+        self._cleaning = cleaning_of(backend.normalizer)
 
     def encode(self, text: str, *, special: bool = False, bos: bool = False, eos: bool = False) -> list[int]:
         """The ids of a text.
@@ -102,7 +106,7 @@ class Tokenizer:
         """
         with _blaming(texts):
             if self._characters is not None:
-                return [self._characters.ids(text) for text in texts]
+                return [self._characters.ids(self._cleaned(text)) for text in texts]
             words = self._long_texts
             found = [None if words is None else words.encode(text) for text in texts]
         left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
@@ -130,9 +134,12 @@ class Tokenizer:
             if special and part in self.special_tokens:
                 ids.append(self.special_tokens[part])
             else:  # many times faster than the backend, which drops what it lacks
-                ids += table.ids(part, place).tolist()
+                ids += table.ids(self._cleaned(part), place).tolist()
             place += len(part)
         return ids
+
+    def _cleaned(self, text: str) -> str:
+        return text if self._cleaning is None else clean(text, self._cleaning)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """The text of ids. Bytes that are not UTF-8, which a model may well write, become U+FFFD.
@@ -178,6 +185,15 @@ class Tokenizer:
         write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
         for name in STALE:
             (folder / name).unlink(missing_ok=True)
+
+    def with_cleaning(self, normalisation: Normalisation) -> Tokenizer:
+        """The same tokenizer with the rules of `cleaning` before its own, so that prompts become what texts were."""
+        if self._cleaning is not None and FORMS.index(self._cleaning) >= FORMS.index(normalisation):
+            return self
+        backend = Backend.from_str(self.to_json())
+        put_on(backend, normalisation)
+        roles = {role.removesuffix("_token"): token for role, token in self.roles.items()}
+        return Tokenizer(backend, **roles, eos_ids=self.eos_ids, chat_template=self.chat_template)
 
     def to_json(self, *, pretty: bool = False) -> str:
         """What tokenizer.json says: all but the settings and the roles of tokens."""

@@ -19,12 +19,13 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 
 from luthier.errors import LuthierError
+from luthier.tokenizers.core.cleaning import FORMS, put_on
 from luthier.tokenizers.core.frame import set_frame
 from luthier.tokenizers.core.pieces import SPACE
 from luthier.tokenizers.core.tokenizer import LARGEST, Tokenizer
 from luthier.tokenizers.core.train import backend_of_characters
 from luthier.tokenizers.formats.gguf_words import words_of
-from luthier.tokenizers.formats.gguf_writing import to_gguf
+from luthier.tokenizers.formats.gguf_writing import CLEANING, to_gguf
 from luthier.tokenizers.formats.sentencepiece_file import Algorithm, Kind, Model, Piece
 from luthier.tokenizers.formats.sentencepiece_model import build
 
@@ -71,6 +72,11 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer | None:
     begin = names.get("bos") if _take(fields, "add_bos_token", bool, adds_bos) else None
     end = names.get("eos") if _take(fields, "add_eos_token", bool, False) else None
     set_frame(backend, begin, end)
+    cleaning = _checked(fields.get(CLEANING), CLEANING, str)
+    if cleaning is not None:
+        if cleaning not in FORMS:
+            raise LuthierError(f"the GGUF file's {CLEANING} is {cleaning!r:.80}; known are {', '.join(FORMS)}")
+        put_on(backend, cleaning)
     ends = [vocabulary.roles[role] for role in ("eos", "eom", "eot") if role in vocabulary.roles]
     return Tokenizer(
         backend,

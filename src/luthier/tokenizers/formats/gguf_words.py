@@ -18,7 +18,7 @@ from tokenizers.normalizers import NFC, Normalizer
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.core.steps import steps
+from luthier.tokenizers.core.steps import steps, without_cleaning
 from luthier.tokenizers.formats.tiktoken_model import ENDINGS, LLAMA3_WORDS, LLAMA4_WORDS
 
 THREE_DIGITS, ONE_DIGIT = r"\p{N}{1,3}", r"\p{N}"
@@ -88,7 +88,7 @@ def _splits(*patterns: str) -> PreTokenizer:
 
 def name_of(backend: Backend) -> str:
     """The name of a byte-level backend's way. Raises LuthierError where none means it."""
-    way = (steps(backend.normalizer), steps(backend.pre_tokenizer))
+    way = (without_cleaning(backend.normalizer), steps(backend.pre_tokenizer))
     for name in dict.fromkeys(NAMES.values()):
         words = _meaning(name)
         if way == (steps(words.normalizer), steps(words.pre_tokenizer)):

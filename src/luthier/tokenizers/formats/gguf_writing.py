@@ -10,13 +10,14 @@ from tokenizers.models import BPE
 from luthier.errors import LuthierError
 from luthier.tokenizers.core.merges import merges_of
 from luthier.tokenizers.core.pieces import BYTE, SPACE
-from luthier.tokenizers.core.steps import steps
+from luthier.tokenizers.core.steps import cleaning_of, steps, without_cleaning
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.formats.gguf_words import name_of, words_of
 from luthier.tokenizers.formats.sentencepiece_file import Kind
 from luthier.tokenizers.formats.sentencepiece_model import words_pattern
 
 KEY = "tokenizer.ggml."
+CLEANING = "tokenizer.luthier.cleaning"  # our own key: llama.cpp knows no such rules and ignores it
 UNSAID_OF_BPE = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 UNSAID_OF_TOKENS = ("lstrip", "rstrip", "single_word")
 Fields = dict[str, Any]
@@ -28,7 +29,7 @@ def to_gguf(tokenizer: Tokenizer, vocab_size: int) -> Fields:
     vocab_size: the rows of the model's embedding; unused tokens fill the list up to it. Raises LuthierError for a
     tokenizer that GGUF has no form for. What llama.cpp does otherwise: where there are pieces and not bytes, "▁" in a
     text is a space to it, and "</s>" may become that token even in plain text; the words of some models are not
-    always their own (see gguf_words).
+    always their own (see gguf_words); and it cleans no text (see cleaning), so give it clean ones.
     """
     if vocab_size < tokenizer.vocab_size:
         raise LuthierError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model knows {vocab_size}")
@@ -55,7 +56,9 @@ def to_gguf(tokenizer: Tokenizer, vocab_size: int) -> Fields:
     types = [int(kinds.get(number, Kind.UNUSED)) for number in range(vocab_size)]
     fields = {"tokens": tokens, "token_type": types, **vocabulary, **_roles(tokenizer)}
     template = {} if tokenizer.chat_template is None else {"tokenizer.chat_template": tokenizer.chat_template}
-    return {KEY + name: value for name, value in fields.items()} | template
+    form = cleaning_of(tokenizer.backend.normalizer)
+    cleaning = {} if form is None else {CLEANING: form}
+    return {KEY + name: value for name, value in fields.items()} | template | cleaning
 
 
 def _tokens(tokenizer: Tokenizer, vocab_size: int) -> list[str]:
@@ -130,7 +133,7 @@ def _puts_a_space_before(tokenizer: Tokenizer) -> bool:
     """
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     words = {"type": "Split", "pattern": {"Regex": words_pattern()}, "behavior": "Isolated", "invert": False}
-    found = [*steps(tokenizer.backend.normalizer), *steps(tokenizer.backend.pre_tokenizer)]
+    found = [*without_cleaning(tokenizer.backend.normalizer), *steps(tokenizer.backend.pre_tokenizer)]
     if found[-1:] == [words]:
         found.pop()
     match found:
@@ -170,7 +173,7 @@ def _ranks(pieces: list[str], merges: list[tuple[str, str]]) -> dict[str, int]:
 def _characters(tokenizer: Tokenizer, tokens: list[str], kinds: dict[int, Kind]) -> Fields:
     """Pieces of one character, which nothing joins: llama.cpp looks each up, and writes bytes for what is not there."""
     several = [token for number, token in enumerate(tokens) if kinds.get(number) is Kind.NORMAL and len(token) > 1]
-    if several or steps(tokenizer.backend.normalizer) or steps(tokenizer.backend.pre_tokenizer):
+    if several or without_cleaning(tokenizer.backend.normalizer) or steps(tokenizer.backend.pre_tokenizer):
         raise LuthierError(
             "this BPE tokenizer has no form in a GGUF file: it writes neither bytes as GPT-2 does, nor unknown "
             "characters as SentencePiece does"

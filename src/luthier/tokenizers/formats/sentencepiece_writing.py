@@ -11,7 +11,9 @@ import struct
 from typing import Any
 
 from luthier.errors import LuthierError
+from luthier.tokenizers.core.cleaning import clean
 from luthier.tokenizers.core.pieces import BYTE, SPACE
+from luthier.tokenizers.core.steps import cleaning_of
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.formats.sentencepiece_file import Algorithm, Kind, Model, Piece
 from luthier.tokenizers.formats.sentencepiece_model import build
@@ -35,7 +37,10 @@ def sentencepiece_file(tokenizer: Tokenizer) -> bytes | None:
         again = build(model)
     except LuthierError:
         return None
-    if any(again.encode(sample) != tokenizer.encode(sample) for sample in SAMPLES):
+    # clean ones: what a run's tokenizer cleans texts by is not in this file
+    form = cleaning_of(tokenizer.backend.normalizer)
+    samples = SAMPLES if form is None else [clean(sample, form) for sample in SAMPLES]
+    if any(again.encode(sample) != tokenizer.encode(sample) for sample in samples):
         return None
     return written(model)
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import Model
 from tokenizers.normalizers import Normalizer
 
+from luthier.tokenizers.core.cleaning import clean
 from luthier.tokenizers.core.pieces import BYTE_ALPHABET
 from luthier.tokenizers.core.steps import steps
 from luthier.tokenizers.words.word_patterns import Words, words_of
@@ -97,6 +98,8 @@ def _normalizing(normalizer: Normalizer | None) -> Callable[[str], str]:
 
 def _plain(step: dict[str, Any]) -> Callable[[str], str] | None:
     match step:
+        case {"type": "Cleaning", "form": "none" | "NFC" | "NFKC" as form}:
+            return lambda text: clean(text, form)
         case {"type": "Prepend", "prepend": str(begin)}:
             return lambda text: begin + text if text else text
         case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)} if old:
