@@ -51,7 +51,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(book, tmp_path, ctrl_
         ):
             train.start(chosen, tmp_path / "stopped")
         monkeypatch.undo()
-    monkeypatch.setattr("luthier.run.train.matrix_product_peak", lambda device, dtype: 1e11)
+    monkeypatch.setattr("luthier.run.training_run.matrix_product_peak", lambda device, dtype: 1e11)
     stopped = train.resume(tmp_path / "stopped", {}, {}, ())
     for name in ("metrics.jsonl", "samples.jsonl"):
         assert records(straight / name) == records(stopped / name)

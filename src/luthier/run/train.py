@@ -1,56 +1,31 @@
-"""One training run from start to end: prepare, train, look, sample, save, and go on after a stop."""
+"""Start a training run, or go on with one: the folder, the text, the model, and several processes."""
 
 from __future__ import annotations
 
-import math
-import re
-import shlex
 import shutil
-import statistics
-import time
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from luthier.architectures import registry
-from luthier.data.shards import TokenShards
-from luthier.errors import LuthierError, UsageError
-from luthier.generation.generate import encode_prompts, new_rows
-from luthier.generation.settings import Settings as GenerationSettings
+from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel, load
 from luthier.run import corpus, cost, speed
-from luthier.run.closing import closing, headline
 from luthier.run.folder import RunFolder
-from luthier.run.interrupt import InterruptedRunError, finish_on_signal
-from luthier.run.pictures import draw_losses
 from luthier.run.plan import Plan, check_resumable, read_run, resolve, with_vocabulary
-from luthier.run.report import write_report
-from luthier.run.saver import Job, Saver, copied, snapshot
-from luthier.run.watch import Nobody, Watch, forget_after, read_lines, say, speaks, tensorboard_writer, warn
+from luthier.run.training_run import Run, newest
+from luthier.run.watch import say, speaks, tensorboard_writer, warn
 from luthier.tokenizers.load import load as load_tokenizer
-from luthier.training.balance import imbalance
-from luthier.training.checkpoint import read_state
 from luthier.training.distributed import (
-    ALONE,
     World,
-    check,
-    choose_way,
-    device_memory,
     joined,
-    laid_out_as,
     restarted,
 )
-from luthier.training.flops import flops_per_token
-from luthier.training.loop import NonFiniteError, StepResult, Trainer
-from luthier.training.machine import choose_device, keep_freed_memory, matrix_product_peak, peak_memory
+from luthier.training.machine import choose_device, keep_freed_memory
 from luthier.training.settings import Settings
-from luthier.training.spikes import SpikeDetector
-
-MOST_FAILURES = 5  # between two checkpoints: then something is wrong that no policy cures
 
 
 def start(plan: Plan, out: Path) -> Path:
@@ -142,265 +117,9 @@ def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World) -> Run:
     return run
 
 
-def newest(folder: RunFolder, world: World) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """The newest whole checkpoint, which the first process looks for: it puts damaged ones aside."""
-    if world.is_first:
-        found = folder.newest_checkpoint()
-        world.agree(found[0])
-        return found
-    path = world.agree(None)
-    return (path, *read_state(path))
-
-
 def prepare_process(plan: Plan, world: World) -> None:
     """Its threads, its memory, and whether it speaks."""
     if plan.settings.threads:
         torch.set_num_threads(plan.settings.threads)
     keep_freed_memory()
     speaks(world.is_first)
-
-
-class Run:
-    """A run in progress."""
-
-    def __init__(self, plan: Plan, folder: RunFolder, lm: LanguageModel, tokens: Path, world: World = ALONE) -> None:
-        self.plan, self.folder, self.lm, self.tokens, self.world = plan, folder, lm, tokens, world
-        self.settings = plan.settings
-        self.origin = corpus.origin(tokens)
-        self.train_tokens, self.validation_tokens = corpus.open_splits(tokens)
-        batches = corpus.make_batches(plan, self.train_tokens, lm.tokenizer, world)
-        self.steps_per_epoch = batches.batches_per_epoch / self.settings.accumulation
-        steps = corpus.steps_in_all(self.settings, batches)
-        parameters = sum(weight.numel() for weight in lm.model.parameters())
-        way = choose_way(plan.settings.parallel, parameters, device_memory(lm.device, world))
-        check(world, plan.settings.batch_size, plan.settings.optimizer, way)
-        self.trainer = Trainer(lm.model, batches, replace(self.settings, parallel=way), steps, world=world)
-        self.prompt = self.settings.sample_prompt or self.default_prompt()
-        self.check_prompt()
-        self.best = math.inf
-        self.seconds_before = 0.0
-        self.recent: list[StepResult] = []
-        self.spikes = SpikeDetector()
-        self.failures = 0  # since the last checkpoint
-        self.saver, self.jobs = Saver(), list[Job]()
-
-    def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Stand where a checkpoint does, whose weights are there already."""
-        self.trainer.restore(tensors, record["trainer"])
-        self.best, self.seconds_before = record["best"], record["seconds"]
-        self.recent = [StepResult(**result) for result in record["recent"]]
-        self.spikes.losses.clear()
-        self.spikes.losses.extend(record["losses"])
-        if not self.world.is_first:
-            return
-        for path in (self.folder.metrics, self.folder.samples):
-            forget_after(path, self.trainer.step)
-
-    def go(self) -> None:
-        """Train to the end, or until Ctrl-C."""
-        trainer, settings = self.trainer, self.settings = self.trainer, self.plan.settings
-        trainer.dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-        self.peak = matrix_product_peak(trainer.device, trainer.dtype)
-        self.flops = flops_per_token(trainer.model, self.plan.model.context_length)
-        self.began = time.monotonic()
-        say(headline(self.plan, trainer, len(self.train_tokens), self.peak))
-        board = self.folder.path / "tensorboard" if settings.tensorboard else None
-        watch = Watch if self.world.is_first else Nobody
-        with (
-            watch(self.folder.metrics, self.folder.samples, trainer.total_steps, trainer.step, board) as self.watch,
-            finish_on_signal() as stop,
-        ):
-            if self.world.agree(not self.folder.metrics.exists()):
-                self.look()
-            compiler = speed.Compiler(trainer, settings)
-            while trainer.step < trainer.total_steps:
-                self.one_step()
-                if self.world.any(bool(stop)) and trainer.step < trainer.total_steps:
-                    self.interrupted()
-                compiler.stepped(self.recent)
-            self.flush()
-        if not self.world.is_first:
-            return
-        draw_losses(read_lines(self.folder.metrics), self.folder.path.name, self.folder.picture)
-        try:
-            write_report(self.folder.path)
-        except LuthierError as error:  # the run is whole without its page
-            warn(str(error))
-        say(closing(self.folder, read_lines(self.folder.metrics), self.seconds, self.prompt))
-
-    def one_step(self) -> None:
-        """A step, and what is due after it."""
-        trainer = self.trainer
-        self.saver.check()
-        try:
-            result = trainer.train_step()
-        except NonFiniteError as error:
-            trainer.skip()
-            self.recover(str(error), self.settings.non_finite)
-            return
-        self.recent.append(result)
-        self.watch.stepped(trainer.step, result.loss, result.tokens / result.seconds)
-        if self.spikes.sees(result.loss):
-            what = f"step {trainer.step}: the loss {result.loss:.3f} is a spike: under {self.spikes.limit:.3f} is usual"
-            if self.settings.spikes != "log":
-                self.recover(what, self.settings.spikes)
-                return
-            warn(what)
-        last = trainer.step == trainer.total_steps
-        look_due, sample_due = self.due(self.look_every), self.due(self.sample_every)
-        if look_due or sample_due or last:  # a sample is worth little without the loss that goes with it
-            self.look()
-        if sample_due or last:
-            self.sample()
-        if last or self.due(self.settings.save_every or self.look_every):
-            self.save()
-        if self.jobs:
-            self.saver.submit(self.jobs)
-            self.jobs = []
-
-    def recover(self, what: str, policy: str) -> None:
-        """After a step that went wrong, whose batches are behind us. Goes on as the policy says, or raises."""
-        self.failures += 1
-        if policy == "stop" or self.failures > MOST_FAILURES:
-            raise NonFiniteError(f"{what}. {self.last_good()}")
-        if policy == "skip":
-            warn(f"{what}. Its batches are left out")
-            return
-        self.flush()
-        # what stays as it is: the place in the data, the score of the best weights on the disk, the time spent
-        place, best, seconds = self.trainer.batches.state(), self.best, self.seconds_before
-        self.world.wait()
-        checkpoint, tensors, record = newest(self.folder, self.world)
-        weights = load(checkpoint, device=self.trainer.device).model.state_dict()
-        for name, weight in self.lm.model.state_dict().items():
-            weight.copy_(laid_out_as(weights[name], weight))
-        self.restore(tensors, record)
-        self.trainer.batches.restore(place)
-        self.best, self.seconds_before = best, seconds
-        warn(f"{what}. Going back to {checkpoint}, and past those batches")
-
-    def write(self, job: Job) -> None:
-        """Have something written after this step, by the first process."""
-        if self.world.is_first:
-            self.jobs.append(job)
-
-    def flush(self) -> None:
-        """Wait until all is written."""
-        self.saver.submit(self.jobs)
-        self.jobs = []
-        self.saver.wait()
-
-    def last_good(self) -> str:
-        """Where the last good weights are. Those of now are not saved: they may have burst already."""
-        self.flush()
-        whole = self.folder.whole_checkpoints()
-        return f"The last good state is in {whole[-1] if whole else self.folder.path}"
-
-    def due(self, every: float) -> bool:
-        """Whether a multiple of `every` steps, which may be a fraction, has just been reached."""
-        return every > 0 and int(self.trainer.step / every) > int((self.trainer.step - 1) / every)
-
-    @property
-    def look_every(self) -> float:
-        """Steps between two looks."""
-        return self.settings.evaluate_every or max(1.0, self.trainer.total_steps / 20)
-
-    @property
-    def sample_every(self) -> float:
-        """Steps between two samples: an epoch, where the run counts in epochs."""
-        in_epochs = self.settings.steps == 0 and self.settings.epochs > 1
-        return self.settings.sample_every or (self.steps_per_epoch if in_epochs else self.trainer.total_steps / 5)
-
-    def look(self) -> None:
-        """Measure, write down, show; keep the weights when they are the best so far."""
-        trainer = self.trainer
-        look: dict[str, Any] = {"step": trainer.step, "epoch": trainer.step / self.steps_per_epoch}
-        look |= {"tokens": trainer.tokens, "train_loss": self.loss_on(self.train_tokens, limit=True)}
-        if self.validation_tokens is not None:
-            look["validation_loss"] = self.loss_on(self.validation_tokens, limit=False)
-        held_out = look.get("validation_loss", look["train_loss"])
-        if not math.isfinite(held_out + look["train_loss"]):
-            raise NonFiniteError(
-                f"after step {trainer.step} the training loss is {look['train_loss']} and the loss on held-out text "
-                f"{held_out}: lower learning_rate or raise warmup. {self.last_good()}"
-            )
-        look["perplexity"] = math.exp(min(held_out, 700))
-        look["bits_per_byte"] = corpus.bits_per_byte(held_out, self.validation_tokens or self.train_tokens)
-        if self.recent:
-            look |= speed.summary(self.recent, self.flops, self.peak)
-            if self.recent[-1].loads:
-                loads = [
-                    [statistics.fmean(e) for e in zip(*layer, strict=True)]
-                    for layer in zip(*(result.loads for result in self.recent), strict=True)
-                ]
-                look |= {"expert_loads": loads, "imbalance": max(imbalance(layer) for layer in loads)}
-        look |= {"seconds": self.seconds, "peak_memory": peak_memory(trainer.device)}
-        self.recent.clear()
-        self.watch.looked(look)
-        if held_out < self.best:
-            self.best = held_out
-            best = snapshot(self.lm)
-            self.write(lambda: best.save(self.folder.path))
-
-    def loss_on(self, tokens: TokenShards, *, limit: bool) -> float:
-        """The mean loss over evaluate_batches batches of a split; 0 means the whole validation text."""
-        n_batches = self.settings.evaluate_batches or (8 if limit else None)
-        batches = corpus.batches_to_look_at(self.plan, tokens, self.lm.tokenizer, n_batches, self.world)
-        with torch.compiler.set_stance("force_eager"):  # compiling a second, gradient-free block would cost more
-            return self.trainer.evaluate(batches)
-
-    def sample(self) -> None:
-        """Let the model speak."""
-        lm = snapshot(self.lm) if self.trainer.sharded else self.lm
-        if not self.world.is_first:
-            return
-        lm.model.eval()
-        with torch.compiler.set_stance("force_eager"):
-            new = lm.generate(
-                self.prompt, max_new_tokens=self.settings.sample_tokens, temperature=self.settings.sample_temperature,
-                seed=self.settings.seed,
-            )[0]  # fmt: skip
-        trainer = self.trainer
-        place = {"step": trainer.step, "epoch": trainer.step / self.steps_per_epoch}
-        self.watch.sampled({**place, "prompt": self.prompt, "text": self.prompt + new})
-
-    def check_prompt(self) -> None:
-        """A UsageError, before the first step, for a prompt that the tokenizer or the context cannot take."""
-        try:
-            ids = encode_prompts(self.lm.tokenizer, [self.prompt])
-            new_rows(self.lm.tokenizer, ids, GenerationSettings(), self.plan.model.context_length)
-        except LuthierError as error:
-            raise UsageError(f"sample_prompt {self.prompt!r}: {error}") from None
-
-    def default_prompt(self) -> str:
-        """The first words of the held-out text."""
-        tokens = self.validation_tokens or self.train_tokens
-        length = min(64, len(tokens), self.plan.model.context_length // 2)
-        text = self.lm.tokenizer.decode(tokens[: max(1, length)].tolist(), skip_special=True)
-        words = re.search(r"\S+(\s+\S+){0,2}", text)  # not split and joined: the tokenizer may know no space
-        return words.group() if words else text
-
-    @property
-    def seconds(self) -> float:
-        """Time spent on this run, before a resume too."""
-        return self.seconds_before + time.monotonic() - self.began
-
-    def save(self) -> Path:
-        """Have a checkpoint written. Returns where it will be."""
-        tensors, state = self.trainer.state()
-        record = {"step": self.trainer.step, "trainer": state, "best": self.best, "seconds": self.seconds}
-        record |= {"origin": self.origin, "losses": list(self.spikes.losses)}
-        record["recent"] = [asdict(result) for result in self.recent]  # since the last look, which will average them
-        lm, tensors, keep = snapshot(self.lm), copied(tensors), self.settings.keep
-        self.write(lambda: self.folder.save_checkpoint(lm, tensors, record, keep))
-        self.failures = 0
-        return self.folder.checkpoint_at(self.trainer.step)
-
-    def interrupted(self) -> None:
-        """Save, and say how to go on."""
-        saved = self.save()
-        self.flush()
-        raise InterruptedRunError(
-            f"stopped at step {self.trainer.step} of {self.trainer.total_steps}, saved in {saved}; "
-            f"go on with: luthier train --out {shlex.quote(str(self.folder.path))} --resume"
-        )
