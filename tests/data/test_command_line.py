@@ -72,7 +72,7 @@ def test_a_preparation_stopped_from_the_keyboard_leaves_nothing(saved, tmp_path,
     command = [sys.executable, "-m", "luthier", "data", "prepare", str(tmp_path / "book.txt")]
     command += ["--tokenizer", str(saved), "--out", str(tmp_path / "out")]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "LUTHIER_HOME": str(own_home)})
-    while run.poll() is None and not list(tmp_path.glob(".out.*.part")):
+    while run.poll() is None and not list(tmp_path.glob(".out.*.unfinished")):
         time.sleep(0.02)
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=60)

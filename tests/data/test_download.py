@@ -91,10 +91,10 @@ def test_a_wrong_download_leaves_what_was_there(server, tmp_path, path, complain
 
 def test_an_interrupted_download_leaves_nothing(server, tmp_path, monkeypatch):
     def interrupt(*_: object) -> None:
-        assert list(tmp_path.glob(".story.txt.*.part")), "the bytes go to a hidden name first"
+        assert list(tmp_path.glob(".story.txt.*.unfinished")), "the bytes go to a hidden name first"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(downloading.os, "fsync", interrupt)
+    monkeypatch.setattr(downloading, "sync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fetch(server + "/good", tmp_path / "story.txt")
     assert list(tmp_path.iterdir()) == []

@@ -151,7 +151,7 @@ def test_too_little_text_is_an_error_that_leaves_nothing(gpt2_way, tmp_path, doc
 
 def test_a_target_that_cannot_be_written_is_named(gpt2_way, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LuthierError, match=r"file/out: cannot be written: Not a directory"):
+    with pytest.raises(LuthierError, match=r"cannot write .*file/out: Not a directory"):
         prepare(DOCUMENTS, gpt2_way, tmp_path / "file/out")
 
 

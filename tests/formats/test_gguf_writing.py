@@ -102,12 +102,12 @@ def test_zeros_and_the_tiniest_numbers_can_be_packed(tmp_path):
 )
 def test_numbers_that_a_type_cannot_hold_are_refused_and_the_old_file_stays(kind, number, tmp_path):
     path = tmp_path / "a.gguf"
-    path.write_bytes(b"the old one")
+    path.write_bytes(b"GGUF: the old one")
     broken = MATRIX.clone()
     broken[3, 3] = number
     with pytest.raises(LuthierError, match=f"'matrix' holds numbers that {kind} cannot"):
         write(path, SETTINGS, layout(kind), tensors(broken))
-    assert path.read_bytes() == b"the old one"
+    assert path.read_bytes() == b"GGUF: the old one"
     assert [file.name for file in tmp_path.iterdir()] == ["a.gguf"]
 
 
@@ -125,7 +125,8 @@ def test_tensors_are_asked_for_one_at_a_time(tmp_path):
 
     def stream():
         for name in big:
-            sizes.append((tmp_path / ".a.gguf.saving").stat().st_size)
+            [part] = tmp_path.glob(".a.gguf.*")
+            sizes.append(part.stat().st_size)
             yield name, torch.zeros(1 << 16)
 
     write(path, SETTINGS, big, stream())
@@ -141,7 +142,7 @@ def test_tensors_that_are_not_those_of_the_layout_are_a_mistake(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(LuthierError, match="is a folder, and this format is one file"):
+    with pytest.raises(LuthierError, match="is a folder, and what is written is one file"):
         write(tmp_path, SETTINGS, layout("F32"), tensors())
     (tmp_path / "file").write_text("")
     with pytest.raises(LuthierError, match=r"cannot write .*a\.gguf: (Not a directory|File exists)"):
@@ -156,7 +157,7 @@ def test_a_text_that_is_no_unicode_is_named(tmp_path):
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.gguf"
-    path.write_bytes(b"the old one")
+    path.write_bytes(b"GGUF: the old one")
 
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
@@ -164,5 +165,5 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr("gguf.GGUFWriter.write_tensor_data", full)
     with pytest.raises(LuthierError, match=r"cannot write .*a\.gguf: No space left on device"):
         write(path, SETTINGS, layout("F32"), tensors())
-    assert path.read_bytes() == b"the old one"
+    assert path.read_bytes() == b"GGUF: the old one"
     assert [file.name for file in tmp_path.iterdir()] == ["a.gguf"]

@@ -188,7 +188,7 @@ def test_a_save_that_fails_leaves_the_old_model(folder, monkeypatch):
 
     monkeypatch.setattr("luthier.formats.safetensors_files.write_file", full)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(LuthierError, match=r"cannot save into .*: No space left on device"):
+    with pytest.raises(LuthierError, match=r"cannot write .*: No space left on device"):
         fresh("gpt2").save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 

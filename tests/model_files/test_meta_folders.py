@@ -266,7 +266,7 @@ def test_an_error_on_the_way_leaves_the_old_folder(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(meta.pth_files, "padding", full)
-    with pytest.raises(LuthierError, match=r"cannot save into .*No space left"):
+    with pytest.raises(LuthierError, match=r"cannot write .*No space left"):
         meta.write(tmp_path, Opened(new, config, None))
     assert_same(meta.read(tmp_path, CPU, None).model, old)
     assert sorted(path.name for path in tmp_path.iterdir()) == [

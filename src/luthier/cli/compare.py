@@ -65,9 +65,10 @@ def main(arguments: list[str]) -> int:
     found = compare(a.model, b.model, tokens)
     show(found, given.tolerance, [escaped(a, token) for token in tokens])
     if given.json is not None:
-        from luthier.tokenizers.core.files import write
+        from luthier.files.atomic_file import write_file
 
-        write(given.json, json.dumps(numbers(given, found, tokens), indent=2, allow_nan=False) + "\n")
+        content = json.dumps(numbers(given, found, tokens), indent=2, allow_nan=False) + "\n"
+        write_file(given.json, content, begins=b"{")
     return 0
 
 

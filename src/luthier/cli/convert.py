@@ -45,7 +45,11 @@ def main(arguments: list[str]) -> int:
     given = tyro.cli(Arguments, prog="luthier convert", description=ABOUT, args=arguments)
     if given.quantize and given.to != "gguf":
         raise UsageError(f"--quantize is for --to gguf; the number type of {given.to} is set by --dtype")
-    if given.out.exists() or given.out.is_symlink():
+    from luthier.files.atomic_file import is_special
+    from luthier.files.atomic_folder import is_free
+
+    into_stream = given.to == "gguf" and is_special(given.out)
+    if not into_stream and (not is_free(given.out) or (given.to == "gguf" and given.out.is_dir())):
         raise UsageError(f"{given.out} is already there: name a place that is not")
     import torch
 

@@ -79,9 +79,10 @@ def main(arguments: list[str]) -> int:
     records = [evaluate(model, texts, given) for model in models]
     show(records)
     if given.json is not None:
-        from luthier.tokenizers.core.files import write
+        from luthier.files.atomic_file import write_file
 
-        write(given.json, json.dumps({"data": data, "models": records}, indent=2, allow_nan=False) + "\n")
+        content = json.dumps({"data": data, "models": records}, indent=2, allow_nan=False) + "\n"
+        write_file(given.json, content, begins=b"{")
     return 0
 
 

@@ -13,6 +13,7 @@ import tyro
 from luthier.data.download import download
 from luthier.data.progress import progress
 from luthier.errors import LuthierError, UsageError
+from luthier.files.atomic_folder import is_free
 from luthier.tokenizers.formats.gpt2 import SHA256
 
 SOURCE = "https://openaipublic.blob.core.windows.net/gpt-2/models"
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> int:
     """Download, check, and say what was written."""
     given = tyro.cli(Arguments, prog="luthier get", description=ABOUT, args=arguments)
     out = given.out or Path(given.model)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_free(out):
         raise UsageError(f"{out} is already there: name another folder with --out")
     get(given.model, out)
     size = sum(file.stat().st_size for file in out.iterdir())
@@ -89,7 +90,7 @@ def get(name: str, out: Path) -> None:
         shutil.rmtree(part)
         raise LuthierError(f"{error}; nothing was kept, try again") from None
     try:
-        part.replace(out)
+        part.replace(out.resolve())
     except OSError as error:
         raise LuthierError(f"cannot write {out}: {error.strerror or error}; the files are in {part}") from error
 

@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     text = read_stdin() if given.text == "-" else given.text
     lm = open_model(given.model, given.device, given.dtype, given.quantize)
 
-    from luthier.files.atomic_file import replacing_file
+    from luthier.files.atomic_file import PAGE, write_file
     from luthier.generation.generate import encode_prompts
     from luthier.inspect.page import make_page, room
 
@@ -60,9 +60,8 @@ def main(arguments: list[str]) -> int:
     if len(tokens) > fitting:
         note = f"The text has {len(tokens):,} tokens; the first {fitting} are shown."
     page = make_page(lm.model, lm.tokenizer, tokens[:fitting], name=Path(given.model).name or given.model, note=note)
-    with replacing_file(given.out) as hidden:
-        hidden.write_text(page, encoding="utf-8")
-    size = given.out.stat().st_size / 1e6
+    write_file(given.out, page, begins=PAGE)
+    size = len(page.encode()) / 1e6
     print(f"{given.out}: {min(len(tokens), fitting)} tokens, {size:.1f} MB", file=sys.stderr)
     if note:
         print(note, file=sys.stderr)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,6 +17,8 @@ from urllib.parse import urlsplit
 
 from luthier.data.progress import progress
 from luthier.errors import LuthierError
+from luthier.files.sync import sync
+from luthier.files.unfinished import unfinished
 
 BLOCK = 1 << 20  # bytes
 SECONDS = 30.0  # without a byte before we give up
@@ -32,25 +33,20 @@ def download(url: str, target: Path, *, sha256: str | None, size: int | None) ->
     or when `target` cannot be written.
     """
     _check(url)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            digest = _copy(url, file, target.name, size)
+        with unfinished(target) as part:
+            with part.open("wb") as file:
+                digest = _copy(url, file, target.name, size)
             if sha256 is not None and digest != sha256:
                 raise LuthierError(f"{url}: wrong sha256: expected {sha256}, got {digest}; nothing was kept")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
+            sync(part)
+            part.replace(target)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
         code = f"{error.code} " if isinstance(error, urllib.error.HTTPError) else ""
         raise LuthierError(f"cannot download {url}: {code}{reason}") from error
     except OSError as error:
         raise LuthierError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def digest_of(path: Path) -> str:

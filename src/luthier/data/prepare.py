@@ -7,8 +7,6 @@ hidden folder beside the target, which takes the target's name when the last byt
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -22,6 +20,7 @@ from luthier.data.shards import FORMAT, INDEX, SHARD_TOKENS, Index, ShardWriter,
 from luthier.data.splits import Fractions, Size, Span, measure, resolve, spans
 from luthier.data.text import Piece
 from luthier.errors import LuthierError, UsageError
+from luthier.files.atomic_folder import is_free, replacing
 
 BATCH = 1 << 20  # characters encoded at once: 16 chunks
 
@@ -79,29 +78,18 @@ def prepare(
     out, fractions = Path(out), fractions or Fractions()
     if iter(documents) is documents:
         raise UsageError("the documents are read twice: give a list or a Texts, not a generator")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_free(out):
         raise LuthierError(f"{out}: there is something here already; delete it or name another folder")
     with progress("reading characters", None) as advance:
         size = measure(_watched(_pieces(documents), advance))
     if not size.characters:
         raise LuthierError("there is no text in what was given")
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+    with replacing(out, stale=(), last=INDEX) as part:
         with progress("encoding", size.characters) as advance:
             record = _write(_pieces(documents), tokenizer, part, fractions, size, shard_tokens, advance)
         tokenizer.save(part)
         record["settings"] = {**(settings or {}), **asdict(fractions), "split_by": resolve(fractions, size)}
         (part / INDEX).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        for path in part.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        part.replace(out)
-    except OSError as error:
-        raise LuthierError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return read_index(out)
 
 

@@ -5,9 +5,8 @@ Shapes: T tokens, C dim.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from luthier.architectures import registry
 from luthier.errors import LuthierError
+from luthier.files.unfinished import scratch_folder
 from luthier.language_model import LanguageModel, load
 from luthier.model.moe import MoE
 from luthier.run import train
@@ -65,13 +65,14 @@ class Models:
         )
 
     def __enter__(self) -> Self:
-        self.folder = tempfile.TemporaryDirectory(prefix="luthier-figures-")
+        self.open = ExitStack()
+        self.folder = self.open.enter_context(scratch_folder("figures"))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.folder.cleanup()
+        self.open.close()
 
     @cached_property
     def given(self) -> LanguageModel | None:
@@ -112,7 +113,7 @@ class Models:
 
     def trained(self, preset: str) -> Path:
         """The folder of a run of this preset, made when it is not there yet."""
-        out = Path(self.folder.name) / preset
+        out = self.folder / preset
         if not out.exists():
             sizes = {**self.model, **({"attention_chunk": 32} if preset.startswith("llama4") else {})}
             plan = resolve(self.data, options={**self.options, "preset": preset}, model=sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from luthier.files.atomic_file import replacing_file
+from luthier.files.atomic_file import replacing_file, write_file
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; lines also differ by dash
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
@@ -25,6 +26,7 @@ DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)
 SEQUENTIAL, DIVERGING = "cividis", "PuOr"  # maps that colour-blind eyes read too
 SOFT = "#555555"
 DOTS_PER_INCH = 130
+BEGINS = {"png": b"\x89PNG", "svg": b"<?xml"}
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,12 @@ def write(picture: Picture, folder: Path, *, svg: bool = False) -> list[Path]:
     for path in paths[:-1]:
         kind = path.suffix[1:]
         plain: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {}
-        with replacing_file(path) as part, matplotlib.rc_context({"svg.hashsalt": picture.name}):
+        with replacing_file(path, begins=BEGINS[kind]) as part, matplotlib.rc_context({"svg.hashsalt": picture.name}):
             picture.figure.savefig(part, format=kind, dpi=DOTS_PER_INCH, **plain)
-    with replacing_file(paths[-1]) as part, part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(picture.table)
-        writer.writerows(zip(*picture.table.values(), strict=True))
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(picture.table)
+    head = table.getvalue().encode()
+    writer.writerows(zip(*picture.table.values(), strict=True))
+    write_file(paths[-1], table.getvalue(), begins=head)
     return paths

@@ -36,7 +36,7 @@ def write(
     """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
-    with replacing_file(path) as hidden:
+    with replacing_file(path, begins=b"GGUF") as hidden:
         writer = GGUFWriter(hidden, settings["general.architecture"])
         try:
             for name, value in settings.items():

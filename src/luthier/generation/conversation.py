@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import LuthierError
+from luthier.files.atomic_file import write_file
 from luthier.files.json_files import read_json
 from luthier.generation.draft import Draft
 from luthier.generation.generate import grow
@@ -17,7 +18,6 @@ from luthier.generation.row import Result, Row
 from luthier.generation.settings import Settings
 from luthier.model.transformer import Transformer
 from luthier.tokenizers.chat.chat_template import ChatTemplate, check_messages
-from luthier.tokenizers.core.files import write
 
 Message = dict[str, str]  # {"role", "content"}
 REPLY_SHARE = 4  # at least a quarter of the context stays free for the reply, if that may be so long
@@ -121,7 +121,7 @@ class Conversation:
             except LuthierError:
                 raise LuthierError(f"{path} is there already, and is no conversation: choose another name") from None
         before = [] if self.system is None else [{"role": "system", "content": self.system}]
-        write(path, json.dumps({"messages": [*before, *self.messages]}, indent=2, ensure_ascii=False) + "\n")
+        write_file(path, json.dumps({"messages": [*before, *self.messages]}, indent=2, ensure_ascii=False) + "\n")
 
     def load(self, path: str | Path) -> None:
         """Go on with a conversation that was saved. Raises a LuthierError, and changes nothing, for what is none."""

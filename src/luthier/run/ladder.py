@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any
 
 from luthier.architectures import llama4
 from luthier.data.shards import TokenShards
-from luthier.errors import LuthierError, UsageError
-from luthier.files.atomic_file import replacing_file
+from luthier.errors import UsageError
+from luthier.files.atomic_file import PAGE, check_writable, write_file
+from luthier.files.unfinished import scratch_folder
 from luthier.run import corpus
 from luthier.run.page import Cell, Chart, Section, Table, band, dots, line, write_page
 from luthier.run.pictures import perplexity
@@ -31,6 +31,7 @@ from luthier.training.machine import choose_device, keep_freed_memory
 SIZES = ("nano", "micro", "mini")
 LOOKS = 12  # at the validation loss, in a training
 JUDGED = 16  # batches of each look
+DATA = b'{\n "recipe"'  # how the data beside a page begins
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,13 @@ def climb(
         raise UsageError(f"seeds is {seeds} and steps is {steps}: both must be at least 1")
     options = {"preset": f"gpt2-{size}", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     plan = resolve(data, options=options, model={"dropout": 0.0, **(model or {})})
-    check_writable(out)
+    check_writable(out, begins=PAGE)
+    check_writable(out.with_suffix(".json"), begins=DATA)
     keep_freed_memory()
     climbs: list[Climb] = []
     planned = len(rungs()) * seeds
-    with tempfile.TemporaryDirectory(prefix="luthier-ladder-") as folder:
-        tokenizer, tokens = corpus.prepare_tokens(plan, Path(folder) / "tokens")
+    with scratch_folder("ladder") as folder:
+        tokenizer, tokens = corpus.prepare_tokens(plan, folder / "tokens")
         train, validation = corpus.open_splits(tokens)
         if validation is None:
             raise UsageError(f"{plan.data[0]} was prepared without validation text: prepare it with some")
@@ -103,19 +105,6 @@ def climb(
                 told(f"{place}  {name:<10} seed {seed}  loss {done.loss:.4f}  {done.tokens_per_second:,.0f} tokens/s")
                 write(climbs, plan, seeds, out)
     return climbs
-
-
-def check_writable(out: Path) -> None:
-    """A LuthierError where the page cannot be written: better known before the first training than after it."""
-    if out.is_dir():
-        raise LuthierError(f"{out} is a folder: name the page, as in {out / 'ladder.html'}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.with_name(f".{out.name}.writable")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise LuthierError(f"{out} cannot be written: {error.strerror}") from None
 
 
 def shape_of(plan: Plan, size: str) -> Shape:
@@ -156,8 +145,7 @@ def one_climb(
 def write(climbs: Sequence[Climb], plan: Plan, seeds: int, out: Path) -> None:
     """The page, and its data as JSON beside it."""
     record = {"recipe": plan.toml(), "seeds": seeds, "climbs": [asdict(climb) for climb in climbs]}
-    with replacing_file(out.with_suffix(".json")) as part:
-        part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_file(out.with_suffix(".json"), json.dumps(record, indent=1) + "\n", begins=DATA)
     settings, base = plan.settings, plan.model
     tokens = settings.steps * settings.batch_size * base.context_length
     planned = len(rungs()) * seeds

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import LuthierError
-from luthier.files.atomic_file import replacing_file
+from luthier.files.atomic_file import PAGE, replacing_file
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 Cell = str | float | None
@@ -83,7 +83,7 @@ def write_page(path: Path, title: str, lead: str, sections: Iterable[Section]) -
     text = environment.from_string((folder / "page.html").read_text("utf-8")).render(
         title=title, lead=lead, sections=shown, charts=without_nan(charts), plotly=plotly_js() if charts else "",
     )  # fmt: skip
-    with replacing_file(path) as part:
+    with replacing_file(path, begins=PAGE) as part:
         part.write_bytes(text.encode("utf-8", "replace"))  # a file may hold halves of surrogate pairs
     return path
 

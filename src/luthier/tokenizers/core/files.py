@@ -1,10 +1,8 @@
-"""A tokenizer's files, read and written whole: errors name the file, and no half file is ever seen."""
+"""A tokenizer's files, read whole: errors name the file."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,28 +34,3 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LuthierError(f"{path} must hold a JSON object, it holds a {type(value).__name__}")
     return value
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Put a file in its place in one step."""
-    data = content.encode() if isinstance(content, str) else content
-    part = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(number, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(part).chmod(0o666 & ~_umask())  # mkstemp's own mode would keep other people from reading
-        Path(part).replace(path)
-    except OSError as error:
-        if part:
-            Path(part).unlink(missing_ok=True)
-        raise LuthierError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

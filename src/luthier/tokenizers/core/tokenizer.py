@@ -25,9 +25,9 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from luthier.errors import LuthierError
+from luthier.files.atomic_folder import replacing
 from luthier.tokenizers.core.characters import CharacterTable, character_table
 from luthier.tokenizers.core.cleaning import FORMS, Normalisation, clean, put_on
-from luthier.tokenizers.core.files import write
 from luthier.tokenizers.core.pieces import Pieces, pieces_of
 from luthier.tokenizers.core.steps import cleaning_of
 from luthier.tokenizers.core.stream import Stream
@@ -173,7 +173,6 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which `load` and `transformers.AutoTokenizer` read."""
-        folder = Path(folder)
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",  # any other would build its own backend around our vocabulary
             "clean_up_tokenization_spaces": False,
@@ -181,10 +180,9 @@ class Tokenizer:
             **{role: token for role, token in self.roles.items() if token is not None},
             **({} if self.chat_template is None else {"chat_template": self.chat_template}),
         }
-        write(folder / "tokenizer.json", self.to_json(pretty=True) + "\n")
-        write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
-        for name in STALE:
-            (folder / name).unlink(missing_ok=True)
+        with replacing(Path(folder), stale=STALE, last="tokenizer.json") as staging:
+            (staging / "tokenizer.json").write_text(self.to_json(pretty=True) + "\n", encoding="utf-8")
+            (staging / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def with_cleaning(self, normalisation: Normalisation) -> Tokenizer:
         """The same tokenizer with the rules of `cleaning` before its own, so that prompts become what texts were."""

@@ -21,7 +21,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.core.files import read_bytes, read_object, read_text, write
+from luthier.files.atomic_file import write_file
+from luthier.tokenizers.core.files import read_bytes, read_object, read_text
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -52,7 +53,7 @@ def cached_folder() -> Path:
     folder = cache() / "gpt2"
     for name in SHA256:
         if not _is_published(folder / name):
-            write(folder / name, _download(name))
+            write_file(folder / name, _download(name))
     return folder
 
 
