@@ -9,10 +9,12 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import warnings
 from importlib import import_module
+from typing import TextIO
 
 from luthier import __version__
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, Remark, UsageError
 
 # verb: (module, one line of help), in the order in which a newcomer meets them
 VERBS = {
@@ -41,7 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        return run(arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Remark)
+            warnings.showwarning = show_warning
+            return run(arguments)
     except LuthierError as error:
         if debug:
             raise
@@ -65,6 +70,21 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a remark as one line; other warnings as Python does."""
+    if issubclass(category, Remark):
+        print(f"luthier: {message}", file=file or sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)
 
 
 def run(arguments: list[str]) -> int:
