@@ -165,3 +165,17 @@ def test_a_broken_file_is_a_clear_error_or_a_tokenizer(small, data):
         path.write_bytes(broken)
         with contextlib.suppress(LuthierError):  # and nothing else, a panic of the backend least of all
             load(path).encode("Hello")
+
+
+@pytest.mark.parametrize("name", ["bpe as in Llama 2", "unigram with bytes", "no space at the beginning"])
+@given(st.data())
+@law
+def test_bytes_that_are_no_text_are_decoded_as_sentencepiece_does(models, name, data):
+    ours, theirs = models(name)
+    byte = [theirs.piece_to_id(f"<0x{number:02X}>") for number in range(256)]
+    some = st.sampled_from([*byte, *map(byte.__getitem__, " é".encode()), *theirs.encode("the a")])
+    for ids in ([byte[0xE1], byte[0x92]], [byte[0x20]], data.draw(st.lists(some, max_size=12))):
+        text = theirs.decode(ids)
+        assert ours.decode(ids) == text
+        stream = ours.stream()
+        assert "".join(map(stream.push, ids)) + stream.flush() == text

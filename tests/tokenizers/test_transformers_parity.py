@@ -78,3 +78,15 @@ def test_plain_characters(tmp_path):
     text = "old Hello\n\nword"
     assert theirs(text)["input_ids"] == tokenizer.encode(text)
     assert theirs.decode(tokenizer.encode(text)) == text == load(tmp_path).decode(tokenizer.encode(text))
+
+
+@pytest.mark.parametrize("kind", ["characters", "sentencepiece bpe", "sentencepiece unigram"])
+def test_bytes_that_are_no_text_are_decoded_as_transformers_does(kinds, peers, kind):
+    """But for a run of bytes that is a text in part: transformers gives that up whole, SentencePiece and we do not."""
+    ours, theirs = kinds[kind], peers[kind]
+    byte = [ours.backend.token_to_id(f"<0x{number:02X}>") for number in range(256)]
+    word = ours.encode("the")
+    for some in (b"\xe1\x92", b" ", b"\xff", "é".encode(), b"\xed\xa0\x80", b"\xf0\x9f\x91", b"  "):
+        ids = [byte[number] for number in some]
+        for each in (ids, ids + word, word + ids, word + ids + word):
+            assert ours.decode(each) == theirs.decode(each)

@@ -6,14 +6,20 @@ Two alphabets write bytes as text inside a vocabulary. GPT-2's gives each of the
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer as Backend
 
 SPACE = "▁"  # U+2581, how SentencePiece writes a space
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+# a decoder's step that takes the space at the beginning of a text away, if it is a piece's and no byte's
+LEADING = r"\A▁"
+LEADING_STEP = {"type": "Replace", "pattern": {"Regex": LEADING}, "content": ""}
+EACH_BYTE = "luthier.each_byte"  # the name of `_each_byte` among Python's ways to handle errors
 
 
 def byte_alphabet() -> list[str]:
@@ -29,12 +35,34 @@ BYTE_OF = {character: byte for byte, character in enumerate(BYTE_ALPHABET)}
 TO_LATIN_1 = {**dict.fromkeys(range(256), 0xFFFF), **{ord(character): byte for character, byte in BYTE_OF.items()}}
 
 
+def _each_byte(error: UnicodeError) -> tuple[str, int]:
+    """U+FFFD for each byte that is not UTF-8, as SentencePiece has it. Python's "replace" puts one for a whole run."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "\ufffd" * (error.end - error.start), error.end
+
+
+codecs.register_error(EACH_BYTE, _each_byte)
+
+
 class Pieces(NamedTuple):
     """The bytes of every token, by id, and how they make a text."""
 
     table: list[bytes]
     joins: bool  # whether a text is its pieces' bytes, one after another; WordPiece, for one, puts spaces between
     drops_space: bool  # whether one space at the beginning of a text is the tokenizer's own and goes
+    keeps_space: frozenset[int] = frozenset()  # tokens of single bytes, whose space at the beginning is the text's own
+    errors: str = "replace"  # how bytes that are not UTF-8 become U+FFFD: a name for `bytes.decode`
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, where pieces simply join."""
+        text = b"".join(map(self.table.__getitem__, ids)).decode("utf-8", self.errors)
+        return text.removeprefix(" ") if text.startswith(" ") and self.drops_space_of(ids) else text
+
+    def drops_space_of(self, ids: Sequence[int]) -> bool:
+        """Whether a space at the beginning of a text is the tokenizer's own. ids: the tokens that begin it."""
+        first = next((number for number in ids if self.table[number]), None) if self.keeps_space else None
+        return self.drops_space and first not in self.keeps_space
 
 
 def pieces_of(backend: Backend) -> Pieces:
@@ -44,8 +72,9 @@ def pieces_of(backend: Backend) -> Pieces:
     steps = _steps(backend)
     kinds = {step["type"] for step in steps}
     joins = "ByteLevel" in kinds or (bool(steps) and all(_is_plain(step) for step in steps))
-    spaces = [_replaced(step) for step in steps if step["type"] in ("Replace", "Metaspace")] if joins else []
+    spaces = [_replaced(step) for step in steps if step["type"] in ("Replace", "Metaspace") and step != LEADING_STEP]
     table = [b""] * (max(vocabulary.values(), default=-1) + 1)
+    bytes_alone = set()
     for token, number in vocabulary.items():
         if token in added or not joins:
             table[number] = token.encode()
@@ -53,11 +82,18 @@ def pieces_of(backend: Backend) -> Pieces:
             table[number] = _from_byte_level(token)
         elif "ByteFallback" in kinds and (byte := BYTE.fullmatch(token)):
             table[number] = bytes([int(byte[1], 16)])
+            bytes_alone.add(number)
         else:
             for old, new in spaces:
                 token = token.replace(old, new)
             table[number] = token.encode()
-    return Pieces(table, joins, joins and any(_drops_space(step) for step in steps))
+    return Pieces(
+        table,
+        joins,
+        drops_space=joins and any(_drops_space(step) for step in steps),
+        keeps_space=frozenset(bytes_alone if LEADING_STEP in steps else ()),
+        errors=EACH_BYTE if "ByteFallback" in kinds else "replace",
+    )
 
 
 def _steps(backend: Backend) -> list[dict[str, Any]]:
@@ -80,6 +116,8 @@ def _is_plain(step: dict[str, Any]) -> bool:
     match step:
         case {"type": "ByteFallback" | "Fuse" | "Metaspace"} | {"type": "Replace", "pattern": {"String": _}}:
             return True
+        case _ if step == LEADING_STEP:
+            return True
         case {"type": "Strip", "content": " ", "start": 0 | 1, "stop": 0}:
             return True
     return False
@@ -91,8 +129,21 @@ def _replaced(step: dict[str, Any]) -> tuple[str, str]:
 
 def _drops_space(step: dict[str, Any]) -> bool:
     match step:
+        case _ if step == LEADING_STEP:
+            return True
         case {"type": "Metaspace", "prepend_scheme": "never"}:
             return False
         case {"type": "Metaspace"} | {"type": "Strip", "start": 1}:
             return True
     return False
+
+
+def decoder_before(decoder: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A decoder as version 0.1 wrote it: fingerprints are of that, so that its runs and prepared texts go on."""
+    match decoder:
+        case {"type": "Sequence", "decoders": [first, fuse, *begin, {"type": "Replace"} as spaces]} if (
+            first["type"] == "ByteFallback" and fuse["type"] == "Fuse" and begin in ([], [LEADING_STEP])
+        ):
+            strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+            return {"type": "Sequence", "decoders": [spaces, first, fuse, *(strip for _ in begin)]}
+    return decoder

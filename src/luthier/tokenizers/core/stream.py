@@ -25,15 +25,19 @@ class Stream:
 
     def __init__(self, tokenizer: Reads) -> None:
         self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(tokenizer.pieces.errors)
         self._begins = tokenizer.pieces.drops_space
+        self._first: list[int] = []  # the token that begins the text, while nothing of it was given
         self._ids: list[int] = []  # these two only where pieces do not simply join
         self._given = ""
 
     def push(self, token: int) -> str:
         """The text that this token completes, "" while a character is not whole."""
         if self._tokenizer.pieces.joins:
-            return self._begin(self._utf8.decode(self._tokenizer.piece(token)))
+            piece = self._tokenizer.piece(token)
+            if self._begins and piece and not self._first:
+                self._first = [token]
+            return self._begin(self._utf8.decode(piece))
         self._ids.append(token)
         return self._grow()
 
@@ -44,7 +48,7 @@ class Stream:
     def _begin(self, text: str) -> str:
         if self._begins and text:
             self._begins = False
-            return text.removeprefix(" ")
+            return text.removeprefix(" ") if self._tokenizer.pieces.drops_space_of(self._first) else text
         return text
 
     def _grow(self) -> str:

@@ -28,7 +28,7 @@ from luthier.errors import LuthierError
 from luthier.files.atomic_folder import replacing
 from luthier.tokenizers.core.characters import CharacterTable, character_table
 from luthier.tokenizers.core.cleaning import FORMS, Normalisation, clean, put_on
-from luthier.tokenizers.core.pieces import Pieces, pieces_of
+from luthier.tokenizers.core.pieces import Pieces, decoder_before, pieces_of
 from luthier.tokenizers.core.steps import cleaning_of
 from luthier.tokenizers.core.stream import Stream
 from luthier.tokenizers.words.word_ids import LongTexts, long_texts
@@ -156,8 +156,7 @@ class Tokenizer:
         if not self.pieces.joins:
             text: str = self.backend.decode(list(ids), skip_special_tokens=False)
             return text
-        text = b"".join(map(self.pieces.table.__getitem__, ids)).decode("utf-8", "replace")
-        return text.removeprefix(" ") if self.pieces.drops_space else text
+        return self.pieces.text(ids)
 
     def stream(self) -> Stream:
         """A decoder for tokens as they come: `push(id)` gives the whole characters, `flush()` what is left."""
@@ -207,7 +206,9 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """The sha256 of what tokenizer.json says, in hexadecimal: tokenizers with the same one give the same ids."""
-        content = json.dumps(json.loads(self.to_json()), sort_keys=True, separators=(",", ":"))
+        state = json.loads(self.to_json())
+        state["decoder"] = decoder_before(state["decoder"])
+        content = json.dumps(state, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     @cached_property
