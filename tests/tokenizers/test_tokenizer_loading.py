@@ -59,11 +59,18 @@ def test_fingerprints_tell_tokenizers_apart(kinds):
 
 
 def test_roles_are_those_of_the_config(folder):
-    write(folder / "tokenizer_config.json", bos_token="<begin>", eos_token={"content": "<end>"}, pad_token="<nowhere>")
-    write(folder / "special_tokens_map.json", eos_token="<turn>", unk_token="<pad>")
+    write(folder / "tokenizer_config.json", bos_token="<begin>", eos_token={"content": "<end>"})
+    write(folder / "special_tokens_map.json", unk_token="<pad>")
     tokenizer = load(folder)
     assert [tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id] == [400, 401, None, 403]
     assert tokenizer.vocab_size == 404
+
+
+@pytest.mark.parametrize("role", ["bos_token", "eos_token", "pad_token"])
+def test_a_role_whose_token_is_not_there_is_an_error_that_names_both(folder, role):
+    write(folder / "tokenizer_config.json", **{role: "<nowhere>"})
+    with pytest.raises(LuthierError, match=f"the {role} '<nowhere>' that tokenizer_config.json .* is not in the voc"):
+        load(folder)
 
 
 def test_without_a_config_no_token_has_a_role(folder):

@@ -10,7 +10,9 @@ its 32-bit rounding favours, and the backend, which counts in 64 bits, may take 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
@@ -18,30 +20,34 @@ from tokenizers.models import BPE, Unigram
 
 from luthier.errors import LuthierError
 from luthier.tokenizers.core.merges import merges_of
-from luthier.tokenizers.core.pieces import SPACE
+from luthier.tokenizers.core.pieces import LEADING, SPACE
 from luthier.tokenizers.core.plain import NEVER, cuts, harden, literal
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.formats.charsmap import normalising
 from luthier.tokenizers.formats.sentencepiece_file import Algorithm, Kind, Model, Piece, read_model
 
 TEXT = (Kind.NORMAL, Kind.USER_DEFINED)
+Begin = Literal["own", "always", "first", "never"]
 
 
-def read_sentencepiece(path: str | Path) -> Tokenizer:
+def read_sentencepiece(path: str | Path, begin: Begin = "own") -> Tokenizer:
     """The tokenizer in a SentencePiece `.model` file, BPE, unigram or characters.
 
+    begin: where a space is put before a text. "own": as SentencePiece does, by what the model says. The others are the
+    rules of transformers' LlamaTokenizer, which adds none to a text that begins with a space: "always" at the beginning
+    and after each added token, "first" at the beginning only, "never".
     Raises LuthierError for a broken file and for what a tokenizer.json cannot say.
     """
     path = Path(path)
     model = read_model(path)
     try:
-        return build(model)
+        return build(model, begin)
     except LuthierError as error:
         raise LuthierError(f"{path}: {error}") from None
 
 
-def build(model: Model) -> Tokenizer:
-    """The tokenizer of a model."""
+def build(model: Model, begin: Begin = "own") -> Tokenizer:
+    """The tokenizer of a model. begin: see `read_sentencepiece`."""
     if model.algorithm is Algorithm.WORD:
         raise LuthierError("a SentencePiece model of whole words (--model_type=word) has no form in tokenizer.json")
     if model.space_after_words or not model.escape_whitespaces:
@@ -55,11 +61,23 @@ def build(model: Model) -> Tokenizer:
     unknown = [piece.text for piece in model.pieces if piece.kind is Kind.UNKNOWN]
     if len(unknown) != 1:
         raise LuthierError(f"a SentencePiece model has one piece for unknown characters, this one {len(unknown)}")
+    if begin == "never":
+        model = replace(model, add_dummy_prefix=False)
+    # rules of normalisation are SentencePiece's own, which transformers leaves out: then only "never" is followed
+    if model.algorithm is not Algorithm.BPE or model.charsmap or model.remove_extra_whitespaces:
+        begin = "own"
     backend = _unigram(model) if model.algorithm is Algorithm.UNIGRAM else _bpe(model, unknown[0])
-    backend.normalizer = _normalizer(model)
-    begin = [decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []
+    if begin != "own":
+        metaspace = pre_tokenizers.Metaspace(SPACE, prepend_scheme=begin, split=False)
+        words = backend.pre_tokenizer
+        backend.pre_tokenizer = pre_tokenizers.Sequence([metaspace] if words is None else [metaspace, words])
+    else:
+        backend.normalizer = _normalizer(model)
+    # the space at the beginning goes while it is a "▁" still: a byte's space (<0x20>) is the text's own
+    prefixed = model.add_dummy_prefix or begin in ("always", "first")
+    leading = [decoders.Replace(Regex(LEADING), "")] if prefixed else []
     backend.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *begin]
+        [decoders.ByteFallback(), decoders.Fuse(), *leading, decoders.Replace(SPACE, " ")]
     )
     backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in control])
     backend = Backend.from_str(harden(backend.to_str()))

@@ -13,7 +13,7 @@ from typing import Any
 from luthier.errors import LuthierError
 from luthier.tokenizers.core.cleaning import clean
 from luthier.tokenizers.core.pieces import BYTE, SPACE
-from luthier.tokenizers.core.steps import cleaning_of
+from luthier.tokenizers.core.steps import cleaning_of, steps
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.formats.sentencepiece_file import Algorithm, Kind, Model, Piece
 from luthier.tokenizers.formats.sentencepiece_model import build
@@ -40,6 +40,9 @@ def sentencepiece_file(tokenizer: Tokenizer) -> bytes | None:
     # clean ones: what a run's tokenizer cleans texts by is not in this file
     form = cleaning_of(tokenizer.backend.normalizer)
     samples = SAMPLES if form is None else [clean(sample, form) for sample in SAMPLES]
+    # transformers' rule stands for SentencePiece's, and differs for texts that begin with a space (see gguf_writing)
+    if _metaspace(tokenizer):
+        samples = [sample for sample in samples if not sample.startswith((" ", SPACE))]
     if any(again.encode(sample) != tokenizer.encode(sample) for sample in samples):
         return None
     return written(model)
@@ -70,9 +73,15 @@ def model_of(tokenizer: Tokenizer) -> Model | None:
     pieces = [Piece(text, -float(made.get(text, len(made))), kind(text)) for text in texts]
     roles = {role: tokenizer.roles[f"{role}_token"] or f"<no {role}>" for role in ("unk", "bos", "eos", "pad")}
     normalizer = state["normalizer"] or {}
-    steps = normalizer.get("normalizers", [normalizer])
-    prefix = any(step.get("type") == "Prepend" and step["prepend"] in PREPENDED for step in steps)
+    normalizing = normalizer.get("normalizers", [normalizer])
+    prefix = any(step.get("type") == "Prepend" and step["prepend"] in PREPENDED for step in normalizing)
+    prefix = prefix or any(step["prepend_scheme"] != "never" for step in _metaspace(tokenizer))
     return Model(pieces, Algorithm.BPE, True, False, roles, "identity", b"", prefix, False, True)
+
+
+def _metaspace(tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The step of transformers that puts a space before a text, if the tokenizer has it."""
+    return [step for step in steps(tokenizer.backend.pre_tokenizer)[:1] if step["type"] == "Metaspace"]
 
 
 def written(model: Model) -> bytes:

@@ -73,15 +73,30 @@ class LongTexts:
 
 def long_texts(backend: Backend) -> LongTexts | None:
     """The fast way for a backend, None where there is none."""
-    words, normalize = words_of(backend), _normalizing(backend.normalizer)
+    words, normalize = words_of(backend), _normalizing(backend)
     random = getattr(backend.model, "dropout", None)
-    added = backend.get_added_tokens_decoder().values()
+    # tokens that are looked for in the normalised text; where nothing is normalised, they are found as the others are
+    added = [] if backend.normalizer is None else backend.get_added_tokens_decoder().values()
     if words is None or random or any(token.normalized and not token.special for token in added):
         return None
     return LongTexts(backend, words, normalize)
 
 
-def _normalizing(normalizer: Normalizer | None) -> Callable[[str], str]:
+def _normalizing(backend: Backend) -> Callable[[str], str]:
+    """What is done to a text before its words are found."""
+    normalize = _normalizer(backend.normalizer)
+    match steps(backend.pre_tokenizer):
+        case [{"type": "Metaspace", "replacement": str(space), "prepend_scheme": scheme}, *_]:
+
+            def spaced(text: str) -> str:
+                text = normalize(text).replace(" ", space)
+                return space + text if text and scheme != "never" and not text.startswith(space) else text
+
+            return spaced
+    return normalize
+
+
+def _normalizer(normalizer: Normalizer | None) -> Callable[[str], str]:
     """A normalizer, its plain steps done by Python, which is faster."""
     each = [_plain(step) for step in steps(normalizer)]
     if normalizer is not None and not all(each):

@@ -106,6 +106,8 @@ def words_of(backend: Backend) -> Words | None:
                 DIGITS not in pattern
             ):
                 patterns.append(pattern)
+            case {"type": "Metaspace", "replacement": "▁", "split": False} if not patterns:
+                continue  # parts nothing: it is among the normalizers in word_ids.py
             case {"type": "Digits", "individual_digits": bool(each)}:
                 patterns.append(EACH_DIGIT if each else f"{DIGITS}+|[^{DIGITS}]+")
             case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(parts)}:
