@@ -22,7 +22,7 @@ from luthier.architectures.registry import (
 from luthier.errors import UsageError
 from luthier.model.mask import Chunked, causal
 from luthier.model.moe import MoE
-from luthier.model.position import QueryTemperature, Rope, UnitQK
+from luthier.model.rope import QueryTemperature, Rope, UnitQK
 
 PUBLISHED = {
     "gpt2-124m": 124_439_808,

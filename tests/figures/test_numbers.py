@@ -85,7 +85,7 @@ def test_hooks_take_the_shortcuts_out():
             cut = model.hidden(ids)
         x = model.embedding(ids) + model.position_embedding(places)
         for block in model.layers:
-            x = block.attention(block.attention_norm(x), places)
+            x = block.attention(block.attention_norm(x), block.attention.context(places))
             x = block.feed_forward(block.feed_forward_norm(x))
         torch.testing.assert_close(cut, model.norm(x), rtol=1e-7, atol=1e-9)
         assert torch.equal(model(ids), whole)
@@ -135,7 +135,7 @@ def test_attention_weights_are_those_that_the_model_mixes_by(preset):
             weights = weights_of(layer, x)
             values = layer.value(x).view(10, layer.n_kv_heads, -1).transpose(0, 1)
             mixed = weights @ values.repeat_interleave(layer.n_heads // layer.n_kv_heads, 0)
-            expected = layer(x[None], torch.arange(10)[None])[0]
+            expected = layer(x[None], layer.context(torch.arange(10)[None]))[0]
             torch.testing.assert_close(layer.output(mixed.transpose(0, 1).flatten(1)), expected, atol=1e-5, rtol=1e-4)
         assert bool((weights.triu(1) == 0).all())
 
@@ -173,7 +173,7 @@ def test_experts_are_those_that_the_layer_chooses(models):
     for number, row in zip(layers, chosen, strict=True):
         moe = lm.model.layers[number - 1].feed_forward
         with torch.no_grad():
-            router_says = moe.router(entering([moe], lm, ids)[0]).topk(1).indices[:, 0]
+            router_says = moe.router(entering([moe], lm, ids)[0]).logits.argmax(-1)
         assert torch.equal(row, router_says)
         assert table[f"layer_{number}"] == (router_says + 1).tolist()
 

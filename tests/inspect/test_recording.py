@@ -41,7 +41,7 @@ def ids(rows: int = 2, length: int = 12) -> torch.Tensor:
 
 def test_the_parts_add_up_to_what_the_model_says(model):
     found = record(model, ids())
-    assert torch.equal(found.logits, model(ids()))
+    assert_close(found.logits, model(ids()), **CLOSE)  # which takes the fused kernel
     assert torch.equal(found.normed, model.norm(found.residual[-1]))
     assert torch.equal(found.logits, model.output(found.normed))
     assert len(found.layers) == len(model.blocks)
@@ -81,7 +81,7 @@ def test_routing_is_that_of_the_layer(model):
         assert (layer.routing is not None) == isinstance(block.feed_forward, MoE)
         if layer.routing is not None:
             moe, seen = block.feed_forward, block.feed_forward_norm(layer.after_attention)
-            assert_close(layer.routing.logits, moe.router(seen))
+            assert_close(layer.routing.logits.flatten(0, 1), moe.router(seen.flatten(0, 1)).logits)
             assert layer.routing.chosen.shape == layer.routing.scores.shape == (2, 12, 2)
             assert torch.equal(layer.routing.load, layer.routing.chosen.flatten().bincount(minlength=4))
             by_hand = torch.zeros_like(layer.feed_forward_added)

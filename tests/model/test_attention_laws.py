@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from luthier.errors import UsageError
-from luthier.model.attention import QUERIES_AT_ONCE, Attention
+from luthier.model.attention import Attention
 from luthier.model.cache import LayerCache
+from luthier.model.context import AttentionContext
+from luthier.model.cores.blockwise import QUERIES_AT_ONCE, BlockwiseCore
+from luthier.model.cores.fused import FusedCore
+from luthier.model.cores.plain import PlainCore
 from luthier.model.mask import Chunked, MaskRule, SlidingWindow, build_mask, causal
 
 law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -35,10 +39,23 @@ def places(length: int) -> Tensor:
     return torch.arange(length)[None]
 
 
+def attend(attention: Attention, x: Tensor) -> Tensor:
+    """All tokens at once."""
+    out: Tensor = attention(x, attention.context(places(x.shape[1])))
+    return out
+
+
+def step_by_step(attention: Attention, x: Tensor) -> Tensor:
+    """A token at a time, with a cache."""
+    cache = attention.make_cache(x.shape[1])
+    contexts = [attention.context(places(t + 1), 1) for t in range(x.shape[1])]
+    return torch.cat([attention(x[:, t : t + 1], context, cache) for t, context in enumerate(contexts)], dim=1)
+
+
 def sees(rule: MaskRule, query: int, key: int) -> bool:
     """What the rules say, in words of one query and one key."""
     if isinstance(rule, SlidingWindow):
-        return query - rule.window < key <= query
+        return query - rule.size < key <= query
     if isinstance(rule, Chunked):
         return key <= query and query // rule.size == key // rule.size
     return key <= query
@@ -68,19 +85,17 @@ def test_it_is_what_the_formula_says(rule: MaskRule, n_kv_heads: int) -> None:
     x = draw(7, 11, 16)
     expected = slow_attention(attention, x, rule)
     assert expected.abs().max() > 1
-    assert_close(attention(x[None], places(11))[0], expected, atol=1e-5, rtol=1e-5)
-    attention.train()
-    attention.dropout.p = 1e-12  # drops nothing, but takes the way that is written out
-    assert_close(attention(x[None], places(11))[0], expected, atol=1e-5, rtol=1e-5)
+    assert_close(attend(attention, x[None])[0], expected, atol=1e-5, rtol=1e-5)
+    for core in (PlainCore(), BlockwiseCore(), FusedCore()):
+        attention.core = core
+        assert_close(attend(attention, x[None])[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_scale_of_the_scores_can_be_set() -> None:
     attention = lively(Attention(16, 4, scale=0.9))
     x = draw(7, 5, 16)
-    assert_close(attention(x[None], places(5))[0], slow_attention(attention, x, causal), atol=1e-5, rtol=1e-5)
-    cache = LayerCache(5)
-    steps = [attention(x[None, t : t + 1], places(5)[:, t : t + 1], cache) for t in range(5)]
-    assert_close(torch.cat(steps, dim=1), attention(x[None], places(5)), atol=1e-5, rtol=1e-5)
+    assert_close(attend(attention, x[None])[0], slow_attention(attention, x, causal), atol=1e-5, rtol=1e-5)
+    assert_close(step_by_step(attention, x[None]), attend(attention, x[None]), atol=1e-5, rtol=1e-5)
     assert attention.scale == 0.9
     assert Attention(16, 4).scale == 0.5
 
@@ -96,16 +111,14 @@ def test_grouped_queries_equal_repeated_heads(seed: int, length: int, n_kv_heads
         weights[name] = heads.repeat_interleave(6 // n_kv_heads, dim=0).reshape(24, 12)
     repeated.load_state_dict(weights)
     x = draw(seed, 2, length, 12)
-    assert_close(grouped(x, places(length)), repeated(x, places(length)), atol=1e-5, rtol=1e-5)
+    assert_close(attend(grouped, x), attend(repeated, x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("n_kv_heads", [2, 4])
 def test_one_new_token_sees_the_whole_cache(n_kv_heads: int) -> None:
     attention = lively(Attention(16, 4, n_kv_heads))
-    x, positions = draw(7, 3, 9, 16), places(9)
-    cache = LayerCache(9)
-    steps = [attention(x[:, t : t + 1], positions[:, t : t + 1], cache) for t in range(9)]
-    assert_close(torch.cat(steps, dim=1), attention(x, positions), atol=1e-5, rtol=1e-5)
+    x = draw(7, 3, 9, 16)
+    assert_close(step_by_step(attention, x), attend(attention, x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -113,17 +126,18 @@ def test_fused_causal_attention_equals_a_mask_written_out(train: bool) -> None:
     attention = lively(Attention(16, 4, 2, dropout=0.3)).train(train)
     x = draw(7, 2, 9, 16)
     mask = torch.ones(9, 9, dtype=torch.bool).tril()[None, None]
-    assert_close(attention(x, places(9)), attention(x, places(9), mask=mask), atol=1e-5, rtol=1e-5)
+    masked = attention(x, attention.context(places(9))._replace(mask=mask))
+    assert_close(attend(attention, x), masked, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("n_kv_heads", [2, 4])
 def test_training_in_bfloat16_says_what_reading_in_bfloat16_says(n_kv_heads: int) -> None:
     """On a CPU the two take different ways, and both lose a little."""
     attention, x = lively(Attention(16, 4, n_kv_heads, mask=Chunked(4))), draw(7, 2, 9, 16)
-    exact = attention(x, places(9))
+    exact = attend(attention, x)
     attention.bfloat16()
     for train in (True, False):
-        low = attention.train(train)(x.bfloat16(), places(9))
+        low = attend(attention.train(train), x.bfloat16())
         assert low.dtype == torch.bfloat16
         assert (low - exact).norm() / exact.norm() < 0.02
 
@@ -149,7 +163,10 @@ def test_written_out_in_pieces_it_says_what_fused_attention_says(
         if fused:
             out = nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=True)
         else:
-            out = attention.attend_written_out(q, k, v, mask)
+            out = BlockwiseCore()(
+                q, k, v, mask,
+                scale=attention.scale, softcap=None, sinks=None, dropout=attention.dropout, weights=attention.weights,
+            )  # fmt: skip
         return [out, *torch.autograd.grad(out, (q, k, v), by_out)]
 
     exact = values_and_gradients(torch.float64, fused=True)
@@ -169,21 +186,21 @@ def test_causal_attention_without_a_cache_is_fused(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", spy)
     for rule in (causal, SlidingWindow(9), Chunked(9)):  # nine tokens do not reach beyond the window or the chunk
-        Attention(16, 4, mask=rule)(draw(7, 2, 9, 16), places(9))
+        attend(Attention(16, 4, mask=rule), draw(7, 2, 9, 16))
     assert asked == [(True, False)] * 3
 
 
 def test_dropout_acts_in_training_only_and_on_the_weights() -> None:
     attention, without = lively(Attention(16, 4, 2, dropout=0.5)), lively(Attention(16, 4, 2))
     x = draw(7, 2, 9, 16)
-    assert torch.equal(attention.eval()(x, places(9)), without(x, places(9)))
-    trained = attention.train()(x, places(9))
-    assert (trained - without(x, places(9))).abs().max() > 0.1
-    assert torch.equal(trained, attention(x, places(9)))  # one seed, one mask
+    assert torch.equal(attend(attention.eval(), x), attend(without, x))
+    trained = attend(attention.train(), x)
+    assert (trained - attend(without, x)).abs().max() > 0.1
+    assert torch.equal(trained, attend(attention, x))  # one seed, one mask
     # a weight that is dropped is 0 and the others double: the first token, which has one weight a head, shows it
     attention.output.weight.copy_(torch.eye(16))
     value = attention.value(x[:, 0]).view(2, 2, 1, 4).expand(2, 2, 2, 4).reshape(2, 4, 4)
-    ratio = attention(x, places(9))[:, 0].view(2, 4, 4) / value
+    ratio = attend(attention, x)[:, 0].view(2, 4, 4) / value
     assert_close(ratio, (ratio > 1).float() * 2, atol=1e-4, rtol=1e-4)
     assert_close(ratio, ratio[..., :1].expand(-1, -1, 4), atol=1e-4, rtol=1e-4)  # a whole value at once
     assert 0 < (ratio > 1).float().mean() < 1
@@ -195,16 +212,16 @@ def test_steps_on_queries_and_keys_run_in_their_order() -> None:
             super().__init__()
             self.scale, self.shift = scale, shift
 
-        def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-            assert torch.equal(positions, places(5))
+        def forward(self, q: Tensor, k: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
+            assert torch.equal(context.positions, places(5))
             return q * self.scale + self.shift, k
 
     x = draw(7, 1, 5, 16)
     both = lively(Attention(16, 4, qk_steps=(Affine(2, 0), Affine(1, 3))))
     joined = lively(Attention(16, 4, qk_steps=(Affine(2, 3),)))
     swapped = lively(Attention(16, 4, qk_steps=(Affine(1, 3), Affine(2, 0))))
-    assert_close(both(x, places(5)), joined(x, places(5)))
-    assert (both(x, places(5)) - swapped(x, places(5))).abs().max() > 0.01
+    assert_close(attend(both, x), attend(joined, x))
+    assert (attend(both, x) - attend(swapped, x)).abs().max() > 0.01
 
 
 def test_heads_that_do_not_divide_are_errors() -> None:
@@ -218,10 +235,10 @@ def test_heads_that_do_not_divide_are_errors() -> None:
 def test_it_runs_on_meta() -> None:
     with torch.device("meta"):
         attention, x = Attention(16, 4, 2, mask=Chunked(4), dropout=0.1), torch.empty(2, 9, 16)
-        positions = torch.arange(9)[None]
-        assert attention.eval()(x, positions).is_meta
-        assert attention.train()(x, positions).is_meta
-        assert attention.eval()(x[:, :1], positions[:, :1], LayerCache(4)).is_meta
+        context = attention.context(torch.arange(9)[None])
+        assert attention.eval()(x, context).is_meta
+        assert attention.train()(x, context).is_meta
+        assert attention.eval()(x[:, :1], attention.context(torch.arange(1)[None]), LayerCache(4)).is_meta
 
 
 @law
@@ -229,7 +246,7 @@ def test_it_runs_on_meta() -> None:
 def test_rules_say_what_they_are_named_for(query: int, key: int, size: int) -> None:
     for rule in (causal, SlidingWindow(size), Chunked(size)):
         assert bool(rule(torch.tensor(query), torch.tensor(key))) == sees(rule, query, key)
-        assert rule.reach is None or max(query, key) >= rule.reach or sees(rule, query, key) == (key <= query)
+        assert rule.window is None or max(query, key) >= rule.window or sees(rule, query, key) == (key <= query)
 
 
 @law

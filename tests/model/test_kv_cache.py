@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from luthier.errors import LuthierError
-from luthier.model.cache import KVCache, LayerCache
+from luthier.model.cache import LayerCache
 from luthier.model.transformer import Transformer
 
 VOCAB = 61
@@ -51,7 +51,7 @@ def test_an_overflow_is_an_error_that_leaves_the_cache_as_it_was() -> None:
 
 def test_a_truncated_cache_goes_on_from_there(model: Transformer) -> None:
     tokens, other = random_tokens(1, 2, 9), random_tokens(2, 2, 6)
-    cache = KVCache(len(model.blocks), 16)
+    cache = model.make_cache(16)
     model(tokens, cache)
     cache.truncate(7)
     assert cache.length == 7
@@ -63,7 +63,7 @@ def test_a_truncated_cache_goes_on_from_there(model: Transformer) -> None:
 
 def test_selected_rows_go_on_in_their_new_order(model: Transformer) -> None:
     tokens, other = random_tokens(1, 3, 8), random_tokens(2, 4, 1)
-    cache = KVCache(len(model.blocks), 16)
+    cache = model.make_cache(16)
     cache.select(torch.tensor([0]))  # nothing is held yet
     model(tokens, cache)
     rows = torch.tensor([2, 0, 0, 1])
@@ -79,7 +79,7 @@ def test_padding_that_no_row_needs_can_be_dropped(model: Transformer) -> None:
     """When the longest row of a left-padded batch has ended, the others need not carry its length."""
     tokens, other = random_tokens(1, 2, 9), random_tokens(2, 1, 6)
     valid = torch.tensor([[True] * 9, [False] * 5 + [True] * 4])
-    cache = KVCache(len(model.blocks), 15)
+    cache = model.make_cache(15)
     model(tokens, cache, valid=valid)
     cache.select(torch.tensor([1]))
     cache.drop_first(5)

@@ -68,7 +68,7 @@ def test_any_pieces_with_steps_back_equal_the_whole(
     tokens = random_tokens(seed, rows, total)
     valid = torch.arange(total) >= torch.tensor([0, *(max(0, total - length) for length in lengths)])[:, None]
     expected = local(tokens, valid=valid)
-    cache, begin = KVCache(len(local.blocks), total), 0
+    cache, begin = local.make_cache(total), 0
     for size in sizes:
         end = begin + size
         logits = local(tokens[:, begin:end], cache, valid=valid[:, :end] if lengths else None)
@@ -89,7 +89,7 @@ def test_rows_can_be_chosen_and_their_padding_dropped(
 ) -> None:
     tokens, more = random_tokens(seed, 3, long), random_tokens(seed + 1, len(kept), 12)
     valid = torch.arange(long) >= torch.tensor([0, long - short, long - short])[:, None]
-    cache = KVCache(len(local.blocks), long + 12)
+    cache = local.make_cache(long + 12)
     for begin in range(0, long, 7):
         local(tokens[:, begin : begin + 7], cache, valid=valid[:, : begin + 7])
     cache.select(torch.tensor(kept))
@@ -103,7 +103,7 @@ def test_rows_can_be_chosen_and_their_padding_dropped(
 
 def test_local_layers_hold_a_chunk_and_global_ones_the_text(local: Transformer) -> None:
     tokens = random_tokens(1, 1, 120)
-    cache = KVCache(len(local.blocks), 120)
+    cache = local.make_cache(120)
     for piece in tokens.split(6, 1):
         local(piece, cache)
         assert max(held(cache)[:3]) <= CHUNK + 2 * SLACK + 6
@@ -121,7 +121,7 @@ def test_scores_are_computed_for_keys_that_are_seen(local: Transformer, monkeypa
         return fused(q, k, v, mask, **rest)
 
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", spy)
-    tokens, cache = random_tokens(1, 1, 40), KVCache(len(local.blocks), 40)
+    tokens, cache = random_tokens(1, 1, 40), local.make_cache(40)
     local(tokens[:, :20], cache)
     asked.clear()
     local(tokens[:, 20:25], cache)  # a chunk, from its first token
@@ -134,30 +134,30 @@ def test_scores_are_computed_for_keys_that_are_seen(local: Transformer, monkeypa
 
 
 def test_what_is_forgotten_cannot_be_asked_for(local: Transformer) -> None:
-    tokens, cache = random_tokens(1, 1, 60), KVCache(len(local.blocks), 60)
+    tokens, cache = random_tokens(1, 1, 60), local.make_cache(60)
     for piece in tokens.split(1, 1):
         local(piece, cache)
-    with pytest.raises(LuthierError, match="the cache has forgotten what token 20 sees: read the text again"):
+    with pytest.raises(LuthierError, match="the cache has dropped what token 20 sees: read the text again"):
         cache.truncate(20)
     assert cache.length == 60
     cache.truncate(60 - SLACK)
-    with pytest.raises(LuthierError, match="has forgotten the first"):
-        cache.layers[0].append(torch.zeros(1, 2, 1, 12), torch.zeros(1, 2, 1, 12), 0, CHUNK)
+    with pytest.raises(LuthierError, match="has dropped the first"):
+        cache.layers[0].append(torch.zeros(1, 2, 1, 12), torch.zeros(1, 2, 1, 12), first=0)
 
 
 @law
-@given(sizes=pieces, reach=st.integers(1, 9))
-def test_a_layer_gives_back_what_it_was_given(sizes: list[int], reach: int) -> None:
+@given(sizes=pieces, window=st.integers(1, 9))
+def test_a_layer_gives_back_what_it_was_given(sizes: list[int], window: int) -> None:
     total = sum(sizes)
     keys = torch.randn(2, 3, total, 4, generator=torch.Generator().manual_seed(total))
-    layer, end = LayerCache(total), 0
+    layer, end = LayerCache(total, window), 0
     for size in sizes:
-        first, begin, end = max(0, end + 1 - reach), end, end + size
-        k, v = layer.append(keys[:, :, begin:end], -keys[:, :, begin:end], first, reach)
+        first, begin, end = max(0, end + 1 - window), end, end + size
+        k, v = layer.append(keys[:, :, begin:end], -keys[:, :, begin:end], first=first)
         assert torch.equal(k, keys[:, :, first:end])
         assert torch.equal(v, -keys[:, :, first:end])
         assert layer.buffers is not None
-        assert layer.buffers[0].shape[2] <= reach + 2 * SLACK + max(sizes)
+        assert layer.buffers[0].shape[2] <= window + 2 * SLACK + max(sizes)
 
 
 @law

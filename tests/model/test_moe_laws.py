@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from luthier.errors import UsageError
+from luthier.model.experts import ROWS, Experts, spread
 from luthier.model.feed_forward import SwiGLU
-from luthier.model.moe import ROWS, Experts, MoE, WithLoss, load_balancing_loss, sort_by_expert, spread
+from luthier.model.moe import MoE, WithLoss, load_balancing_loss, sort_by_expert
+from luthier.model.router import SigmoidRouter
 
 law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 C, HIDDEN, E = 6, 5, 4
@@ -24,8 +26,14 @@ def draw(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def mixture(n_experts: int, experts_per_token: int) -> MoE:
+    """Llama 4's."""
+    router = SigmoidRouter(C, n_experts, experts_per_token)
+    return MoE(router, Experts(n_experts, C, HIDDEN), SwiGLU(C, HIDDEN), weigh="input")
+
+
 def lively(experts_per_token: int, n_experts: int = E, seed: int = 0) -> MoE:
-    moe = MoE(C, HIDDEN, n_experts, experts_per_token).eval()
+    moe = mixture(n_experts, experts_per_token).eval()
     with torch.no_grad():
         for number, weight in enumerate(moe.parameters()):
             weight.copy_(0.6 * draw(seed + number, *weight.shape))
@@ -136,7 +144,7 @@ def test_only_chosen_tokens_reach_an_expert(monkeypatch: pytest.MonkeyPatch) -> 
 def test_loads_are_counted_in_training_only_and_add_up() -> None:
     moe, x = lively(2).train(), draw(50, 4, 100, C)
     moe(x)
-    counts = sort_by_expert(moe.router(x.flatten(0, 1)).topk(moe.experts_per_token, dim=-1).indices, E)[1]
+    counts = sort_by_expert(moe.router(x.flatten(0, 1)).chosen, E)[1]
     assert counts.sum() == 800
     assert torch.equal(moe.load, counts)
     moe(x)
@@ -166,12 +174,12 @@ def test_the_auxiliary_loss_is_1_when_balanced_and_more_when_not(experts_per_tok
 @pytest.mark.parametrize("experts_per_token", [1, 2])
 def test_the_auxiliary_loss_trains_as_if_it_were_added_to_the_loss(experts_per_token: int) -> None:
     moe, x = lively(experts_per_token).train(), draw(50, 2, 8, C).requires_grad_()
-    moe.auxiliary_weight = 0.7
+    moe.set_auxiliary_loss(0.7)
     found = gradients(moe, moe(x), x)
 
-    moe.auxiliary_weight = 0.0
+    moe.set_auxiliary_loss(0.0)
     out = moe(x)
-    logits = moe.router(x.flatten(0, 1))
+    logits = moe.router(x.flatten(0, 1)).logits
     share = sort_by_expert(logits.topk(experts_per_token, dim=-1).indices, E)[1] / (16 * experts_per_token)
     auxiliary = 0.7 * E * (share * logits.softmax(-1).mean(0)).sum()
     names, weights = zip(*moe.named_parameters(), strict=True)
@@ -187,11 +195,11 @@ def test_the_auxiliary_loss_trains_as_if_it_were_added_to_the_loss(experts_per_t
 def test_the_auxiliary_loss_changes_no_output_and_acts_in_training_only() -> None:
     moe, x = lively(1).train(), draw(50, 2, 8, C).requires_grad_()
     plain = moe(x)
-    moe.auxiliary_weight = 0.7
+    moe.set_auxiliary_loss(0.7)
     assert torch.equal(moe(x), plain)
     moe.eval()
     with_weight = gradients(moe, moe(x), x)
-    moe.auxiliary_weight = 0.0
+    moe.set_auxiliary_loss(0.0)
     assert torch.equal(with_weight["router.weight"], gradients(moe, moe(x), x)["router.weight"])
 
 
@@ -206,19 +214,19 @@ def test_with_loss_gives_the_loss_a_gradient_of_1() -> None:
 
 
 def test_idle_parameters_are_those_of_the_experts_not_chosen() -> None:
-    moe = MoE(C, HIDDEN, 8, 3)
+    moe = mixture(8, 3)
     assert moe.idle_parameters == 5 * 3 * C * HIDDEN
 
 
 @pytest.mark.parametrize("experts_per_token", [0, -1, 5])
 def test_experts_per_token_out_of_range_is_an_error(experts_per_token: int) -> None:
     with pytest.raises(UsageError, match=f"experts_per_token {experts_per_token} must lie between 1 and n_experts 4"):
-        MoE(C, HIDDEN, 4, experts_per_token)
+        mixture(4, experts_per_token)
 
 
 def test_all_experts_are_the_sum_of_all() -> None:
     moe, x = lively(E), draw(50, 2, 3, C)
-    logits = moe.router(x)
+    logits = moe.router(x.flatten(0, 1)).logits.view(2, 3, E)
     out = moe.shared(x)
     for expert in range(E):
         single = SwiGLU(C, HIDDEN)

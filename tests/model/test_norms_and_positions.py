@@ -12,15 +12,26 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from luthier.errors import UsageError
+from luthier.model.context import AttentionContext
 from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.norm import RMSNorm
-from luthier.model.position import QueryTemperature, Rope, RopeScaling, UnitQK, scale_frequencies
+from luthier.model.rope import QueryTemperature, Rope, RopeScaling, UnitQK, scale_frequencies
 
 law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 
 def draw(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def at(positions: Tensor, rope: Rope | None = None) -> AttentionContext:
+    """What a step on queries and keys is given."""
+    return AttentionContext(positions, None if rope is None else rope.angles(positions), None, 0)
+
+
+def apply(rope: Rope, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    rotated: tuple[Tensor, Tensor] = rope(q, k, at(positions, rope))
+    return rotated
 
 
 def slow_rotation(x: Tensor, position: int, theta: float) -> Tensor:
@@ -54,7 +65,7 @@ def test_rms_norm_of_nothing_is_nothing() -> None:
 )
 def test_rotary_pairs_turn_as_complex_numbers(position: int, theta: float, size: int) -> None:
     q, k = draw(1, 1, 2, 1, size), draw(2, 1, 1, 1, size)
-    turned = Rope(size, theta)(q, k, torch.tensor([[position]]))
+    turned = apply(Rope(size, theta), q, k, torch.tensor([[position]]))
     for before, after in zip((q, k), turned, strict=True):
         for head in range(before.shape[1]):
             exact = slow_rotation(before[0, head, 0], position, theta).float()
@@ -67,8 +78,8 @@ def test_rotary_scores_know_only_the_distance(first: int, second: int, shift: in
     rope, q, k = Rope(16), draw(1, 1, 1, 1, 16), draw(2, 1, 1, 1, 16)
 
     def score(query: int, key: int) -> Tensor:
-        turned, _ = rope(q, k, torch.tensor([[query]]))
-        _, other = rope(q, k, torch.tensor([[key]]))
+        turned, _ = apply(rope, q, k, torch.tensor([[query]]))
+        _, other = apply(rope, q, k, torch.tensor([[key]]))
         return (turned * other).sum()
 
     assert_close(score(first + shift, second + shift), score(first, second), atol=2e-3, rtol=0)
@@ -77,9 +88,9 @@ def test_rotary_scores_know_only_the_distance(first: int, second: int, shift: in
 def test_each_row_turns_by_its_own_positions() -> None:
     rope, q, k = Rope(8), draw(1, 2, 2, 3, 8), draw(2, 2, 1, 3, 8)
     positions = torch.tensor([[0, 1, 2], [5, 0, 9]])
-    both = rope(q, k, positions)
+    both = apply(rope, q, k, positions)
     for row in range(2):
-        alone = rope(q[row : row + 1], k[row : row + 1], positions[row : row + 1])
+        alone = apply(rope, q[row : row + 1], k[row : row + 1], positions[row : row + 1])
         for together, by_itself in zip(both, alone, strict=True):
             assert torch.equal(together[row], by_itself[0])
 
@@ -90,7 +101,7 @@ def test_angles_are_in_float32_however_far_and_whatever_the_weights(dtype: torch
     far = torch.tensor([[1_000_003]])
     q = torch.ones(1, 1, 1, 64, dtype=dtype)
     with torch.autocast("cpu", torch.bfloat16):
-        turned, _ = Rope(64, 500_000.0)(q, q, far)
+        turned, _ = apply(Rope(64, 500_000.0), q, q, far)
     assert turned.dtype == dtype
     exact = slow_rotation(torch.ones(64), 1_000_003, 500_000.0).float()
     # of a million radians, the 24 bits of a float32 lose up to a sixteenth
@@ -126,14 +137,14 @@ def test_scaling_with_nothing_between_divides_by_no_zero() -> None:
 
 
 def test_unit_queries_and_keys_have_a_mean_square_of_one() -> None:
-    q, k = UnitQK()(9 * draw(1, 1, 2, 3, 16), 0.1 * draw(2, 1, 1, 3, 16), torch.arange(3)[None])
+    q, k = UnitQK()(9 * draw(1, 1, 2, 3, 16), 0.1 * draw(2, 1, 1, 3, 16), at(torch.arange(3)[None]))
     for x in (q, k):
         assert_close(x.square().mean(-1), torch.ones(x.shape[:-1]), atol=2e-3, rtol=0)
 
 
 def test_queries_grow_by_steps_of_the_position_and_keys_do_not() -> None:
     q, k = torch.ones(1, 1, 9, 2), torch.ones(1, 1, 9, 2)
-    warm, same = QueryTemperature(4, 0.5)(q, k, torch.arange(9)[None])
+    warm, same = QueryTemperature(4, 0.5)(q, k, at(torch.arange(9)[None]))
     expected = [1 + 0.5 * math.log((position + 1) // 4 + 1) for position in range(9)]
     assert_close(warm[0, 0, :, 0], torch.tensor(expected))
     assert torch.equal(same, k)
@@ -155,5 +166,5 @@ def test_small_parts_run_on_meta() -> None:
         for part in (RMSNorm(8), FeedForward(8, 12), SwiGLU(8, 12)):
             assert part(x).is_meta
         for step in (Rope(8, scaling=RopeScaling()), UnitQK(), QueryTemperature()):
-            for out in step(q, q, positions):
+            for out in step(q, q, at(positions, step if isinstance(step, Rope) else None)):
                 assert out.is_meta

@@ -15,7 +15,7 @@ from luthier.architectures import llama4
 from luthier.architectures.registry import Config, build_on_meta
 from luthier.errors import LuthierError
 from luthier.model.attention import Attention
-from luthier.model.cache import KVCache
+from luthier.model.context import AttentionContext
 from luthier.model.transformer import Block, Transformer
 
 VOCAB = 61
@@ -31,7 +31,7 @@ def random_tokens(seed: int, *shape: int) -> Tensor:
 
 def read(model: Transformer, tokens: Tensor, sizes: list[int], valid: Tensor | None = None) -> Tensor:
     """Logits of all tokens, read in pieces through a cache; `valid` grows with what has been read."""
-    cache = KVCache(len(model.blocks), tokens.shape[1])
+    cache = model.make_cache(tokens.shape[1])
     logits, end = [], 0
     for piece in tokens.split(sizes, dim=1):
         end += piece.shape[1]
@@ -134,9 +134,9 @@ def test_forward_is_the_output_matrix_on_hidden(model: Transformer) -> None:
 
 def test_a_part_alone_does_as_within_the_transformer(model: Transformer) -> None:
     """Attention called by itself finds the same mask, chunks too, that the Transformer builds once for its layers."""
-    seen: list[tuple[Attention, Tensor, Tensor, Tensor]] = []
+    seen: list[tuple[Attention, Tensor, AttentionContext, Tensor]] = []
 
-    def keep(attention: Attention, given: tuple[Tensor, ...], output: Tensor) -> None:
+    def keep(attention: Attention, given: tuple[Tensor, AttentionContext, None], output: Tensor) -> None:
         seen.append((attention, given[0], given[1], output))
 
     hooks = [block.attention.register_forward_hook(keep) for block in model.blocks]
@@ -144,28 +144,32 @@ def test_a_part_alone_does_as_within_the_transformer(model: Transformer) -> None
     for hook in hooks:
         hook.remove()
     assert len(seen) == len(model.blocks)
-    for attention, x, positions, output in seen:
-        assert_close(attention(x, positions), output, atol=1e-5, rtol=1e-5)
+    for attention, x, context, output in seen:
+        alone = attention.context(context.positions)
+        assert_close(attention(x, alone), output, atol=1e-5, rtol=1e-5)
 
 
-def test_a_mask_is_built_once_for_each_rule(model: Transformer) -> None:
-    masks = []
+def test_masks_and_angles_are_built_once_for_each_kind_of_layer(model: Transformer) -> None:
+    contexts = []
 
-    def keep(block: Block, given: tuple[Tensor, ...]) -> None:
-        masks.append(given[3])
+    def keep(block: Block, given: tuple[Tensor, AttentionContext, None]) -> None:
+        contexts.append(given[1])
 
     hooks = [block.register_forward_pre_hook(keep) for block in model.blocks]
     valid = torch.ones(2, 13, dtype=torch.bool)
     model(random_tokens(5, 2, 13), valid=valid)
     for hook in hooks:
         hook.remove()
-    rules = [block.attention.mask for block in model.layers]
-    assert len(masks) == len(rules)
-    assert len({id(mask) for mask in masks}) == len(set(rules))
+    kinds = {block.attention.kind for block in model.layers}
+    assert len(contexts) == len(model.layers)
+    assert len({id(context) for context in contexts}) == len(kinds)
+    assert len({id(context.mask) for context in contexts}) == len(kinds)
+    with_rope = {id(context.angles) for context in contexts if context.angles is not None}
+    assert len(with_rope) == len({kind for kind in kinds if kind[1] is not None})
 
 
 def test_valid_must_speak_of_the_tokens_in_the_cache_too(model: Transformer) -> None:
-    cache = KVCache(len(model.blocks), 8)
+    cache = model.make_cache(8)
     model(random_tokens(5, 1, 4), cache)
     with pytest.raises(LuthierError, match="valid is for 1 tokens, and there are 5"):
         model(random_tokens(6, 1, 1), cache, valid=torch.ones(1, 1, dtype=torch.bool))
@@ -178,14 +182,14 @@ def test_learned_positions_end_and_rotary_ones_do_not(model: Transformer, config
         return
     with pytest.raises(LuthierError, match="33 tokens are more than the 32 positions"):
         model(too_long)
-    cache = KVCache(len(model.blocks), 40)
+    cache = model.make_cache(40)
     model(too_long[:, :-1], cache)
     with pytest.raises(LuthierError, match="33 tokens are more than the 32 positions"):
         model(too_long[:, -1:], cache)
 
 
 def test_a_full_cache_says_what_it_holds_and_what_it_needs(model: Transformer) -> None:
-    cache = KVCache(len(model.blocks), 6)
+    cache = model.make_cache(6)
     model(random_tokens(5, 1, 4), cache)
     with pytest.raises(LuthierError, match="the cache holds 6 tokens, 7 are needed"):
         model(random_tokens(5, 1, 3), cache)
@@ -195,7 +199,7 @@ def test_a_forward_on_meta_touches_no_data(config: Config) -> None:
     if isinstance(config, llama4.Config):
         config = replace(config, moe_layers=())  # experts split their tokens by counts, which are data
     model = build_on_meta(config)
-    cache = KVCache(config.n_layers, 8)
+    cache = model.make_cache(8)
     tokens = torch.zeros(2, 7, dtype=torch.long, device="meta")
     for piece in (tokens, tokens[:, :1]):
         logits = model(piece, cache)

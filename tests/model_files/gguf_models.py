@@ -6,7 +6,7 @@ import torch
 
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.architectures.registry import Config
-from luthier.model.position import RopeScaling
+from luthier.model.rope import RopeScaling
 from luthier.model.transformer import Transformer
 
 VOCAB = 97

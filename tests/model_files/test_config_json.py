@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.errors import LuthierError
-from luthier.model.position import RopeScaling
+from luthier.model.rope import RopeScaling
 from luthier.model_files import hugging_face
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 10, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2}

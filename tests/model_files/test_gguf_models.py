@@ -19,7 +19,7 @@ from luthier.architectures.names.gguf.metadata import rope_factors
 from luthier.errors import LuthierError, UsageError
 from luthier.formats import gguf_writing
 from luthier.formats.gguf_file import GGUFFile
-from luthier.model.position import RopeScaling
+from luthier.model.rope import RopeScaling
 from luthier.model_files import gguf
 from luthier.model_files.weights import Opened
 from luthier.tokenizers.core.train import train_bpe

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.generation import ahead
 from luthier.generation.reader import Reader
-from luthier.model.position import RopeScaling
+from luthier.model.rope import RopeScaling
 from luthier.native import build
 from luthier.native.program import native_step
 from luthier.quantize.quantize import quantize

@@ -11,8 +11,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 from transformers.models.llama4.modeling_llama4 import Llama4TextL2Norm, Llama4TextRotaryEmbedding, apply_rotary_emb
 
 from luthier.formats.names import PairsToHalves
+from luthier.model.context import AttentionContext
 from luthier.model.norm import RMSNorm
-from luthier.model.position import QueryTemperature, Rope, RopeScaling, UnitQK
+from luthier.model.rope import QueryTemperature, Rope, RopeScaling, UnitQK
 
 POSITIONS = torch.tensor([[0, 1, 2, 5, 63, 8191, 8192, 100_000]])
 STRETCH_31 = RopeScaling(8.0, 1.0, 4.0, 32)
@@ -51,7 +52,8 @@ def test_rotary_frequencies(parameters, scaling):
 def test_rotary_positions_of_llama():
     q, k = random(2, 4, 8, 8), random(2, 2, 8, 8)
     cos, sin = LlamaRotaryEmbedding(llama(rope_parameters=SCALING_31).config)(q, POSITIONS)
-    ours = Rope(8, 10_000.0, STRETCH_31)(q, k, POSITIONS)
+    rope = Rope(8, 10_000.0, STRETCH_31)
+    ours = rope(q, k, context(rope))
     assert_close(ours, apply_rotary_pos_emb(q, k, cos, sin), atol=1e-5, rtol=0)
 
 
@@ -59,9 +61,14 @@ def test_rotary_positions_of_llama4_are_pairs_of_neighbours():
     q, k = random(2, 8, 4, 8), random(2, 8, 2, 8)  # (B, T, H, D), as there
     angles = Llama4TextRotaryEmbedding(llama4(rope_parameters=SCALING_SCOUT).config)(q, POSITIONS)
     theirs = apply_rotary_emb(q, k, angles)
-    ours = Rope(8, 500_000.0, STRETCH_SCOUT)(halves(q).transpose(1, 2), halves(k).transpose(1, 2), POSITIONS)
+    rope = Rope(8, 500_000.0, STRETCH_SCOUT)
+    ours = rope(halves(q).transpose(1, 2), halves(k).transpose(1, 2), context(rope))
     for our, their in zip(ours, theirs, strict=True):
         assert_close(our.transpose(1, 2), halves(their), atol=1e-5, rtol=0)
+
+
+def context(rope: Rope | None = None) -> AttentionContext:
+    return AttentionContext(POSITIONS, None if rope is None else rope.angles(POSITIONS), None, 0)
 
 
 def halves(x: Tensor) -> Tensor:
@@ -72,7 +79,7 @@ def halves(x: Tensor) -> Tensor:
 def test_unit_norm_of_queries_and_keys():
     q, k = random(2, 4, 8, 8), random(2, 2, 8, 8) * 1e-3  # small ones show eps
     theirs = Llama4TextL2Norm(1e-5)
-    assert_close(UnitQK(1e-5)(q, k, POSITIONS), (theirs(q), theirs(k)))
+    assert_close(UnitQK(1e-5)(q, k, context()), (theirs(q), theirs(k)))
 
 
 @torch.no_grad()
@@ -83,10 +90,10 @@ def test_temperature_of_queries():
     mask = torch.full((12, 12), float("-inf")).triu(1)[None, None]
     theirs, _ = peer.model.layers[3].self_attn(x, None, mask)
     attention = twin(peer).blocks[3].attention
-    assert_close(attention(x, torch.arange(12)[None]), theirs, atol=1e-5, rtol=0)
+    assert_close(attention(x, attention.context(torch.arange(12)[None])), theirs, atol=1e-5, rtol=0)
     assert [type(step) for step in attention.qk_steps] == [QueryTemperature]
     attention.qk_steps = nn.ModuleList()
-    assert not torch.allclose(attention(x, torch.arange(12)[None]), theirs, atol=1e-3)
+    assert not torch.allclose(attention(x, attention.context(torch.arange(12)[None])), theirs, atol=1e-3)
 
 
 LLAMA_PARTS = {

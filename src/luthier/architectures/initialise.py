@@ -7,8 +7,9 @@ from torch import nn
 
 from luthier.model.attention import Attention
 from luthier.model.dropout import Dropout
+from luthier.model.experts import Experts
 from luthier.model.feed_forward import FeedForward, SwiGLU
-from luthier.model.moe import Experts, MoE
+from luthier.model.moe import MoE
 from luthier.model.norm import RMSNorm
 from luthier.model.transformer import Transformer
 

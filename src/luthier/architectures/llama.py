@@ -10,7 +10,7 @@ from luthier.architectures.initialise import empty_embedding, initialise_normal
 from luthier.model.attention import Attention
 from luthier.model.feed_forward import SwiGLU
 from luthier.model.norm import RMSNorm
-from luthier.model.position import Rope, RopeScaling
+from luthier.model.rope import Rope, RopeScaling
 from luthier.model.transformer import Block, Transformer
 
 

@@ -9,11 +9,13 @@ from torch import nn
 
 from luthier.architectures.initialise import empty_embedding, initialise_normal
 from luthier.model.attention import Attention
+from luthier.model.experts import Experts
 from luthier.model.feed_forward import SwiGLU
 from luthier.model.mask import Chunked, causal
 from luthier.model.moe import MoE
 from luthier.model.norm import RMSNorm
-from luthier.model.position import QueryTemperature, Rope, RopeScaling, UnitQK
+from luthier.model.rope import QueryTemperature, Rope, RopeScaling, UnitQK
+from luthier.model.router import SigmoidRouter
 from luthier.model.transformer import Block, Transformer
 
 
@@ -135,10 +137,18 @@ def build_block(config: Config, layer: int) -> Block:
             dropout=config.dropout,
         ),
         RMSNorm(config.dim, config.norm_eps),
-        MoE(config.dim, config.hidden_dim, config.n_experts, config.experts_per_token)
-        if config.is_moe(layer)
-        else SwiGLU(config.dim, config.dense_hidden_dim),
+        mixture(config) if config.is_moe(layer) else SwiGLU(config.dim, config.dense_hidden_dim),
         dropout=config.dropout,
+    )
+
+
+def mixture(config: Config) -> MoE:
+    """Routed experts, whose weights multiply their inputs, and a shared one."""
+    return MoE(
+        SigmoidRouter(config.dim, config.n_experts, config.experts_per_token),
+        Experts(config.n_experts, config.dim, config.hidden_dim),
+        SwiGLU(config.dim, config.hidden_dim),
+        weigh="input",
     )
 
 

@@ -21,19 +21,22 @@ MOST_HEADS = 12
 
 @torch.no_grad()
 def weights_of(attention: Attention, x: Tensor, *, masked: bool = True) -> Tensor:
-    """Attention weights of each head, (T, C) -> (H, T, T); rows are queries and sum to 1."""
-    n_tokens, n_groups = len(x), attention.n_heads // attention.n_kv_heads
-    positions = torch.arange(n_tokens)[None]
-    q = attention.query(x).view(1, n_tokens, attention.n_heads, -1).transpose(1, 2)  # (1, H, T, D)
-    k = attention.key(x).view(1, n_tokens, attention.n_kv_heads, -1).transpose(1, 2)  # (1, K, T, D)
-    for step in attention.qk_steps:
-        q, k = step(q, k, positions)
-    scores = (q @ k.repeat_interleave(n_groups, dim=1).transpose(2, 3))[0] * attention.scale  # (H, T, T)
-    if masked:
-        seen = attention.mask(positions.T, positions)  # (T, T)
-        scores = scores.masked_fill(~seen, -math.inf)
-    weights: Tensor = scores.softmax(-1)
-    return weights
+    """Attention weights of each head, (T, C) -> (H, T, T); rows are queries and sum to 1. The layer publishes them.
+
+    masked: by the layer's own rule; otherwise every token sees every other.
+    """
+    context = attention.context(torch.arange(len(x))[None])
+    if not masked:
+        context = context._replace(mask=torch.ones(1, 1, len(x), len(x), dtype=torch.bool))
+    published: list[Tensor] = []
+    handle = attention.weights.register_forward_hook(lambda _, inputs, output: published.append(output))
+    attention.choose_cores(weights=True)
+    try:
+        attention(x[None], context)
+    finally:
+        handle.remove()
+        attention.choose_cores(x.device.type, x.dtype)
+    return published[0][0]
 
 
 def sharpest(models: Models) -> tuple[Attention, Tensor, list[str], int]:

@@ -9,7 +9,6 @@ import torch
 from luthier.architectures import registry
 from luthier.figures.models import Models
 from luthier.figures.picture import COLOURS, DASHES, Picture, canvas, finish, plain_log, tidy
-from luthier.model.cache import KVCache
 from luthier.model.transformer import Transformer
 
 LENGTHS = (32, 64, 128, 256, 512, 1024)
@@ -20,7 +19,7 @@ HEADS = {"MHA": 4, "GQA": 2, "MQA": 1}  # key heads for 4 query heads
 def cache_bytes(model: Transformer, ids: torch.Tensor) -> int:
     """The bytes that hold the keys and values of a text, by reading it."""
     n_tokens = ids.shape[1]
-    cache = KVCache(len(model.layers), n_tokens)
+    cache = model.make_cache(n_tokens)
     model.hidden(ids, cache)
     return sum(buffer.nbytes for layer in cache.layers for buffer in layer.buffers or ())
 
@@ -29,7 +28,7 @@ def cache_bytes(model: Transformer, ids: torch.Tensor) -> int:
 def seconds_a_token(model: Transformer, ids: torch.Tensor, *, cached: bool, repeats: int = 3) -> float:
     """Seconds for one more token after a text, the best of several: with its keys and values kept, or read anew."""
     n_tokens, best = ids.shape[1], float("inf")
-    cache = KVCache(len(model.layers), n_tokens + 1)
+    cache = model.make_cache(n_tokens + 1)
     if cached:
         model.hidden(ids, cache)
     new = ids[:, :1]

@@ -25,13 +25,16 @@ def routes(lm: LanguageModel, ids: list[int]) -> tuple[list[int], Tensor]:
     mixed = [
         (n, block.feed_forward) for n, block in enumerate(lm.model.layers, 1) if isinstance(block.feed_forward, MoE)
     ]
-    handles = [part.router.register_forward_hook(lambda _, given, logits: caught.append(logits)) for _, part in mixed]
+    handles = [
+        part.routing.register_forward_hook(lambda _, inputs, routing: caught.append(routing.chosen[:, 0]))
+        for _, part in mixed
+    ]
     try:
         lm.model(torch.tensor([ids]))
     finally:
         for handle in handles:
             handle.remove()
-    return [number for number, _ in mixed], torch.stack([logits.argmax(-1) for logits in caught])
+    return [number for number, _ in mixed], torch.stack(caught)
 
 
 def experts(models: Models) -> Picture:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from luthier.figures.models import Models
 from luthier.figures.picture import DIVERGING, Picture, canvas, finish, matrix
-from luthier.model.position import Rope
+from luthier.model.context import AttentionContext
+from luthier.model.rope import Rope
 
 T, C = 64, 64
 
@@ -22,7 +23,8 @@ def sinusoidal(n_positions: int, dim: int) -> Tensor:
 def rotary(n_positions: int, dim: int) -> tuple[Tensor, Tensor]:
     """A vector of ones turned to each position, (T, D), and the scores between all such queries and keys, (T, T)."""
     ones = torch.ones(1, 1, n_positions, dim)
-    turned, keys = Rope(dim)(ones, ones, torch.arange(n_positions)[None])
+    rope, positions = Rope(dim), torch.arange(n_positions)[None]
+    turned, keys = rope(ones, ones, AttentionContext(positions, rope.angles(positions), None, 0))
     return turned[0, 0], (turned @ keys.transpose(2, 3))[0, 0] / dim
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from luthier.model.cache import KVCache
 from luthier.model.transformer import Transformer
 from luthier.native.program import native_step
 
@@ -45,7 +44,7 @@ class Reader:
         rows = [[text[0]] * pad + list(text) for text, pad in zip(texts, self.padding, strict=True)]
         self.tokens = torch.tensor(rows, device=self.device)  # (B, S)
         self.starts = torch.tensor(self.padding, device=self.device)[:, None]  # (B, 1)
-        self.cache = KVCache(len(model.blocks), longest + room) if use_cache else None
+        self.cache = model.make_cache(longest + room) if use_cache else None
         self.step = native_step(model, longest + room) if use_cache and native else None
 
     @property

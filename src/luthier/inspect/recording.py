@@ -3,7 +3,8 @@
     recording = record(model, tokens)
     recording.layers[3].attention_weights[0, 5]     # layer 3, head 5: (T, T), from query to key
 
-Fused attention never holds its weights: they are computed again from the queries and keys that entered it.
+The parts publish what is recorded through their hook points. Fused attention never holds its weights, so the model
+computes attention written out while it is recorded.
 
 Shapes: B batch, T tokens, C dim, H query heads, K key heads, D head_dim, V vocab_size, E experts, k experts a token.
 """
@@ -21,8 +22,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from luthier.errors import LuthierError
-from luthier.model.attention import Attention
-from luthier.model.mask import build_mask
 from luthier.model.moe import MoE
 from luthier.model.transformer import Block, Transformer
 
@@ -31,8 +30,8 @@ from luthier.model.transformer import Block, Transformer
 class Routing:
     """Which experts a layer sent its tokens to.
 
-    logits (B, T, E) float32; chosen (B, T, k) ids of experts; scores (B, T, k), the sigmoid of their logits, which
-    multiplies an expert's input; load (E,), the tokens that each expert got, padding not counted.
+    logits (B, T, E) float32; chosen (B, T, k) ids of experts; scores (B, T, k), by which their inputs or outputs are
+    multiplied (see MoE); load (E,), the tokens that each expert got, padding not counted.
     """
 
     logits: Tensor
@@ -46,7 +45,7 @@ class Layer:
     """One block's activations, in the model's number type unless said otherwise.
 
     attention_weights (B, H, T, T) float32: from each query (third) to each key (last), 0 where it may not look.
-    heads (B, T, H, D): what each head read, before the output matrix mixes them.
+    heads (B, T, H, D): the result of each head, before the output matrix mixes them.
     attention_added, feed_forward_added (B, T, C): what each half adds to the residual stream.
     after_attention, after_feed_forward (B, T, C): the residual stream after each half.
     routing: None where the feed-forward is no mixture of experts.
@@ -98,6 +97,7 @@ def record(model: Transformer, tokens: Tensor, valid: Tensor | None = None) -> R
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(uncompiled(model))
+        stack.enter_context(attention_written_out(model))
         whole = stack.enter_context(catching())
         whole.before(blocks[0], "embedding")
         whole.after(model.norm, "normed")
@@ -105,7 +105,7 @@ def record(model: Transformer, tokens: Tensor, valid: Tensor | None = None) -> R
         for block, catch in zip(blocks, caught, strict=True):
             listen(block, catch)
         logits = model(tokens, valid=valid)
-    layers = tuple(layer_of(block, catch.found, valid) for block, catch in zip(blocks, caught, strict=True))
+    layers = tuple(layer_of(catch.found, valid) for catch in caught)
     return Recording(tokens, valid, whole.found["embedding"], layers, whole.found["normed"], logits)
 
 
@@ -145,57 +145,40 @@ def catching() -> Iterator[Catch]:
 
 
 def listen(block: Block, catch: Catch) -> None:
-    """Hook all of a block. Weights are computed at once, so that queries and keys need not be kept."""
-    attention, found = block.attention, catch.found
-    catch.after(attention.query, "query")
-    catch.after(attention.key, "key")
-    if attention.qk_steps:
-        catch.after(attention.qk_steps[-1], "query and key")
-    catch.after(attention, "attention_weights", lambda inputs, _: weights_of(attention, found, *inputs))
-    catch.before(attention.output, "heads")
+    """Hook all of a block."""
+    catch.after(block.attention.weights, "attention_weights")
+    catch.after(block.attention.heads, "heads")
     catch.after(block.attention_dropout, "attention_added")
     catch.before(block.feed_forward_norm, "after_attention")
     catch.after(block.feed_forward_dropout, "feed_forward_added")
     catch.after(block, "after_feed_forward")
     if isinstance(block.feed_forward, MoE):
-        catch.after(block.feed_forward.router, "router")
+        catch.after(block.feed_forward.routing, "routing")
 
 
-def weights_of(
-    attention: Attention, found: dict[str, Any], x: Tensor, positions: Tensor, cache: None, mask: Tensor | None
-) -> Tensor:
-    """The weights, (B, H, T, T) float32, of the attention that has just run on x (B, T, C)."""
-    B, T, _ = x.shape
-    q, k = found.pop("query"), found.pop("key")
-    if "query and key" in found:
-        q, k = found.pop("query and key")
-    else:
-        q = q.view(B, T, attention.n_heads, attention.head_dim).transpose(1, 2)  # (B, H, T, D)
-        k = k.view(B, T, attention.n_kv_heads, attention.head_dim).transpose(1, 2)  # (B, K, T, D)
-    if mask is None:
-        mask = build_mask(attention.mask, positions, T, None)
-    if mask is None:  # plain causal attention
-        mask = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
-    k = k.repeat_interleave(attention.n_heads // attention.n_kv_heads, dim=1)
-    scores = (q.float() * attention.scale) @ k.float().transpose(2, 3)  # (B, H, T, T)
-    weights: Tensor = scores.masked_fill(~mask, float("-inf")).softmax(-1)
-    return weights
-
-
-def layer_of(block: Block, found: dict[str, Any], valid: Tensor | None) -> Layer:
-    """What was caught in a block, in its shapes."""
-    B, T, _ = found["after_attention"].shape
-    found["heads"] = found["heads"].view(B, T, block.attention.n_heads, block.attention.head_dim)
-    router, routing = found.pop("router", None), None
-    if router is not None:
-        assert isinstance(block.feed_forward, MoE)
-        logits = router.float()  # (B * T, E)
-        chosen = logits.topk(block.feed_forward.experts_per_token, dim=-1).indices
-        scores = logits.gather(1, chosen).sigmoid()
-        counted = chosen if valid is None else chosen[valid.flatten()]
-        load = F.one_hot(counted.flatten(), logits.shape[1]).sum(0)
-        routing = Routing(logits.view(B, T, -1), chosen.view(B, T, -1), scores.view(B, T, -1), load)
+def layer_of(found: dict[str, Any], valid: Tensor | None) -> Layer:
+    """What was caught in a block."""
+    routed, routing = found.pop("routing", None), None
+    if routed is not None:
+        B, T, _ = found["after_attention"].shape
+        counted = routed.chosen if valid is None else routed.chosen[valid.flatten()]
+        load = F.one_hot(counted.flatten(), routed.logits.shape[1]).sum(0)
+        logits, chosen, scores = (tensor.view(B, T, -1) for tensor in routed)
+        routing = Routing(logits, chosen, scores, load)
     return Layer(**found, routing=routing)
+
+
+@contextmanager
+def attention_written_out(model: Transformer) -> Iterator[None]:
+    """Let the attention weights of every layer pass through their hook points; afterwards the cores are as before."""
+    layers = [block.attention for block in model.layers]
+    cores = [(attention.core, attention.training_core) for attention in layers]
+    model.choose_cores(weights=True)
+    try:
+        yield
+    finally:
+        for attention, (core, training_core) in zip(layers, cores, strict=True):
+            attention.core, attention.training_core = core, training_core
 
 
 @contextmanager

@@ -90,19 +90,12 @@ def layer_at(model: Transformer, layer: int) -> Block:
 
 def hook(block: Block, part: Part, change: Change) -> RemovableHandle:
     """Let `change` act where the part passes."""
-    if part == "heads":
-        n_heads, head_dim = block.attention.n_heads, block.attention.head_dim
-
-        def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
-            apart = inputs[0].unflatten(-1, (n_heads, head_dim))  # (B, T, H, D)
-            return (change(apart).flatten(-2),)
-
-        return block.attention.output.register_forward_pre_hook(before)
 
     def after(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         return change(output)
 
     places: dict[str, nn.Module] = {
+        "heads": block.attention.heads,
         "attention_added": block.attention_dropout,
         "feed_forward_added": block.feed_forward_dropout,
         "after_feed_forward": block,

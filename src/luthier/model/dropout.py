@@ -26,10 +26,16 @@ class Dropout(nn.Module):
         if not 0 <= p < 1:
             raise UsageError(f"dropout {p} must be at least 0 and less than 1")
         self.p = p
-        self.rank = 0  # of this process: its rows of the batch follow those of the processes before it
+        self.rank, self.generator_seed = 0, 0
         # a tensor, not an int: a compiled block must not be compiled again for each seed. On the CPU even within
         # `torch.device("meta")`: it is in no file of weights, so no assignment would make it real
         self.register_buffer("seed", torch.zeros((), dtype=torch.int32, device="cpu"), persistent=False)
+
+    def reseed(self, seed: int, rank: int) -> None:
+        """Take another mask. seed: an int32. rank: of this process; its rows follow those of the ranks before it."""
+        self.seed.fill_(seed)
+        self.rank = rank
+        self.generator_seed = (seed % 2**32) << 16 | rank  # for kernels that draw from a generator
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
@@ -51,10 +57,13 @@ def scramble(x: Tensor) -> Tensor:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def reseed(model: nn.Module, generator: torch.Generator) -> None:
-    """Give each Dropout of a model a new seed: once a forward in training."""
+def reseed(model: nn.Module, generator: torch.Generator, rank: int = 0) -> None:
+    """Give each Dropout of a model a new seed: once a forward in training.
+
+    rank: of this process, whose rows of the batch follow those of the ranks before it. All ranks draw the same seeds.
+    """
     layers = [module for module in model.modules() if isinstance(module, Dropout)]
     if layers:
         seeds = torch.randint(-(2**31), 2**31, (len(layers),), dtype=torch.int64, generator=generator)
-        for layer, seed in zip(layers, seeds.to(torch.int32), strict=True):
-            layer.seed.copy_(seed)
+        for layer, seed in zip(layers, seeds.tolist(), strict=True):
+            layer.reseed(seed, rank)

@@ -20,9 +20,9 @@ class MaskRule(ABC):
 
     @property
     @abstractmethod
-    def reach(self) -> int | None:
-        """No query sees so many tokens back; as long as no position reaches it, the rule is plain causal attention.
-        None: always.
+    def window(self) -> int | None:
+        """Keys this far back are never visible, so that the rule is plain causal attention in shorter texts.
+        None: unlimited.
         """
 
     @abstractmethod
@@ -39,7 +39,7 @@ class Causal(MaskRule):
     """Everything up to and including the query itself."""
 
     @property
-    def reach(self) -> None:
+    def window(self) -> None:
         return None
 
     def first_seen(self, queries: Positions) -> Positions:
@@ -48,16 +48,16 @@ class Causal(MaskRule):
 
 @dataclass(frozen=True)
 class SlidingWindow(MaskRule):
-    """The last `window` tokens, the query's own among them."""
+    """The last `size` tokens, the query's own among them."""
 
-    window: int
+    size: int
 
     @property
-    def reach(self) -> int:
-        return self.window
+    def window(self) -> int:
+        return self.size
 
     def first_seen(self, queries: Positions) -> Positions:
-        return queries - self.window + 1
+        return queries - self.size + 1
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Chunked(MaskRule):
     size: int
 
     @property
-    def reach(self) -> int:
+    def window(self) -> int:
         return self.size
 
     def first_seen(self, queries: Positions) -> Positions:
@@ -81,7 +81,7 @@ def first_slot(rule: MaskRule, key_positions: Tensor, n_queries: int, valid: Ten
     """The first of S keys that any of the last `n_queries` sees: those before need not be asked. As `build_mask`."""
     n_keys = key_positions.shape[1]
     begin = n_keys - n_queries  # the first query sees furthest back
-    if begin == 0 or rule.reach is None or n_keys <= rule.reach:
+    if begin == 0 or rule.window is None or n_keys <= rule.window:
         return 0
     if valid is None:
         return max(0, rule.first_seen(begin))
@@ -97,7 +97,7 @@ def build_mask(rule: MaskRule, key_positions: Tensor, n_queries: int, valid: Ten
     sees itself: a row of scores with nothing in it would be NaN.
     """
     n_keys = key_positions.shape[1]
-    plain = rule.reach is None or n_keys <= rule.reach
+    plain = rule.window is None or n_keys <= rule.window
     if valid is None and plain and (n_queries == n_keys or n_queries == 1):
         return None
     queries = key_positions[:, -n_queries:, None]  # (B, T, 1)

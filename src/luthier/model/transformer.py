@@ -5,22 +5,24 @@ Shapes: B batch, T tokens, S tokens seen (cached and new), C dim, V vocab_size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from luthier.errors import LuthierError
 from luthier.model.attention import Attention
 from luthier.model.cache import KVCache, LayerCache
+from luthier.model.context import AttentionContext
 from luthier.model.dropout import Dropout
-from luthier.model.mask import MaskRule, build_mask, first_slot
-from luthier.model.moe import leave_experts_uncompiled
+from luthier.model.moe import MoE, uncounted
 
 
 class Block(nn.Module):
-    """x += attention(norm(x)), then x += feed_forward(norm(x)): the norms come first, so the stream stays free."""
+    """x += attention(norm(x)), then x += feed_forward(norm(x)) (pre-norm, arXiv 2002.04745)."""
 
     def __init__(
         self,
@@ -38,11 +40,9 @@ class Block(nn.Module):
         self.feed_forward = feed_forward
         self.feed_forward_dropout = Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, positions: Tensor, cache: LayerCache | None, mask: Tensor | None, first: int = 0
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext, cache: LayerCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), positions, cache, mask, first=first))
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), context, cache))
         out: Tensor = x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)))
         return out
 
@@ -52,6 +52,8 @@ class Transformer(nn.Module):
 
     position_embedding: GPT-2's learned one; None where positions enter in attention.
     tie_embeddings: the output matrix is the embedding matrix.
+    activation_checkpointing (an attribute, False at first): in training keep the input of each block only, and compute
+    the rest again in the backward pass. A step then does a third more arithmetic and needs far less memory.
     """
 
     def __init__(
@@ -73,10 +75,11 @@ class Transformer(nn.Module):
         self.norm = norm
         self.output = nn.Linear(dim, vocab_size, bias=False)
         self.tie_embeddings = tie_embeddings
+        self.activation_checkpointing = False
         self.tie()
 
     def tie(self) -> None:
-        """Make the output matrix the embedding matrix again, where it should be: assigning weights parts them."""
+        """Make the output matrix the embedding matrix again where they are tied: assigning weights separates them."""
         if self.tie_embeddings:
             self.output.weight = self.embedding.weight
 
@@ -94,36 +97,54 @@ class Transformer(nn.Module):
         n_queries = tokens.shape[1]
         n_keys = n_queries + (cache.length if cache is not None else 0)
         key_positions = self.positions(n_keys, valid, tokens.device)  # (B or 1, S)
-        positions = key_positions[:, -n_queries:]
-        masks: dict[MaskRule, tuple[Tensor | None, int]] = {}
-        for rule in self.mask_rules:
-            first = first_slot(rule, key_positions, n_queries, valid)
-            seen = None if valid is None else valid[:, first:]
-            masks[rule] = build_mask(rule, key_positions[:, first:], n_queries, seen), first
+        contexts: dict[Hashable, AttentionContext] = {}
+        for attention in (block.attention for block in self.layers):
+            if attention.kind not in contexts:
+                contexts[attention.kind] = attention.context(key_positions, n_queries, valid)
         x = self.embedding(tokens)  # (B, T, C)
         if self.position_embedding is not None:
-            x = x + self.position_embedding(positions)
+            x = x + self.position_embedding(key_positions[:, -n_queries:])
         x = self.dropout(x)
+        run = checkpointed if self.activation_checkpointing and self.training and torch.is_grad_enabled() else direct
         for layer, block in enumerate(self.layers):
-            x = block(x, positions, None if cache is None else cache.layers[layer], *masks[block.attention.mask])
+            x = run(block, x, contexts[block.attention.kind], None if cache is None else cache.layers[layer])
         out: Tensor = self.norm(x)
         return out
 
+    def make_cache(self, capacity: int) -> KVCache:
+        """A cache for texts of up to so many tokens."""
+        return KVCache([block.attention.make_cache(capacity) for block in self.layers])
+
+    def choose_cores(self, dtype: torch.dtype | None = None, *, weights: bool = False) -> None:
+        """Choose how each layer computes attention and experts: the fastest way that supports what it needs.
+
+        Called whenever weights move; call it where the number type of the products is another than that of the
+        weights (autocast), and with weights=True where the attention weights are to pass through their hook points.
+        """
+        weight = self.embedding.weight
+        device, dtype = weight.device.type, dtype or weight.dtype
+        for block in self.layers:
+            block.attention.choose_cores(device, dtype, weights=weights)
+            if isinstance(block.feed_forward, MoE):
+                block.feed_forward.experts.choose_backend(device, dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to`, `cuda`, `bfloat16` and the like call: the cores are chosen anew."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.choose_cores()
+        return self
+
     def compile_blocks(self, *, dynamic: bool | None = None, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compile each block by itself, where it is: one compilation serves all the blocks that are alike."""
-        leave_experts_uncompiled()
         for block in self.layers:
+            if isinstance(block.feed_forward, MoE):
+                block.feed_forward.experts.leave_uncompiled()
             block.compile(dynamic=dynamic, backend=backend)
 
     @property
     def layers(self) -> list[Block]:
         """The blocks, typed."""
         return cast("list[Block]", list(self.blocks))
-
-    @property
-    def mask_rules(self) -> set[MaskRule]:
-        """The rules that the blocks use."""
-        return {block.attention.mask for block in self.layers}
 
     def positions(self, n_keys: int, valid: Tensor | None, device: torch.device) -> Tensor:
         """Positions of all tokens so far, (B or 1, S). Padding has position 0 and is masked."""
@@ -135,3 +156,22 @@ class Transformer(nn.Module):
         if valid.shape[1] != n_keys:  # it could broadcast, and mask what it should not
             raise LuthierError(f"valid is for {valid.shape[1]} tokens, and there are {n_keys} with those in the cache")
         return (valid.long().cumsum(1) - 1).clamp(min=0)
+
+
+def direct(block: Block, x: Tensor, context: AttentionContext, cache: LayerCache | None) -> Tensor:
+    """Run a block."""
+    out: Tensor = block(x, context, cache)
+    return out
+
+
+def checkpointed(block: Block, x: Tensor, context: AttentionContext, cache: LayerCache | None) -> Tensor:
+    """Run a block and keep only its input: the backward pass runs it once more (arXiv 1604.06174).
+
+    Gradients are the same to the last bit: dropout's masks are a function of a seed and the place (dropout.py), so no
+    generator's state has to be put back. It is around the whole call, and so around compiled code and FSDP's hooks.
+    """
+    out: Tensor = checkpoint(
+        block, x, context, cache, use_reentrant=False, preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), uncounted(block)),
+    )  # fmt: skip
+    return out

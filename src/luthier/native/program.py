@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from luthier.model.cache import KVCache
 from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.norm import RMSNorm
-from luthier.model.position import Rope
+from luthier.model.rope import Rope
 from luthier.model.transformer import Block, Transformer
 from luthier.native.build import library
 from luthier.native.layout import WIDTH, Cache, Call, Kind, Layer, Matrix, Model, Norm, Row
@@ -57,7 +57,8 @@ class NativeStep:
         hidden_dim = sizes_of(hidden.up)[0]
         if any(width % WIDTH for width in (dim, hidden_dim, first.head_dim)):
             raise Unfit
-        self.reach = min((rule.reach for rule in model.mask_rules if rule.reach is not None), default=None)
+        windows = [block.attention.mask.window for block in model.layers]
+        self.window = min((window for window in windows if window is not None), default=None)
         self.n_kv_heads, self.head_dim, self.vocab_size = first.n_kv_heads, first.head_dim, sizes_of(model.output)[0]
         ropes = {rope_of(block) for block in model.layers}
         if len(ropes) > 1:
@@ -73,7 +74,7 @@ class NativeStep:
 
     def fits(self, slots: int) -> bool:
         """Whether a step over so many slots is one for step.cpp: one where no layer sees less than all."""
-        return self.reach is None or slots <= self.reach
+        return self.window is None or slots <= self.window
 
     def logits(self, tokens: Tensor, cache: KVCache, padding: Sequence[int], count: int) -> Tensor:
         """Read new tokens (B, T), which the cache then holds. The logits after the last `count`, (B, count, V) float32.
@@ -150,7 +151,9 @@ class NativeStep:
                 gate = Matrix()
             case _:
                 raise Unfit
-        if attention.head_dim != head_dim:
+        if (attention.head_dim, attention.value_dim) != (head_dim, head_dim):
+            raise Unfit
+        if attention.softcap is not None or attention.sinks is not None:
             raise Unfit
         matrices = map(self.matrix, (attention.query, attention.key, attention.value, attention.output))
         norms = map(self.norm, (block.attention_norm, block.feed_forward_norm))

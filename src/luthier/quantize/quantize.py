@@ -44,11 +44,7 @@ def is_quantised(model: Transformer) -> bool:
 
 def linears(model: Transformer) -> list[tuple[str, nn.Linear]]:
     """The matrices that are quantised, by name. A router is small, and what it chooses should stay."""
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.endswith("router")
-    ]
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
 def fits(linear: nn.Linear, *, four: bool) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from luthier.architectures import registry
-from luthier.model.attention import MOST_SCORES, QUERIES_AT_ONCE
+from luthier.model.cores.blockwise import MOST_SCORES, QUERIES_AT_ONCE
 from luthier.model.loss import LOGITS_AT_ONCE
 from luthier.model.moe import MoE
 from luthier.model.transformer import Block, Transformer
@@ -80,7 +80,7 @@ def block_bytes(block: Block, plan: Plan, product: int) -> int:
 
     Each linear layer keeps its input, each norm and residual its own in float32, attention its q, k, v and result. With
     dropout the attention weights, (T, T) a head, are kept too; and those that are not hidden where a CPU writes
-    attention out (model/attention.py).
+    attention out (model/cores/blockwise.py).
     """
     context, dim = plan.model.context_length, plan.model.dim
     attention = block.attention
@@ -96,9 +96,8 @@ def block_bytes(block: Block, plan: Plan, product: int) -> int:
 def hidden_width(feed_forward: nn.Module) -> int:
     """The hidden elements of one token: of all the experts that it meets, or of the one feed-forward."""
     if isinstance(feed_forward, MoE):
-        return (
-            feed_forward.experts.down.shape[1] * feed_forward.experts_per_token + feed_forward.shared.down.in_features
-        )
+        shared = 0 if feed_forward.shared is None else hidden_width(feed_forward.shared)
+        return feed_forward.experts.down.shape[1] * feed_forward.experts_per_token + shared
     return int(feed_forward.get_submodule("down").get_parameter("weight").shape[1])
 
 

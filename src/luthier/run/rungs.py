@@ -13,11 +13,13 @@ from torch import nn
 from luthier.architectures.initialise import empty_embedding, initialise_normal
 from luthier.errors import UsageError
 from luthier.model.attention import Attention
+from luthier.model.experts import Experts
 from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.mask import Chunked, causal
 from luthier.model.moe import MoE
 from luthier.model.norm import RMSNorm
-from luthier.model.position import QueryTemperature, Rope, UnitQK
+from luthier.model.rope import QueryTemperature, Rope, UnitQK
+from luthier.model.router import SigmoidRouter
 from luthier.model.transformer import Block, Transformer
 
 TOLERANCE = 0.02  # of the parameters
@@ -127,7 +129,12 @@ def qk_steps(parts: Parts, shape: Shape, *, is_global: bool) -> tuple[nn.Module,
 def feed_forward(parts: Parts, shape: Shape, hidden_dim: int) -> nn.Module:
     """The layer that works on each token alone."""
     if parts.experts:
-        return MoE(shape.dim, hidden_dim, shape.n_experts, experts_per_token=1)
+        return MoE(
+            SigmoidRouter(shape.dim, shape.n_experts, experts_per_token=1),
+            Experts(shape.n_experts, shape.dim, hidden_dim),
+            SwiGLU(shape.dim, hidden_dim),
+            weigh="input",
+        )
     return SwiGLU(shape.dim, hidden_dim) if parts.swiglu else FeedForward(shape.dim, hidden_dim)
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from luthier.data.shards import INDEX, open_tokens, read_index
 from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel, load
-from luthier.model.cache import KVCache
 from luthier.model.transformer import Transformer
 from luthier.run.folder import RunFolder
 from luthier.training.checkpoint import read_state
@@ -79,7 +78,7 @@ def causality(model: Transformer, tokens: Tensor) -> Tensor:
 
 def caching(model: Transformer, tokens: Tensor) -> Tensor:
     """Logits of the whole, minus those of one token at a time after the first third."""
-    cache = KVCache(len(model.blocks), tokens.shape[1])
+    cache = model.make_cache(tokens.shape[1])
     third = max(1, tokens.shape[1] // 3)
     parts = [model(tokens[:, :third], cache)]
     parts += [model(tokens[:, place : place + 1], cache) for place in range(third, tokens.shape[1])]

@@ -29,8 +29,9 @@ class Balancer:
         self.layers = [module for module in model.modules() if isinstance(module, MoE)]
         self.settings = settings
         for layer in self.layers:
-            if settings.balance == "auxiliary":
-                layer.auxiliary_weight = settings.balance_rate / settings.accumulation
+            layer.set_auxiliary_loss(
+                settings.balance_rate / settings.accumulation if settings.balance == "auxiliary" else 0
+            )
 
     @torch.no_grad()
     def update(self) -> list[list[float]]:
@@ -63,7 +64,7 @@ def shift_logits(layer: MoE, move: torch.Tensor) -> None:
     mean = layer.input_sum / tokens.clamp(min=1)  # (C,)
     direction = mean / mean.square().sum().clamp(min=1e-6)
     weight = layer.router.weight
-    weight += laid_out_as(torch.outer(move, direction).to(weight.dtype), weight)
+    weight.add_(laid_out_as(torch.outer(move, direction).to(weight.dtype), weight))
 
 
 def imbalance(shares: list[float]) -> float:

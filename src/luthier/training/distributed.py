@@ -21,7 +21,6 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from luthier.errors import LuthierError, UsageError
-from luthier.model.dropout import Dropout
 from luthier.model.transformer import Transformer
 
 
@@ -116,13 +115,6 @@ def shard(objective: nn.Module, model: Transformer) -> nn.Module:
         fully_shard(block)
     fully_shard(objective)
     return objective
-
-
-def place_dropout(model: nn.Module, world: World) -> None:
-    """Let each process drop what one process alone would drop in these rows of the batch."""
-    for module in model.modules():
-        if isinstance(module, Dropout):
-            module.rank = world.rank
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from luthier.model.moe import MoE
+from luthier.model.router import Router
 from luthier.model.transformer import Transformer
 
 
@@ -12,10 +13,12 @@ def flops_per_token(model: Transformer, context_length: int) -> int:
     """FLOPs of a training step for each token, forward and backward (arXiv 2204.02311, appendix B).
 
     6 for each weight that multiplies the token (embeddings do not, idle experts do not) and 12 T H D a layer for the
-    scores and their use.
+    scores and the values that they weigh (half as much for each of two widths, where values have another than keys).
     """
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    weights += sum(router.weight.numel() for router in model.modules() if isinstance(router, Router))
     for moe in (module for module in model.modules() if isinstance(module, MoE)):
         weights += sum(weight.numel() for weight in moe.experts.parameters()) - moe.idle_parameters
-    attention = sum(block.attention.n_heads * block.attention.head_dim for block in model.layers)
-    return 6 * weights + 12 * context_length * attention
+    layers = [block.attention for block in model.layers]
+    products = sum(layer.n_heads * (layer.head_dim + layer.value_dim) for layer in layers)
+    return 6 * weights + 6 * context_length * products

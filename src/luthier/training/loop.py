@@ -26,10 +26,9 @@ from luthier.errors import LuthierError
 from luthier.model.dropout import reseed
 from luthier.model.loss import IGNORE, Kernel, cross_entropy_sum, loss_and_gradient
 from luthier.model.transformer import Transformer
-from luthier.training.activation_checkpointing import checkpoint_activations
 from luthier.training.balance import Balancer
 from luthier.training.checkpoint import optimizer_tensors, restore_optimizers
-from luthier.training.distributed import ALONE, World, place_dropout, replicate, shard, whole
+from luthier.training.distributed import ALONE, World, replicate, shard, whole
 from luthier.training.machine import synchronize
 from luthier.training.optimizers import build_optimizers, clip_gradients, gradient_norm, set_learning_rate
 from luthier.training.schedule import learning_rate_factor
@@ -69,12 +68,10 @@ class Trainer:
         self.dtype = dtype
         self.device = model.embedding.weight.device
         self.world = world
-        if settings.activation_checkpointing:
-            checkpoint_activations(model)
+        model.activation_checkpointing = settings.activation_checkpointing
         self.objective: nn.Module = Objective(self)
         self.sharded = world.size > 1 and settings.parallel == "fsdp"
         if world.size > 1:
-            place_dropout(model, world)
             self.objective = shard(self.objective, model) if self.sharded else replicate(self.objective)
         self.optimizers = build_optimizers(model, settings)
         self.balancer = Balancer(model, settings, world)
@@ -82,6 +79,16 @@ class Trainer:
         self.kernel: Kernel = loss_and_gradient
         self.step = 0
         self.tokens = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the matrix products; weights and optimizer state stay as they are."""
+        return self._dtype
+
+    @dtype.setter
+    def dtype(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self.model.choose_cores(dtype)
 
     def compile(self) -> None:
         """Compile each block and the loss. The blocks share one compilation: they are equal but for their weights."""
@@ -98,7 +105,7 @@ class Trainer:
         tokens = int(self.world.sum(torch.stack([(batch.targets != IGNORE).sum() for batch in batches]).sum()))
         losses = []
         for batch in batches:
-            reseed(self.model, self.generator)
+            reseed(self.model, self.generator, self.world.rank)
             with self.synchronised(last=batch is batches[-1]):
                 loss = self.objective(batch) / max(1, tokens)
                 (loss * self.world.size).backward()  # gradients are averaged over the processes

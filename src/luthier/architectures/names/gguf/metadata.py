@@ -14,7 +14,7 @@ from torch import Tensor
 from luthier.architectures.names.settings import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson
 from luthier.errors import LuthierError
 from luthier.formats.names import Checkpoint, Derived, Rule
-from luthier.model.position import Rope, RopeScaling
+from luthier.model.rope import Rope, RopeScaling
 
 EMBEDDING, OUTPUT, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 # (low_freq_factor, high_freq_factor, original context) of Llama 3.1 to 3.3, and of Llama 4 Scout

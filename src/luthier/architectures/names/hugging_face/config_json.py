@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.architectures.names.settings import LARGEST_CONTEXT, ConfigJson
 from luthier.errors import LuthierError
-from luthier.model.position import RopeScaling
+from luthier.model.rope import RopeScaling
 
 
 def read_rope(settings: ConfigJson, *, theta: float) -> tuple[float, RopeScaling | None]:

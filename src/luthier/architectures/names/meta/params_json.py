@@ -13,7 +13,7 @@ from typing import Any
 
 from luthier.architectures.names.settings import LARGEST_CONTEXT, ConfigJson
 from luthier.errors import LuthierError
-from luthier.model.position import RopeScaling
+from luthier.model.rope import RopeScaling
 
 OURS = "luthier"
 ORIGINAL_CONTEXT = 8192  # tokens, and low_freq_factor 1: written nowhere, both are fixed in Meta's programs

@@ -1,20 +1,22 @@
-"""Steps on queries and keys before the scores: rotary positions, and Llama 4's two.
+"""Steps on queries and keys before the scores: rotary positions, and Llama 4's norm and temperature.
 
-Each step is called as `q, k = step(q, k, positions)`, in the order that the architecture lists them.
+Each step is called as `q, k = step(q, k, context)`, in the order that the architecture lists them.
 
 Shapes: B batch (or 1), T tokens, H query heads, K key heads, D head_dim.
-    q (B, H, T, D)   k (B, K, T, D)   positions (B, T), counted from 0 in each row
+    q (B, H, T, D)   k (B, K, T, D)   context.positions (B, T), counted from 0 in each row
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from luthier.errors import UsageError
+from luthier.model.context import Angles, AttentionContext
 from luthier.model.norm import unit_rms
 
 
@@ -51,14 +53,24 @@ class Rope(nn.Module):
         frequencies = 1.0 / self.theta**exponents
         return frequencies if self.scaling is None else scale_frequencies(frequencies, self.scaling)
 
-    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def kind(self) -> Hashable:
+        """What the angles depend on: layers with equal kinds share them."""
+        return self.head_dim, self.theta, self.scaling
+
+    def angles(self, positions: Tensor) -> Angles:
+        """Of tokens at these positions, (B or 1, T)."""
         angles = positions[:, None, :, None].float() * self.frequencies(positions.device)  # (B, 1, T, D/2)
-        cos, sin = angles.cos(), angles.sin()
-        return rotate(q, cos, sin), rotate(k, cos, sin)
+        return Angles(angles.cos(), angles.sin())
+
+    def forward(self, q: Tensor, k: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
+        assert context.angles is not None
+        return rotate(q, context.angles), rotate(k, context.angles)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) by its angle, in float32."""
+def rotate(x: Tensor, angles: Angles) -> Tensor:
+    """Rotate each pair (x[i], x[i + D/2]) by its angle, in float32."""
+    cos, sin = angles
     first, second = x.float().chunk(2, dim=-1)  # (B, H, T, D/2) each
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).type_as(x)
 
@@ -79,7 +91,7 @@ class UnitQK(nn.Module):
         super().__init__()
         self.eps = eps
 
-    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, k: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
         return unit_rms(q, self.eps), unit_rms(k, self.eps)
 
 
@@ -93,6 +105,6 @@ class QueryTemperature(nn.Module):
         super().__init__()
         self.floor_scale, self.scale = floor_scale, scale
 
-    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        temperature = 1 + self.scale * torch.log(torch.floor((positions.float() + 1) / self.floor_scale) + 1)
+    def forward(self, q: Tensor, k: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
+        temperature = 1 + self.scale * torch.log(torch.floor((context.positions.float() + 1) / self.floor_scale) + 1)
         return (q.float() * temperature[:, None, :, None]).type_as(q), k
