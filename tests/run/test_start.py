@@ -20,7 +20,7 @@ FAMILIES = ["gpt2-nano", "llama-nano", "llama4-nano"]
 
 def test_a_run_leaves_the_files_that_it_names(book, tmp_path, capsys):
     out = train.start(plan(book), tmp_path / "run")
-    names = {path.name for path in out.iterdir()} - {".lock"}
+    names = {path.name for path in out.iterdir()} - {".lock", ".launch.json"}
     weights = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert names == weights | {
         "checkpoints", "losses.png", "metrics.jsonl", "report.html", "run.toml", "samples.jsonl", "tokens",
@@ -177,11 +177,23 @@ def test_a_folder_that_is_in_use_or_cannot_be_written_is_named(book, tmp_path):
         train.start(plan(book), book / "run")
 
 
+def test_a_page_that_cannot_be_written_is_named_at_the_end(book, tmp_path, monkeypatch, capsys):
+    def full(folder: object) -> None:
+        raise LuthierError(f"cannot write {folder}/report.html: No space left on device")
+
+    monkeypatch.setattr("luthier.run.last_pages.write_report", full)
+    out = train.start(plan(book, steps=1), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert f"picture   {out / 'losses.png'}\n" in said
+    assert f"missing   report.html: cannot write {out / 'report.html'}: No space left on device" in said
+    assert f"write it with: luthier report {out}" in said
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(book, tmp_path):
     burst = plan(book, steps=8, evaluate_every=2, learning_rate=1e30, warmup=0)
     with pytest.raises(LuthierError, match="lower learning_rate") as error:
         train.start(burst, tmp_path / "run")
-    assert f"The last good state is in {tmp_path / 'run'}" in str(error.value)
+    assert "No checkpoint was saved before it" in str(error.value)
     assert all(weight.isfinite().all() for weight in luthier.load(tmp_path / "run").model.parameters())
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 

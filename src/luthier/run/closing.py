@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from luthier.architectures import registry
@@ -27,18 +29,24 @@ def headline(plan: Plan, trainer: Trainer, training_tokens: int, peak: float) ->
     )
 
 
-def closing(folder: RunFolder, looks: list[dict[str, Any]], seconds: float, prompt: str) -> str:
-    """The table by epoch, where everything lies, and what to do next."""
+def closing(
+    folder: RunFolder, looks: list[dict[str, Any]], seconds: float, prompt: str, failed: Mapping[Path, str]
+) -> str:
+    """The table by epoch, where everything lies, what to do next. failed: what could not be written, and why."""
     kind = "validation" if "validation_loss" in looks[-1] else "train"
     best = min(looks, key=lambda look: float(look[f"{kind}_loss"]))
-    speak = f"luthier generate {shlex.quote(str(folder.path))} {shlex.quote(prompt)}"
+    run = shlex.quote(str(folder.path))
+    pages = [str(page) for page in (folder.picture, folder.report) if page not in failed]
+    speak = f"luthier generate {run} {shlex.quote(prompt)}"
     lines = [
         table_by_epoch(looks),
         f"done in {duration(seconds)}: best {kind} loss {best[f'{kind}_loss']:.4f} at step {best['step']:,}",
         f"  weights   {folder.path} (the best)",
         f"            {folder.whole_checkpoints()[-1]} (the last)",
         f"  log       {folder.metrics}, {folder.samples}",
-        f"  picture   {folder.picture}, {folder.report}",
+        *([f"  picture   {', '.join(pages)}"] if pages else []),
+        *(f"  missing   {path.name}: {problem}" for path, problem in failed.items()),
+        *([f"            write it with: luthier report {run}"] if folder.report in failed else []),
         f"  speak     {speak}",
     ]
     return "\n".join(lines)

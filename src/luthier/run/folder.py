@@ -12,7 +12,6 @@ runs/demo/
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from luthier.errors import LuthierError
+from luthier.files.sync import sync, sync_folder
+from luthier.files.unfinished import clear_leftovers, remove, remove_folder, unfinished
 from luthier.language_model import LanguageModel
 from luthier.run.plan import RECIPE
 from luthier.run.watch import warn
@@ -42,16 +43,12 @@ class RunFolder:
         self.picture, self.report = path / "losses.png", path / "report.html"
         self.checkpoints = path / "checkpoints"
 
-    def create(self) -> None:
-        """Make the folder. A LuthierError when something is there already or it cannot be written."""
-        if self.path.exists() and (not self.path.is_dir() or any(path.name != LOCK for path in self.path.iterdir())):
-            hint = "go on with --resume, or " if self.recipe.is_file() else ""
-            raise LuthierError(f"{self.path} exists: {hint}name another folder with --out")
+    def make(self) -> None:
+        """Make the folder. A LuthierError when it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            probe.touch()
-            probe.unlink()
+            with unfinished(self.path / "probe"):
+                pass
         except OSError as error:
             raise LuthierError(f"{self.path} cannot be written: {error.strerror}") from None
 
@@ -72,15 +69,6 @@ class RunFolder:
         finally:
             lock.release()
 
-    @contextmanager
-    def discarded_on_error(self) -> Iterator[None]:
-        """Until a run has begun, an error or Ctrl-C leaves nothing, so that the same command can be given again."""
-        try:
-            yield
-        except BaseException:
-            shutil.rmtree(self.path, ignore_errors=True)
-            raise
-
     def check_space(self, needed: int) -> None:
         """A LuthierError when the disk has less than `needed` bytes free."""
         free = shutil.disk_usage(self.path).free
@@ -98,24 +86,30 @@ class RunFolder:
         target = self.checkpoint_at(record["step"])
         if (target / RECORD).is_file():
             return target
-        for left in self.checkpoints.glob(".step-*.part"):  # of a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        part = self.checkpoints / f".{target.name}.part"
+        for left in self.checkpoints.glob(".step-*.part"):  # of version 0.1, of a run that was killed
+            remove(left)
         try:
-            lm.save(part)
-            write_state(part, tensors, record)
-            for path in [*part.iterdir(), part]:
-                sync(path)
-            shutil.rmtree(target, ignore_errors=True)  # without a record: not ours, or taken apart
-            part.replace(target)
+            with unfinished(target, folder=True) as part:
+                lm.save(part)
+                write_state(part, tensors, record)
+                sync_folder(part)
+                remove_folder(target)  # without a record: not ours, or taken apart
+                part.replace(target)
             sync(self.checkpoints)
         except (OSError, SafetensorError) as error:  # a full disk is either
             raise LuthierError(f"{target} cannot be written: {getattr(error, 'strerror', None) or error}") from None
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-        for older in self.whole_checkpoints()[:-keep]:
-            shutil.rmtree(older, ignore_errors=True)
+        self.prune(keep)
         return target
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest `keep` checkpoints, and what is left of older ones that were half removed."""
+        whole = self.whole_checkpoints()
+        kept = whole[-keep:]
+        half = [path for path in self.checkpoints.glob("step-????????") if path not in whole and path < kept[0]]
+        for path in [*whole[:-keep], *half]:
+            remove_folder(path)
+        for path in self.checkpoints.glob(".step-*"):
+            clear_leftovers(path.with_name(path.name.split(".")[1]))
 
     def checkpoint_at(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
@@ -140,14 +134,3 @@ class RunFolder:
             with suppress(OSError):  # or the run could not save here again
                 path.replace(path.with_name(f"damaged-{path.name}"))
         raise LuthierError(problem)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
-        return
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.files.atomic_file import replacing_file
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -17,7 +19,8 @@ def draw_losses(looks: Sequence[dict[str, Any]], title: str, path: Path) -> None
     """Draw the curves of the looks of a run (see Watch.looked) into a PNG file."""
     figure = losses_figure(looks)
     figure.suptitle(title, color=INK)
-    figure.savefig(path, dpi=130)
+    with replacing_file(path, begins=b"\x89PNG") as part:
+        figure.savefig(part, format="png", dpi=130)
 
 
 def losses_figure(looks: Sequence[dict[str, Any]]) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +12,13 @@ import torch
 from luthier.architectures import registry
 from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel, load
-from luthier.run import corpus, cost, speed
+from luthier.run import corpus, cost, launch, speed
 from luthier.run.folder import RunFolder
 from luthier.run.plan import Plan, check_resumable, read_run, resolve, with_vocabulary
 from luthier.run.training_run import Run, newest
 from luthier.run.watch import say, speaks, tensorboard_writer, warn
 from luthier.tokenizers.load import load as load_tokenizer
-from luthier.training.distributed import (
-    World,
-    joined,
-    restarted,
-)
+from luthier.training.distributed import World, joined
 from luthier.training.machine import choose_device, keep_freed_memory
 from luthier.training.settings import Settings
 
@@ -37,24 +32,20 @@ def start(plan: Plan, out: Path) -> Path:
         tensorboard_writer()
     with joined(device) as world:
         prepare_process(plan, world)
-        again = restarted()
-        go_on_by_itself = world.agree(again and bool(folder.whole_checkpoints()))
-        if world.is_first and not go_on_by_itself:
-            if again:  # by torchrun, before the first checkpoint
-                shutil.rmtree(out, ignore_errors=True)
-            folder.create()
-        with folder.locked() if world.is_first else nullcontext():
-            if go_on_by_itself:
+        this = launch.this_launch(world)
+        if world.agree(launch.may_go_on(folder, this)):
+            with folder.locked() if world.is_first else nullcontext():
                 plan = resolve(recipe=read_run(out), where=str(folder.recipe))
                 go_on(plan, folder, anyway=False, world=world).go()
-            else:
+        else:
+            with launch.taken(folder, this) if world.is_first else nullcontext():
                 begin(plan, folder, device, world).go()
     return out
 
 
 def begin(plan: Plan, folder: RunFolder, device: torch.device, world: World) -> Run:
     """Prepare a new run: its text, its model, its recipe."""
-    with folder.discarded_on_error() if world.is_first else nullcontext():
+    with launch.discarded_on_error(folder) if world.is_first else nullcontext():
         if world.is_first:
             tokenizer, tokens = corpus.prepare_tokens(plan, folder.tokens)
         world.wait()

@@ -23,9 +23,8 @@ from luthier.run import corpus, speed
 from luthier.run.closing import closing, headline
 from luthier.run.folder import RunFolder
 from luthier.run.interrupt import InterruptedRunError, finish_on_signal
-from luthier.run.pictures import draw_losses
+from luthier.run.last_pages import write_pages
 from luthier.run.plan import Plan
-from luthier.run.report import write_report
 from luthier.run.saver import Job, Saver, copied, snapshot
 from luthier.run.watch import Nobody, Watch, forget_after, read_lines, say, warn
 from luthier.training.balance import imbalance
@@ -107,12 +106,8 @@ class Run:
             self.flush()
         if not self.world.is_first:
             return
-        draw_losses(read_lines(self.folder.metrics), self.folder.path.name, self.folder.picture)
-        try:
-            write_report(self.folder.path)
-        except LuthierError as error:  # the run is whole without its page
-            warn(str(error))
-        say(closing(self.folder, read_lines(self.folder.metrics), self.seconds, self.prompt))
+        looks = read_lines(self.folder.metrics)
+        say(closing(self.folder, looks, self.seconds, self.prompt, write_pages(self.folder, looks)))
 
     def one_step(self) -> None:
         """A step, and what is due after it."""
@@ -177,10 +172,10 @@ class Run:
         self.saver.wait()
 
     def last_good(self) -> str:
-        """Where the last good weights are. Those of now are not saved: they may have burst already."""
+        """Where the last good weights are, if any were saved. Those of now are not: they may have burst already."""
         self.flush()
         whole = self.folder.whole_checkpoints()
-        return f"The last good state is in {whole[-1] if whole else self.folder.path}"
+        return f"The last good state is in {whole[-1]}" if whole else "No checkpoint was saved before it"
 
     def due(self, every: float) -> bool:
         """Whether a multiple of `every` steps, which may be a fraction, has just been reached."""

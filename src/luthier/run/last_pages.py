@@ -1,0 +1,27 @@
+"""The picture and the page that a run writes when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import LuthierError
+from luthier.run.folder import RunFolder
+from luthier.run.pictures import draw_losses
+from luthier.run.report import write_report
+
+
+def write_pages(folder: RunFolder, looks: list[dict[str, Any]]) -> dict[Path, str]:
+    """Write the picture and the page of a run. Returns what could not be written, and why: the run is whole without."""
+    failed = {}
+    writers: dict[Path, Callable[[], object]] = {
+        folder.picture: lambda: draw_losses(looks, folder.path.name, folder.picture),
+        folder.report: lambda: write_report(folder.path),
+    }
+    for path, write in writers.items():
+        try:
+            write()
+        except (LuthierError, OSError) as error:
+            failed[path] = str(error)
+    return failed
