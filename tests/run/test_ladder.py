@@ -88,7 +88,7 @@ def test_a_part_alone_changes_what_it_names():
     assert alone["grouped_queries"].layers[0].attention.n_kv_heads == 2
     assert alone["no_biases"].layers[0].attention.query.bias is None
     assert all(isinstance(block.feed_forward, MoE) for block in alone["experts"].layers)
-    assert [block.attention.mask.reach for block in alone["local_layers"].layers] == [8, 8, 8, None]
+    assert [block.attention.mask.window for block in alone["local_layers"].layers] == [8, 8, 8, None]
 
 
 def made_up(losses):
