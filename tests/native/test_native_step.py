@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,8 +28,10 @@ CONFIGS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def _compiled():
-    if build.library() is None:
-        pytest.skip("this machine has no compiler, or no AVX-512 with bfloat16")
+    try:
+        build.library()
+    except build.Unavailable as reason:
+        pytest.skip(str(reason))
 
 
 MADE: dict[tuple[str, str], torch.nn.Module] = {}
@@ -198,22 +198,3 @@ def test_what_it_does_not_know_is_left_to_the_model():
     assert native_step(registry.build(CONFIGS["llama"]), 64) is None  # float32
     odd = llama.Config(128, 64, 48, 96, 1, 4, 2)
     assert native_step(registry.build(odd, dtype=torch.bfloat16), 64) is None
-
-
-def test_a_folder_that_others_can_write_is_not_trusted(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = build.cache_folder()
-    assert folder.stat().st_mode & 0o077 == 0
-    folder.chmod(0o777)
-    with pytest.raises(PermissionError, match="can be written by others"):
-        build.cache_folder()
-
-
-def test_without_a_compiler_there_is_no_step(monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setenv("PATH", os.devnull)
-    build.library.cache_clear()
-    try:
-        assert build.library() is None
-    finally:
-        build.library.cache_clear()

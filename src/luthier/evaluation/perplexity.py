@@ -22,6 +22,7 @@ from torch import Tensor
 from luthier.errors import LuthierError, UsageError
 from luthier.evaluation.windows import Run, Window, limited, windows
 from luthier.model.loss import LOGITS_AT_ONCE
+from luthier.model.overrides import must_be_called
 from luthier.model.transformer import Transformer
 
 
@@ -150,11 +151,14 @@ def token_losses(model: Transformer, batch: list[Window]) -> Iterator[Tensor]:
     width = max(len(window.ids) for window in batch) - 1
     # shorter windows are filled up at the end: what comes before does not see it
     rows = [[*window.ids[:-1], *[0] * (width + 1 - len(window.ids))] for window in batch]
-    hidden = model.hidden(torch.tensor(rows, device=device))  # (B, T, C)
+    ids = torch.tensor(rows, device=device)
+    whole = must_be_called(model, Transformer)
+    states = model(ids) if whole else model.hidden(ids)  # (B, T, V) or (B, T, C)
     ends = [len(window.ids) - 1 for window in batch]
-    wanted = [row[end - window.scored : end] for row, end, window in zip(hidden, ends, batch, strict=True)]
+    wanted = [row[end - window.scored : end] for row, end, window in zip(states, ends, batch, strict=True)]
     targets = [token for window in batch for token in window.ids[-window.scored :]]
-    size = max(1, LOGITS_AT_ONCE // model.output.out_features)
-    states, names = torch.cat(wanted), torch.tensor(targets, device=device)  # (N, C), (N,)
-    for state, name in zip(torch.split(states, size), torch.split(names, size), strict=True):
-        yield F.cross_entropy(model.output(state).float(), name, reduction="none")
+    size = max(1, LOGITS_AT_ONCE // model.embedding.num_embeddings)
+    names = torch.tensor(targets, device=device)  # (N,)
+    for state, name in zip(torch.split(torch.cat(wanted), size), torch.split(names, size), strict=True):
+        logits = state if whole else model.output(state)  # (n, V)
+        yield F.cross_entropy(logits.float(), name, reduction="none")

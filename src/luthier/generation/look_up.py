@@ -18,7 +18,7 @@ def pays(reader: Reader, rows: Sequence[Row]) -> bool:
     """Whether guessing costs little: a single text, and the compiled step, to which a few tokens are hardly more than
     one, and which gives each the very logits that it gives it alone.
     """
-    return len(rows) == 1 and reader.step is not None
+    return len(rows) == 1 and reader.compiled_step() is not None
 
 
 class LookUp:

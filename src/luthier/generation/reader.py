@@ -7,14 +7,17 @@ Shapes: B batch, S slots so far (padding and tokens), V vocab_size.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from luthier.model.overrides import must_be_called
 from luthier.model.transformer import Transformer
-from luthier.native.program import native_step
+from luthier.native.program import NativeStep, native_step
 
+log = logging.getLogger(__name__)
 PIECE = 512  # tokens that are read at once: what that takes of memory is then bounded
 SMALLEST_PIECE = 64  # of a text: smaller ones would be slow
 
@@ -23,7 +26,7 @@ class Reader:
     """A batch of texts, and the cache of what the model knows of them (none: everything is read again each time).
 
     room: tokens that will be added at most. vocab_size: the tokenizer's. An output matrix may be larger, but stands
-    for no text there. native: let the compiled step read new tokens, where there is one.
+    for no text there. native: let the compiled step read new tokens, where it computes this model.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Reader:
     def last_logits(self, count: int) -> Tensor:
         """Read what was not yet read. The logits after each of the last `count` tokens of it, (B, count, V) float32."""
         begin = 0 if self.cache is None else self.cache.length
-        step, cache = self.step, self.cache
+        step, cache = self.compiled_step(), self.cache
         valid = None
         if any(self.padding):
             valid = torch.arange(self.slots, device=self.device) >= self.starts  # (B, S)
@@ -71,10 +74,21 @@ class Reader:
         else:
             for end in self.ends_of_pieces(begin) if cache is not None else [self.slots]:
                 seen = valid if valid is None else valid[:, :end]
-                hidden = self.model.hidden(self.tokens[:, begin:end], cache, valid=seen)  # (B, T, C)
-                begin = end
-            logits = self.model.output(hidden[:, -count:]).float()
+                read, begin = self.tokens[:, begin:end], end
+                if must_be_called(self.model, Transformer):
+                    logits = self.model(read, cache, valid=seen)[:, -count:].float()
+                    continue
+                hidden = self.model.hidden(read, cache, valid=seen)  # (B, T, C)
+                if end == self.slots:  # the logits of other tokens are left out
+                    logits = self.model.output(hidden[:, -count:]).float()
         return logits[:, :, : self.vocab_size]
+
+    def compiled_step(self) -> NativeStep | None:
+        """The compiled step, as long as the model is the one that it was made from. Once it is not, PyTorch goes on."""
+        if self.step is not None and not self.step.holds():
+            self.step = None
+            log.debug("PyTorch goes on with this text, not the compiled step: the model was changed")
+        return self.step
 
     def ends_of_pieces(self, begin: int) -> Iterator[int]:
         """Where each piece ends of what comes from slot `begin` on. A batch shares the tokens of a piece."""

@@ -78,7 +78,7 @@ def logit_lens(model: Transformer, recording: Recording, k: int) -> LogitLens:
 
     The last is what the model itself says. (The lens is nostalgebraist's, "interpreting GPT: the logit lens", 2020.)
     """
-    rows = max(2, LOGITS_AT_ONCE // model.output.out_features // recording.tokens.shape[0])
+    rows = max(2, LOGITS_AT_ONCE // model.embedding.num_embeddings // recording.tokens.shape[0])
     layers = [lens_of(model, stream, recording.tokens, k, rows) for stream in recording.residual]
     candidates, scores = zip(*layers, strict=True)
     return LogitLens(

@@ -1,4 +1,8 @@
-"""Compiling step.cpp: once a machine, in some seconds, kept in the user's cache folder."""
+"""Compiling step.cpp: once a machine, in some seconds, kept in the user's cache folder.
+
+What lies in that folder is loaded as a program. So it is loaded only where it is a file of the user's own, that others
+cannot write, and holds what was written: a digest stands at its end. Anything else there is built anew.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from functools import cache
@@ -15,7 +21,6 @@ from pathlib import Path
 
 import torch
 
-from luthier.errors import LuthierError
 from luthier.native import layout
 
 SOURCE = Path(__file__).with_name("step.cpp")
@@ -27,58 +32,175 @@ FLAGS = (
 )  # fmt: skip
 INSTRUCTIONS = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16", "avx512_vbmi")
 SECONDS = 120  # that a compiler may take
+MARK = b"\nluthier sha256 "  # stands after the library, before its digest: a loader does not look beyond its sections
+LARGEST = 64 * 2**20  # bytes of a library
+BUILDING = "building-"  # folders of this name hold a compiler's files
+
+
+class Unavailable(Exception):  # noqa: N818 - not an error: models are computed by PyTorch then
+    """Why there is no compiled step on this machine: one line."""
+
+
+def library() -> ctypes.CDLL:
+    """The compiled step. The first call may compile it. Raises Unavailable."""
+    found = library_or_reason()
+    if isinstance(found, str):
+        raise Unavailable(found)
+    return found
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The compiled step; None where the processor or a compiler is missing. The first call may compile it."""
+def library_or_reason() -> ctypes.CDLL | str:
+    """The library, or why there is none. Kept, so that what failed is not tried again at each model."""
     capabilities = torch.cpu.get_capabilities()
     if os.name != "posix" or platform.machine() not in ("x86_64", "AMD64"):
-        return None
-    if not all(capabilities.get(name, False) for name in INSTRUCTIONS):
-        return None
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    if compiler is None:
-        return None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):  # a full disk, an old compiler: it goes without
-        return checked(ctypes.CDLL(str(built(compiler))))
-    return None
+        return f"it is for Linux on x86-64, and this is {platform.system()} on {platform.machine()}"
+    if lacking := [name for name in INSTRUCTIONS if not capabilities.get(name, False)]:
+        return f"this processor has no {', '.join(lacking)}"
+    try:
+        return load(kept())
+    except Unavailable as reason:
+        return str(reason)
+    except OSError as error:  # a full disk, a folder that nobody may write, or one whose files may not be run
+        return f"the compiled library cannot be kept or loaded: {error}"
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Load a library whose structures are Python's. Raises an OSError, or Unavailable for other structures."""
+    return checked(ctypes.CDLL(str(path)))
 
 
 def checked(compiled: ctypes.CDLL) -> ctypes.CDLL:
-    """The library, once its structures are Python's. Raises a LuthierError that names the first that differs."""
+    """The library, once its structures are Python's. Raises Unavailable, which names the first that differs."""
     compiled.layout.restype = ctypes.c_char_p
     found = layout.difference(compiled.layout().decode())
     if found is not None:
-        raise LuthierError(f"the compiled step does not fit this version of Luthier: {found}")
+        raise Unavailable(f"the compiled library is not of this version of Luthier: {found}")
     compiled.step.argtypes, compiled.step.restype = [ctypes.POINTER(layout.Call)], None
     return compiled
 
 
-def built(compiler: str) -> Path:
-    """The compiled file, named by what it is made of."""
+def kept() -> Path:
+    """The compiled file, named by what it is made of; built where there is none that is sound. One process builds, and
+    others wait for it. Raises an OSError or Unavailable.
+    """
     folder = cache_folder()
     made_of = b"".join(source.read_bytes() for source in SOURCES) + " ".join(FLAGS).encode()
     path = folder / f"step-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
-    if not path.exists():
-        handle, name = tempfile.mkstemp(suffix=".so", dir=folder)  # two processes may compile at once
-        os.close(handle)
-        try:
-            command = [compiler, *FLAGS, str(SOURCE), "-o", name]
-            # the user's own compiler, on our own file
-            subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)  # noqa: S603
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+    if is_sound(path):
+        return path
+    command = compiler()
+    from filelock import FileLock, Timeout  # 40 ms to import, and not needed once it is built
+
+    try:
+        with FileLock(folder / "building.lock", timeout=2 * SECONDS, mode=0o600):
+            clear(folder)
+            if not is_sound(path):  # the one before us may have built it
+                build(command, path)
+    except Timeout:
+        raise Unavailable("another process has been compiling it for minutes") from None
+    if not is_sound(path):
+        raise Unavailable(f"{path} does not hold what was written there")
     return path
 
 
+def is_sound(path: Path) -> bool:
+    """Whether a file is the user's own, can be written by nobody else, is no link, and ends with its own digest."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+            return False
+        if status.st_size > LARGEST:
+            return False
+        content = file.read()
+    program, mark, digest = content.rpartition(MARK)
+    return bool(mark) and digest == hashlib.sha256(program).hexdigest().encode()
+
+
+def build(command: list[str], path: Path) -> None:
+    """Compile into a folder of our own, and put the file in its place in one go. Raises an OSError or Unavailable."""
+    folder = Path(tempfile.mkdtemp(prefix=BUILDING, dir=path.parent))  # mode 0700
+    try:
+        made = folder / path.name
+        # the user's own compiler, on our own file. Its temporary files lie in the folder, to be cleared with it
+        result = subprocess.run(  # noqa: S603
+            [*command, *FLAGS, str(SOURCE), "-o", str(made)], check=False, capture_output=True, timeout=SECONDS,
+            env={**os.environ, "TMPDIR": str(folder)}, text=True, errors="replace",
+        )  # fmt: skip
+        if result.returncode != 0:
+            raise Unavailable(f"{command[0]} could not compile it: {first_error(result.stderr)}")
+        content = made.read_bytes()
+        signed = folder / "signed"
+        signed.touch(mode=0o600)
+        with signed.open("wb") as file:
+            file.write(content + MARK + hashlib.sha256(content).hexdigest().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        signed.replace(path)
+        synchronise(path.parent)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{command[0]} had not compiled it after {SECONDS} s") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def first_error(said: str) -> str:
+    """The line of a compiler's output that says what is wrong."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "it gave no reason")
+
+
+def synchronise(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where it lets us."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a process that died while building has left. To be called by the only one that builds."""
+    for left in folder.glob(f"{BUILDING}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob("tmp*.so"):  # version 0.1's
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def compiler() -> list[str]:
+    """The command of a C++ compiler: $CXX, else g++ or clang++. Raises Unavailable."""
+    named = os.environ.get("CXX", "")
+    with contextlib.suppress(ValueError):  # a quotation mark without its other
+        words = shlex.split(named)
+        if words and shutil.which(words[0]):
+            return words
+    for usual in ("g++", "clang++"):
+        if shutil.which(usual):
+            return [usual]
+    wanted = f"$CXX names {named}, which is not there, and there is" if named else "there is"
+    raise Unavailable(f"{wanted} no g++ or clang++ to compile it with")
+
+
 def cache_folder() -> Path:
-    """A folder of the user's own: what others can write is not loaded as a program. Raises an OSError."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """A folder of the user's own: what others can write is not loaded. Raises an OSError or Unavailable."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        # the XDG base directory specification: a relative path is ignored. It would be another folder in each folder
+        base = named if named.is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise Unavailable(f"there is no folder to keep it in: {error}") from None
+    if not base.is_absolute():
+        raise Unavailable(f"there is no folder to keep it in: the home folder {Path.home()} is a relative path")
     folder = base / "luthier"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise PermissionError(f"{folder} can be written by others")
+        raise Unavailable(f"{folder} is another user's, or can be written by others: chmod go-w {folder}")
     return folder

@@ -19,10 +19,10 @@ struct Matrix {
     int64_t kind, rows, columns;
     const void* numbers;  // BF16, INT8: (N, K). INT4: (N / 64, K, 32) bytes, row i in the low half, i + 32 in the high
     const bf16* scales;   // INT8: (N). INT4: (K / 32, N, 2), scale and zero
-    const float* bias;    // (N), or null
+    const bf16* bias;     // (N), or null
 };
 struct Norm {
-    const float *weight, *bias;  // a bias: layer norm. None: RMS norm
+    const bf16 *weight, *bias;  // (C); a bias: layer norm. None: RMS norm
     float eps;
 };
 struct Layer {

@@ -213,5 +213,5 @@ inline void multiply_block(const Matrix& w, int64_t first, const Source& x, int6
             for (int64_t n = 0; n < count; n++) out[m * BLOCK + n] *= to_float(w.scales[first + n]);
     if (w.bias)
         for (int64_t m = 0; m < M; m++)
-            for (int64_t n = 0; n < count; n++) out[m * BLOCK + n] += w.bias[first + n];
+            for (int64_t n = 0; n < count; n++) out[m * BLOCK + n] += to_float(w.bias[first + n]);
 }

@@ -8,73 +8,89 @@ Shapes: B texts, T new tokens of each, S slots (padding and tokens), K key heads
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Sequence
+from operator import is_
 
 import torch
 from torch import Tensor, nn
 
 from luthier.model.cache import KVCache
+from luthier.model.dropout import Dropout
 from luthier.model.feed_forward import FeedForward, SwiGLU
+from luthier.model.hook_point import HookPoint
 from luthier.model.norm import RMSNorm
 from luthier.model.rope import Rope
 from luthier.model.transformer import Block, Transformer
-from luthier.native.build import library
+from luthier.native.build import Unavailable, library
 from luthier.native.layout import WIDTH, Cache, Call, Kind, Layer, Matrix, Model, Norm, Row
-from luthier.quantize.linear import LANES, Int4Linear, Int8Linear, packing_is_known
+from luthier.native.supported import Snapshot, Unfit, check, numbers_of
+from luthier.quantize.linear import GROUP, LANES, Int4Linear, Int8Linear, packing_is_known
 
-
-class Unfit(Exception):  # noqa: N818 - never seen outside: it turns into None
-    """A part that step.cpp does not know."""
+log = logging.getLogger(__name__)
 
 
 def native_step(model: Transformer, positions: int) -> NativeStep | None:
-    """The step of a model for texts of up to so many tokens; None where it cannot be had: another processor, no
-    compiler, weights that are not in bfloat16 (or packed), or a part that step.cpp does not know, as experts.
+    """The step of a model for texts of up to so many tokens; None where PyTorch must compute it: on another processor,
+    without a compiler, with weights that are not in bfloat16 (or packed), or with any module that is not exactly one of
+    supported.py. The reason is logged.
     """
-    weight = model.embedding.weight
-    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
-        return None
-    compiled = library()
-    if compiled is None:
-        return None
     try:
-        return NativeStep(compiled, model, positions)
-    except Unfit:
+        if model.embedding.weight.device.type != "cpu":
+            raise Unfit(f"the model is on {model.embedding.weight.device}, and the step is for the processor")
+        check(model)
+        numbers_of(model.embedding.weight, "the embedding")
+        return NativeStep(library(), model, positions)
+    except (Unfit, Unavailable) as reason:
+        log.debug("PyTorch computes this model, not the compiled step: %s", reason)
         return None
 
 
 class NativeStep:
-    """A model's weights, as they lie in memory, and the compiled step over them."""
+    """A model's weights, as they lie in memory, and the compiled step over them. It may be used while `holds()`."""
 
     def __init__(self, compiled: ctypes.CDLL, model: Transformer, positions: int) -> None:
-        """Raises Unfit."""
-        self.compiled = compiled
-        self.kept: list[Tensor] = []  # what pointers point to
-        first = model.layers[0].attention
-        dim, hidden = model.embedding.weight.shape[1], model.layers[0].feed_forward
-        if not isinstance(hidden, SwiGLU | FeedForward):
-            raise Unfit
-        hidden_dim = sizes_of(hidden.up)[0]
-        if any(width % WIDTH for width in (dim, hidden_dim, first.head_dim)):
-            raise Unfit
+        """Takes a model that `check` has passed. Raises Unfit."""
+        self.compiled, self.positions = compiled, positions
+        self.weights: list[Tensor] = []  # that pointers point to, and that belong to modules
+        first, table = model.layers[0].attention, model.position_embedding
+        self.dim, self.head_dim = model.embedding.embedding_dim, first.head_dim
+        self.n_heads, self.n_kv_heads = first.n_heads, first.n_kv_heads
+        self.hidden_dim, _ = sizes_of(model.layers[0].feed_forward.get_submodule("up"))
+        self.vocab_size, _ = sizes_of(model.output)
+        self.n_tokens = model.embedding.num_embeddings
+        if any(width % WIDTH for width in (self.dim, self.hidden_dim, self.head_dim)):
+            raise Unfit(
+                f"dim {self.dim}, hidden_dim {self.hidden_dim} or head_dim {self.head_dim} is no multiple of {WIDTH}"
+            )
+        exactly(model.dropout, Dropout)
         windows = [block.attention.mask.window for block in model.layers]
         self.window = min((window for window in windows if window is not None), default=None)
-        self.n_kv_heads, self.head_dim, self.vocab_size = first.n_kv_heads, first.head_dim, sizes_of(model.output)[0]
-        ropes = {rope_of(block) for block in model.layers}
-        if len(ropes) > 1:
-            raise Unfit
-        cos, sin = self.turns(model.layers[0], positions)
-        layers = (Layer * len(model.layers))(*(self.layer(block, first.head_dim) for block in model.layers))
-        table = model.position_embedding
+        if len({rope and rope.kind for rope in map(rope_of, model.layers)}) > 1:
+            raise Unfit("its layers rotate in different ways")
+        self.cos, self.sin = turns(model.layers[0], positions)
+        if table is not None:
+            exactly(table, nn.Embedding)
+            self.positions = min(positions, table.num_embeddings)
+        layers = (Layer * len(model.layers))(*map(self.layer, model.layers))
         self.model = Model(
-            len(model.layers), dim, hidden_dim, first.n_heads, first.n_kv_heads, first.head_dim, layers,
-            self.pointer(model.embedding.weight), None if table is None else self.pointer(table.weight), cos, sin,
-            self.norm(model.norm), self.matrix(model.output),
+            len(model.layers), self.dim, self.hidden_dim, self.n_heads, self.n_kv_heads, self.head_dim, layers,
+            self.pointer(model.embedding, "weight", (self.n_tokens, self.dim)),
+            None if table is None else self.pointer(table, "weight", (table.num_embeddings, self.dim)),
+            None if self.cos is None else self.cos.data_ptr(), None if self.sin is None else self.sin.data_ptr(),
+            self.norm(model.norm), self.matrix(model.output, self.vocab_size, self.dim),
         )  # fmt: skip
+        self.snapshot = Snapshot(model, self.weights)
+        self.buffers: list[tuple[Tensor, ...] | None] = []  # of the cache that was used last
+        self.caches = (Cache * 0)()
+
+    def holds(self) -> bool:
+        """Whether the model is still the one that the step was made from: a hook, or a weight that moved, ends it."""
+        return self.snapshot.holds()
 
     def fits(self, slots: int) -> bool:
         """Whether a step over so many slots is one for step.cpp: one where no layer sees less than all."""
-        return self.window is None or slots <= self.window
+        return slots <= self.positions and (self.window is None or slots <= self.window)
 
     def logits(self, tokens: Tensor, cache: KVCache, padding: Sequence[int], count: int) -> Tensor:
         """Read new tokens (B, T), which the cache then holds. The logits after the last `count`, (B, count, V) float32.
@@ -82,25 +98,23 @@ class NativeStep:
         padding: slots before each text, none of them among the last `count`.
         """
         texts, new = tokens.shape
+        if not 0 <= int(tokens.min()) <= int(tokens.max()) < self.n_tokens:  # it would read another's memory
+            raise IndexError(f"token {int(tokens.max())} is outside the model's vocabulary of {self.n_tokens}")
         rows = [
             Row(token, text, cache.length + i, padding[text], i >= new - count)
             for text, ids in enumerate(tokens.tolist())
             for i, token in enumerate(ids)
             if cache.length + i >= padding[text]
         ]
-        caches = []
         for layer in cache.layers:
             if layer.buffers is None:
                 size = (texts, self.n_kv_heads, layer.capacity, self.head_dim)
                 make = torch.zeros if any(padding) else torch.empty  # PyTorch, should it go on, multiplies padding too
                 layer.buffers = (make(size, dtype=torch.bfloat16), make(size, dtype=torch.bfloat16))
             assert layer.length + new <= layer.capacity, "the cache is full"
-            keys, values = layer.buffers
-            assert keys.dtype == torch.bfloat16
-            caches.append(Cache(keys.data_ptr(), values.data_ptr(), keys.stride(1) // self.head_dim))
         out = torch.empty(texts, count, self.vocab_size)
         call = Call(
-            ctypes.pointer(self.model), (Row * len(rows))(*rows), len(rows), (Cache * len(caches))(*caches),
+            ctypes.pointer(self.model), (Row * len(rows))(*rows), len(rows), self.places(cache),
             out.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         self.compiled.step(ctypes.byref(call))
@@ -108,79 +122,108 @@ class NativeStep:
             layer.length += new
         return out
 
-    def pointer(self, tensor: Tensor, dtype: torch.dtype | None = None) -> int:
-        """Where a tensor's numbers lie, as they are or in another type."""
-        kept = tensor.detach().to(dtype or tensor.dtype).contiguous()
-        self.kept.append(kept)
-        return kept.data_ptr()
+    def places(self, cache: KVCache) -> ctypes.Array[Cache]:
+        """Where keys and values lie, layer by layer. Made anew only where the buffers are others."""
+        buffers = [layer.buffers for layer in cache.layers]
+        if not (len(buffers) == len(self.buffers) and all(map(is_, buffers, self.buffers))):
+            made = []
+            for keys, values in filter(None, buffers):
+                assert keys.dtype == values.dtype == torch.bfloat16
+                made.append(Cache(keys.data_ptr(), values.data_ptr(), keys.stride(1) // self.head_dim))
+            self.buffers, self.caches = buffers, (Cache * len(made))(*made)
+        return self.caches
 
-    def matrix(self, module: nn.Module) -> Matrix:
-        """A linear layer of any kind."""
-        rows, columns = sizes_of(module)
-        if columns % WIDTH:
-            raise Unfit
-        given = module.bias
-        bias = self.pointer(given, torch.float32) if isinstance(given, Tensor) else None
+    def pointer(self, module: nn.Module, name: str, shape: tuple[int, ...]) -> int:
+        """Where a weight's numbers lie."""
+        tensor = numbers_of(getattr(module, name), name)
+        if tensor.shape != shape:
+            raise Unfit(f"a {name} is {tuple(tensor.shape)}, not {shape}")
+        self.weights.append(tensor)
+        return tensor.data_ptr()
+
+    def matrix(self, module: nn.Module, rows: int, columns: int) -> Matrix:
+        """A linear layer of any kind, (rows, columns)."""
+        if sizes_of(module) != (rows, columns) or columns % WIDTH:
+            raise Unfit(f"a matrix is {sizes_of(module)}, not ({rows}, {columns}) with {columns} a multiple of {WIDTH}")
+        bias = None if module.bias is None else self.pointer(module, "bias", (rows,))
         match module:
             case Int4Linear() if rows % LANES == 0 and packing_is_known():
-                scales = self.pointer(module.scales_and_zeros)
-                return Matrix(Kind.INT4, rows, columns, self.pointer(module.packed), scales, bias)
+                scales = self.pointer(module, "scales_and_zeros", (columns // GROUP, rows, 2))
+                return Matrix(
+                    Kind.INT4, rows, columns, self.pointer(module, "packed", (rows, columns // 2)), scales, bias
+                )
             case Int8Linear():
-                return Matrix(Kind.INT8, rows, columns, self.pointer(module.numbers), self.pointer(module.scales), bias)
-            case nn.Linear() if module.weight.dtype == torch.bfloat16:
-                return Matrix(Kind.BF16, rows, columns, self.pointer(module.weight), None, bias)
-        raise Unfit
+                scales = self.pointer(module, "scales", (rows,))
+                return Matrix(Kind.INT8, rows, columns, self.pointer(module, "numbers", (rows, columns)), scales, bias)
+            case nn.Linear():
+                return Matrix(Kind.BF16, rows, columns, self.pointer(module, "weight", (rows, columns)), None, bias)
+        raise Unfit(f"a matrix of 4 bits has {rows} rows, no multiple of {LANES}, or this processor packs it otherwise")
 
     def norm(self, module: nn.Module) -> Norm:
         """RMS norm, or layer norm with its bias."""
         match module:
             case RMSNorm():
-                return Norm(self.pointer(module.weight, torch.float32), None, module.eps)
-            case nn.LayerNorm() if module.bias is not None:
-                bias = self.pointer(module.bias, torch.float32)
-                return Norm(self.pointer(module.weight, torch.float32), bias, module.eps)
-        raise Unfit
+                return Norm(self.pointer(module, "weight", (self.dim,)), None, module.eps)
+            case nn.LayerNorm() if module.weight is not None and module.bias is not None:
+                bias = self.pointer(module, "bias", (self.dim,))
+                return Norm(self.pointer(module, "weight", (self.dim,)), bias, module.eps)
+        raise Unfit(f"{type(module).__qualname__} where it knows RMSNorm, and LayerNorm with a bias")
 
-    def layer(self, block: Block, head_dim: int) -> Layer:
+    def layer(self, block: Block) -> Layer:
         """One block."""
         attention, hidden = block.attention, block.feed_forward
-        match hidden:
-            case SwiGLU():
-                gate = self.matrix(hidden.gate)
-            case FeedForward():
-                gate = Matrix()
-            case _:
-                raise Unfit
-        if (attention.head_dim, attention.value_dim) != (head_dim, head_dim):
-            raise Unfit
-        if attention.softcap is not None or attention.sinks is not None:
-            raise Unfit
-        matrices = map(self.matrix, (attention.query, attention.key, attention.value, attention.output))
-        norms = map(self.norm, (block.attention_norm, block.feed_forward_norm))
-        return Layer(*norms, *matrices, gate, self.matrix(hidden.up), self.matrix(hidden.down), attention.scale)
+        for dropout in (attention.dropout, block.attention_dropout, block.feed_forward_dropout):
+            exactly(dropout, Dropout)
+        for point in (attention.weights, attention.heads):
+            exactly(point, HookPoint)
+        if attention.softcap is not None or attention.sinks is not None or attention.value_dim != self.head_dim:
+            raise Unfit("its attention has a softcap, sinks, or values of another width than keys")
+        shape = attention.head_dim, attention.n_heads, attention.n_kv_heads
+        if shape != (self.head_dim, self.n_heads, self.n_kv_heads):
+            raise Unfit("its layers have heads of different number or size")
+        inner, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        gate = Matrix()
+        if isinstance(hidden, SwiGLU):
+            gate = self.matrix(hidden.gate, self.hidden_dim, self.dim)
+        elif not isinstance(hidden, FeedForward):
+            raise Unfit(f"{type(hidden).__qualname__} where it knows SwiGLU and FeedForward")
+        return Layer(
+            self.norm(block.attention_norm), self.norm(block.feed_forward_norm),
+            self.matrix(attention.query, inner, self.dim), self.matrix(attention.key, keys, self.dim),
+            self.matrix(attention.value, keys, self.dim), self.matrix(attention.output, self.dim, inner), gate,
+            self.matrix(hidden.up, self.hidden_dim, self.dim), self.matrix(hidden.down, self.dim, self.hidden_dim),
+            attention.scale,
+        )  # fmt: skip
 
-    def turns(self, block: Block, positions: int) -> tuple[int | None, int | None]:
-        """Cosines and sines of all positions, (positions, D / 2) float32 each."""
-        rope = next(iter(block.attention.qk_steps), None)
-        if not isinstance(rope, Rope):
-            return None, None
-        angles = torch.arange(positions).float()[:, None] * rope.frequencies()
-        return self.pointer(angles.cos()), self.pointer(angles.sin())
+
+def turns(block: Block, positions: int) -> tuple[Tensor | None, Tensor | None]:
+    """Cosines and sines of all positions, (positions, D / 2) float32 each, as the block's own module makes them."""
+    rope = rope_of(block)
+    if rope is None:
+        return None, None
+    angles = rope.angles(torch.arange(positions)[None])
+    return angles.cos[0, 0].contiguous(), angles.sin[0, 0].contiguous()
 
 
-def rope_of(block: Block) -> tuple[object, ...] | None:
-    """What a block's rotation depends on; None without one. Raises Unfit for any other step on q and k."""
+def rope_of(block: Block) -> Rope | None:
+    """A block's rotation, or None. Raises Unfit for any other step on q and k."""
     steps = list(block.attention.qk_steps)
     if not steps:
         return None
     [rope, *more] = steps
     if more or not isinstance(rope, Rope):
-        raise Unfit
-    return rope.head_dim, rope.theta, rope.scaling
+        raise Unfit("its queries and keys pass through more than a rotation")
+    return rope
+
+
+def exactly(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Raise Unfit for another kind of module."""
+    if type(module) is not kind:
+        raise Unfit(f"{type(module).__qualname__} in the place of {kind.__qualname__}")
 
 
 def sizes_of(module: nn.Module) -> tuple[int, int]:
     """(out, in) of a linear layer."""
     if not isinstance(module, nn.Linear | Int8Linear | Int4Linear):
-        raise Unfit
+        raise Unfit(f"{type(module).__qualname__} in the place of a matrix")
     return module.out_features, module.in_features

@@ -24,8 +24,8 @@ void normalise(const Norm& norm, const float* x, int64_t C, bf16* y) {
     const float factor = 1 / std::sqrt(_mm512_reduce_add_ps(sum) / float(C) + norm.eps);
     for (int64_t c = 0; c < C; c += 16) {
         __m512 d = _mm512_sub_ps(_mm512_loadu_ps(x + c), _mm512_set1_ps(mean));
-        d = _mm512_mul_ps(_mm512_mul_ps(d, _mm512_set1_ps(factor)), _mm512_loadu_ps(norm.weight + c));
-        store_bf16(y + c, norm.bias ? _mm512_add_ps(d, _mm512_loadu_ps(norm.bias + c)) : d);
+        d = _mm512_mul_ps(_mm512_mul_ps(d, _mm512_set1_ps(factor)), load_floats(norm.weight + c));
+        store_bf16(y + c, norm.bias ? _mm512_add_ps(d, load_floats(norm.bias + c)) : d);
     }
 }
 

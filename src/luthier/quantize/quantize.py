@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import nn
 
 from luthier.errors import UsageError
+from luthier.model.overrides import must_be_called
 from luthier.model.transformer import Transformer
 from luthier.quantize.linear import GROUP, LANES, Int4Linear, Int8Linear
 
@@ -43,8 +44,15 @@ def is_quantised(model: Transformer) -> bool:
 
 
 def linears(model: Transformer) -> list[tuple[str, nn.Linear]]:
-    """The matrices that are quantised, by name. A router is small, and what it chooses should stay."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    """The matrices that are quantised, by name. A router is small, and what it chooses should stay.
+
+    One with hooks, or of a subclass, stays as it is: what would take its place does not do the same.
+    """
+    return [
+        (name, cast("nn.Linear", module))
+        for name, module in model.named_modules()
+        if not must_be_called(module, nn.Linear)
+    ]
 
 
 def fits(linear: nn.Linear, *, four: bool) -> bool:

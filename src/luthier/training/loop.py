@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,6 +26,7 @@ from luthier.data.batches import Batch, BatchSource
 from luthier.errors import LuthierError
 from luthier.model.dropout import reseed
 from luthier.model.loss import IGNORE, Kernel, cross_entropy_sum, loss_and_gradient
+from luthier.model.overrides import must_be_called
 from luthier.model.transformer import Transformer
 from luthier.training.balance import Balancer
 from luthier.training.checkpoint import optimizer_tensors, restore_optimizers
@@ -163,8 +165,12 @@ class Trainer:
     def loss_sum(self, batch: Batch) -> Tensor:
         """The summed loss of a batch, in nats."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            hidden = self.model.hidden(batch.inputs, valid=batch.valid)  # (B, T, C)
-            return cross_entropy_sum(hidden, self.model.output.weight, batch.targets, self.kernel)
+            model, targets = self.model, batch.targets
+            if must_be_called(model, Transformer) or must_be_called(model.output, nn.Linear):
+                logits = model(batch.inputs, valid=batch.valid).float()  # (B, T, V)
+                return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+            hidden = model.hidden(batch.inputs, valid=batch.valid)  # (B, T, C)
+            return cross_entropy_sum(hidden, model.output.weight, targets, self.kernel)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> float:
