@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from luthier.data import chunks, text
+from luthier.data import chunks, decoding
 from luthier.data import prepare as preparing
 from luthier.data.prepare import prepare
 from luthier.data.shards import open_tokens, read_index
@@ -156,7 +156,7 @@ def test_a_target_that_cannot_be_written_is_named(gpt2_way, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_text(gpt2_way, tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "BLOCK", 10_000)
+    monkeypatch.setattr(decoding, "BLOCK", 10_000)
     monkeypatch.setattr(chunks.Cutter.__init__, "__defaults__", (5_000,))
     monkeypatch.setattr(preparing, "BATCH", 20_000)
     peaks = []

@@ -8,11 +8,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from luthier.data import text
-from luthier.data.text import Piece, find_files, join, read_documents, read_pieces
+from luthier.data import decoding, records, text
+from luthier.data.finding import find_files
+from luthier.data.text import Piece, join, read_documents, read_pieces
 from luthier.errors import LuthierError
 
 # what is hard to cut: marks that combine, Hangul letters that join, line ends, halves of Katakana, Chinese, ASCII
@@ -23,7 +24,7 @@ HARD = (
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "BLOCK", 3)
+    monkeypatch.setattr(decoding, "BLOCK", 3)
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -35,9 +36,10 @@ def write(path: Path, content: str | bytes) -> Path:
 @pytest.mark.parametrize("form", ["NFC", "NFKC", "none"])
 @given(content=st.text(st.sampled_from(HARD) | st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_pieces_joined_are_the_document_cleaned_whole(tmp_path_factory, form, content):
+    assume(content.count("\x00") <= 1)  # with more of them it may be taken for UTF-16
     path = write(tmp_path_factory.getbasetemp() / "pieces.txt", content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text, "BLOCK", 3)
+        patch.setattr(decoding, "BLOCK", 3)
         pieces = list(read_pieces(path, normalisation=form))
     expected = re.sub("\r\n?|[\x0b\x0c\x1c-\x1f\x85]", "\n", content)
     expected = "".join(c for c in expected if c in "\n\t" or unicodedata.category(c) != "Cc").lstrip("\ufeff")
@@ -109,9 +111,9 @@ def test_utf16_is_named_as_such(tmp_path):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ('{"text": "a"}\n{"text": 3}\n', "line 2.*no text in the field 'text'.*'text'"),
-        ('{"body": "a"}\n', "line 1.*it has 'body'"),
-        ("[1]\n", "line 1.*not an object"),
+        ('{"text": "a"}\n{"text": 3}\n', r"line 2: the field 'text' holds a number \(3\), not text.*'text'.*--field"),
+        ('{"body": "a"}\n', "line 1: no field 'text': there are 'body'; .*--field"),
+        ("[1]\n", r"line 1: a list of 1 \(\[1\]\), neither an object"),
         ('{"text": "a"\n', "line 1: not JSON"),
         ("[" * 100_000, "line 1: not JSON"),
         (b'{"text": "ab"}\n{"text": "\xff"}', r"byte 25 \(0xff\)"),
@@ -129,7 +131,7 @@ def test_half_a_surrogate_pair_can_be_replaced(tmp_path):
 
 
 def test_a_json_line_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "LONGEST_LINE", 100)
+    monkeypatch.setattr(records, "LONGEST", 100)
     with pytest.raises(LuthierError, match="line 1: longer than 100 bytes"):
         list(read_documents(write(tmp_path / "bomb.jsonl", '{"text": "' + "a" * 200)))
 
@@ -137,7 +139,7 @@ def test_a_json_line_without_end_does_not_fill_the_memory(tmp_path, monkeypatch)
 def test_a_damaged_or_wrong_parquet_file_is_named(tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     pq.write_table(pa.table({"n": [1]}), tmp_path / "numbers.parquet")
-    with pytest.raises(LuthierError, match=r"no column 'text': it has n"):
+    with pytest.raises(LuthierError, match=r"no column 'text': there are 'n'"):
         list(read_documents(tmp_path / "numbers.parquet"))
     with pytest.raises(LuthierError, match="holds int64, not text"):
         list(read_documents(tmp_path / "numbers.parquet", field="n"))

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from luthier.data.sources import CORPORA, DEFAULT, Texts
 from luthier.data.splits import Fractions
-from luthier.data.text import Invalid
-from luthier.tokenizers.core.cleaning import Normalisation
+from luthier.data.text import Reading
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,17 @@ class Prepare:
     """the folder to write; it must not hold anything yet"""
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA ...")] = (DEFAULT,)
     """corpus names, files, folders or globs"""
-    field: str = "text"
-    """the field of .jsonl lines, or the column of .parquet files, that holds the text"""
-    normalisation: Normalisation = "NFC"
-    """Unicode normalisation form"""
-    invalid: Invalid = "error"
-    """bytes that are not UTF-8: stop with an error, or replace them by U+FFFD"""
-    fractions: Annotated[Fractions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Fractions)
+    reading: Annotated[Reading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Reading)
+    document_separator: str = ""
+    """a text that parts files into documents, such as "<|endoftext|>"; empty: a file is one document"""
+    validation: float | str = Fractions.validation
+    """the fraction kept for validation; or a text of its own: a file, a folder or a corpus"""
+    test: float = Fractions.test
+    """the fraction kept for a test at the very end"""
+    split_by: Literal["auto", "characters", "documents"] = Fractions.split_by
+    """what is counted; auto: documents when there are enough of them for these fractions, else characters"""
+    seed: int = Fractions.seed
+    """chooses which documents are kept apart"""
 
 
 def main(arguments: list[str]) -> int:
@@ -68,10 +71,15 @@ def _prepare(chosen: Prepare) -> int:
     from luthier.data.prepare import prepare
     from luthier.model_files.tokenizer import open_tokenizer
 
-    texts = Texts(chosen.data, chosen.field, chosen.normalisation, chosen.invalid)
-    settings = {"data": list(chosen.data), "normalisation": chosen.normalisation}
-    tokenizer = open_tokenizer(chosen.tokenizer).with_cleaning(chosen.normalisation)
-    index = prepare(texts, tokenizer, chosen.out, fractions=chosen.fractions, settings=settings)
+    how: dict[str, Any] = {**dataclasses.asdict(chosen.reading), "document_separator": chosen.document_separator}
+    own = (chosen.validation,) if isinstance(chosen.validation, str) else ()
+    texts = Texts(chosen.data, **how, without=own)
+    validation = Texts(own, **how) if own else None
+    settings = {"data": list(chosen.data), "validation": chosen.validation, **how}
+    tokenizer = open_tokenizer(chosen.tokenizer).with_cleaning(chosen.reading.normalisation)
+    share = 0.0 if isinstance(chosen.validation, str) else chosen.validation
+    fractions = Fractions(share, chosen.test, chosen.split_by, chosen.seed)
+    index = prepare(texts, tokenizer, chosen.out, fractions=fractions, validation=validation, settings=settings)
     for split, entry in index.splits.items():
         counts = [f"{entry[count]:>14,} {count}" for count in ("tokens", "bytes", "documents")]
         print(f"{split:<10}", *counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,9 +15,8 @@ import tyro
 from luthier.cli.opening import Device, NumberType, Quantize, open_model
 from luthier.data.progress import progress
 from luthier.data.sources import Texts
-from luthier.data.text import Invalid
+from luthier.data.text import Reading
 from luthier.errors import UsageError
-from luthier.tokenizers.core.cleaning import Normalisation
 
 if TYPE_CHECKING:
     from luthier.evaluation.perplexity import Score
@@ -53,12 +53,9 @@ class Arguments:
     """Windows read together."""
     max_tokens: int | None = None
     """Score the first tokens only, so many by each model's own tokenizer."""
-    field: str = "text"
-    """The field of .jsonl lines, or the column of .parquet files, that holds the text."""
-    normalisation: Normalisation = "NFC"
-    """Unicode normalisation of the text."""
-    invalid: Invalid = "error"
-    """Bytes that are not UTF-8: stop with an error, or replace them by U+FFFD."""
+    reading: Annotated[Reading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Reading)
+    document_separator: str = ""
+    """A text that parts files into documents, such as "<|endoftext|>"; empty: a file is one document."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the scores into this file too."""
     device: Device = "auto"
@@ -75,7 +72,7 @@ def main(arguments: list[str]) -> int:
     if len(given.names) < 2:
         raise UsageError("give a model and a text: luthier eval MODEL ... DATA")
     *models, data = given.names
-    texts = Texts((data,), given.field, given.normalisation, given.invalid)
+    texts = Texts((data,), **dataclasses.asdict(given.reading), document_separator=given.document_separator)
     records = [evaluate(model, texts, given) for model in models]
     show(records)
     if given.json is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -12,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from luthier.data.sources import DEFAULT, Texts
-from luthier.data.text import Invalid
+from luthier.data.text import Reading
 from luthier.errors import UsageError
-from luthier.tokenizers.core.cleaning import Normalisation
 
 if TYPE_CHECKING:
     from luthier.tokenizers.core.tokenizer import Tokenizer
@@ -38,12 +38,9 @@ class Train:
     """tokens of a bpe vocabulary, 4096 if not given; characters come as many as there are"""
     byte_fallback: bool = False
     """give characters 256 tokens more, for bytes, so that they can write any text"""
-    field: str = "text"
-    """the field of .jsonl lines, or the column of .parquet files, that holds the text"""
-    normalisation: Normalisation = "NFC"
-    """Unicode normalisation form, of the text and of every text that the tokenizer will encode"""
-    invalid: Invalid = "error"
-    """bytes that are not UTF-8: stop with an error, or replace them by U+FFFD"""
+    reading: Annotated[Reading, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Reading)
+    document_separator: str = ""
+    """a text that parts files into documents, such as "<|endoftext|>", and is no part of the vocabulary"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,9 @@ def _train(chosen: Train) -> int:
         raise UsageError("--vocab-size is for --kind bpe: a tokenizer of characters has those of its text")
     if chosen.kind == "bpe" and chosen.byte_fallback:
         raise UsageError("--byte-fallback is for --kind characters: bpe writes any text as it is")
-    texts = (piece.text for piece in Texts(chosen.data, chosen.field, chosen.normalisation, chosen.invalid))
+    how = dataclasses.asdict(chosen.reading)
+    source = Texts(chosen.data, **how, document_separator=chosen.document_separator)
+    texts = (piece.text for piece in source)
     if chosen.kind == "characters":
         tokenizer = characters(texts, byte_fallback=chosen.byte_fallback)
     else:
@@ -82,7 +81,7 @@ def _train(chosen: Train) -> int:
         tokenizer = train_bpe(texts, wanted, progress=sys.stderr.isatty())
         if tokenizer.vocab_size < wanted:
             print(f"{wanted:,} tokens were asked for, but no more pairs in this text occur twice", file=sys.stderr)
-    tokenizer = tokenizer.with_cleaning(chosen.normalisation)
+    tokenizer = tokenizer.with_cleaning(chosen.reading.normalisation)
     tokenizer.save(chosen.out)
     print(f"wrote {chosen.out}: {tokenizer.vocab_size:,} tokens")
     return 0

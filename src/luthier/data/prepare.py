@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ from luthier.data.chunks import Chunk, Cutter
 from luthier.data.encoding import Encoder, Encoding, processes_for
 from luthier.data.progress import progress
 from luthier.data.shards import FORMAT, INDEX, SHARD_TOKENS, Index, ShardWriter, dtype_for, read_index
-from luthier.data.splits import Fractions, Size, Span, measure, resolve, spans
+from luthier.data.splits import SPLITS, Fractions, Size, Span, measure, resolve, spans
 from luthier.data.text import Piece
 from luthier.errors import LuthierError, UsageError
 from luthier.files.atomic_folder import is_free, replacing
@@ -63,6 +64,7 @@ def prepare(
     out: str | Path,
     *,
     fractions: Fractions | None = None,
+    validation: Iterable[str | Piece] | None = None,
     settings: dict[str, Any] | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Index:
@@ -70,25 +72,38 @@ def prepare(
 
     `documents` is read twice, so it is a list, a `sources.Texts`, or anything else that starts anew each time; a string
     is a whole document. When there are several documents and the tokenizer has an end-of-text id, that id ends each.
+    `validation` is a text of its own to validate on, in the place of a fraction of the documents.
     `settings` are kept in the index, beside how the text was split.
 
     Raises LuthierError when there is no text, when a split would be empty, and when the folder cannot be written; then,
     and when it is interrupted, nothing is left behind.
     """
     out, fractions = Path(out), fractions or Fractions()
-    if iter(documents) is documents:
+    if iter(documents) is documents or (validation is not None and iter(validation) is validation):
         raise UsageError("the documents are read twice: give a list or a Texts, not a generator")
     if not is_free(out):
         raise LuthierError(f"{out}: there is something here already; delete it or name another folder")
+    if validation is not None and fractions.validation:
+        raise UsageError(
+            f"a text to validate on is given, so no fraction ({fractions.validation}) is held out for that"
+        )
     with progress("reading characters", None) as advance:
         size = measure(_watched(_pieces(documents), advance))
+        held_out = measure(_watched(_pieces(validation or ()), advance))
     if not size.characters:
         raise LuthierError("there is no text in what was given")
+    if validation is not None and not held_out.characters:
+        raise LuthierError("there is no text in what was given for validation")
     with replacing(out, stale=(), last=INDEX) as part:
-        with progress("encoding", size.characters) as advance:
-            record = _write(_pieces(documents), tokenizer, part, fractions, size, shard_tokens, advance)
+        parts = spans(_pieces(documents), fractions, size)
+        wanted = fractions.wanted
+        if validation is not None:
+            parts = chain(parts, (Span("validation", text, ends, ends) for text, ends in _pieces(validation)))
+            wanted = tuple(split for split in SPLITS if split in {*wanted, "validation"})
+        with progress("encoding", size.characters + held_out.characters) as advance:
+            record = _write(parts, tokenizer, part, wanted, size, shard_tokens, advance)
         tokenizer.save(part)
-        record["settings"] = {**(settings or {}), **asdict(fractions), "split_by": resolve(fractions, size)}
+        record["settings"] = {**asdict(fractions), **(settings or {}), "split_by": resolve(fractions, size)}
         (part / INDEX).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return read_index(out)
 
@@ -105,10 +120,10 @@ def _watched(pieces: Iterable[Piece], advance: Callable[[int], None]) -> Iterato
 
 
 def _write(
-    pieces: Iterable[Piece],
+    parts: Iterable[Span],
     tokenizer: Tokenizer,
     folder: Path,
-    fractions: Fractions,
+    wanted: Sequence[str],
     size: Size,
     shard_tokens: int,
     advance: Callable[[int], None],
@@ -120,9 +135,9 @@ def _write(
     cutter = Cutter(tokenizer)
     with ExitStack() as files:
         encoding = files.enter_context(Encoding(tokenizer, processes_for(tokenizer, size.characters)))
-        new = (ShardWriter(folder, split, dtype, vocab_size, shard_tokens) for split in fractions.wanted)
+        new = (ShardWriter(folder, split, dtype, vocab_size, shard_tokens) for split in wanted)
         writers = {writer.split: files.enter_context(writer) for writer in new}
-        batches = _batches(_jobs(spans(pieces, fractions, size), cutter))
+        batches = _batches(_jobs(parts, cutter))
         for batch, rows in encoding.in_order(batches, _texts):
             for job, ids in zip(batch, cutter.without_before([job.chunk for job in batch], rows), strict=True):
                 writer = writers[job.split]

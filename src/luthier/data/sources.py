@@ -10,27 +10,27 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from luthier.data import python_docs
+from luthier.data.decoding import Invalid
 from luthier.data.download import digest_of, download
-from luthier.data.text import (
-    Invalid,
-    Piece,
-    find_files,
-    join,
-    need_pyarrow,
-    read_file,
-    read_stream,
-)
-from luthier.errors import LuthierError, UsageError
+from luthier.data.finding import find_files, identity
+from luthier.data.records import need_pyarrow
+from luthier.data.text import Piece, Reading, join, read_file, read_stream
+from luthier.errors import LuthierError, UsageError, remark
 from luthier.tokenizers.core.cleaning import Normalisation, clean
 
 DEFAULT = "python-docs"
+SEPARATORS = (  # what other programs write between documents
+    "<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>", "<|eot_id|>", "<|im_end|>", "<eos>", "</s>",
+)  # fmt: skip
 TEXT_MEMBERS = ("", ".txt", ".md", ".tokens", ".raw")  # suffixes of the texts inside a zip
 
 
@@ -184,8 +184,11 @@ CORPORA = {
 class Texts:
     """The clean text of named corpora and paths; iterating gives its `Piece`s, each time from the start.
 
-    `data` holds corpus names, files, folders and globs, in the order in which they are read. A corpus's name wins over
-    a file of that name here: write ./NAME for the file. The other fields are those of `text.read_pieces`.
+    `data` holds corpus names, files, folders and globs, in the order in which they are read; what several of them name
+    is read once. A corpus's name wins over a file of that name here: write ./NAME for the file. `field`,
+    `normalisation` and `invalid` are those of `text.Reading`. `document_separator` is a text that parts files into
+    documents; `without` names texts that are left out of these. What a person should know of the reading, such as what
+    was left out, is said as a `Remark`, once; `remarks` has them all.
 
     Raises LuthierError when a path is not there; a corpus is downloaded when it is first read.
     """
@@ -194,23 +197,42 @@ class Texts:
     field: str = "text"
     normalisation: Normalisation = "NFC"
     invalid: Invalid = "error"
+    document_separator: str = ""
+    without: tuple[str | Path, ...] = ()
+    remarks: list[str] = dataclass_field(default_factory=list, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", tuple(self.data))
         if not self.data:
             raise UsageError(f"no text is named: give a file, a folder, a glob, or a corpus ({', '.join(CORPORA)})")
-        for item in self.data:
+        for item in (*self.data, *self.without):
             if str(item) not in CORPORA:
                 _find(item)
 
     def __iter__(self) -> Iterator[Piece]:
+        how = Reading(self.field, self.normalisation, self.invalid)
+        separator = clean(self.document_separator, self.normalisation)
+        seen: Counter[str] = Counter()
         for item, paths in self._files:
             if item == DEFAULT:
                 yield from (Piece(clean(document, self.normalisation), True) for document in python_docs.documents())
             for path in paths:
-                pieces = self._read(path)
+                pieces = _read_zip(path, how) if path.suffix == ".zip" else read_file(path, how, self._remark)
                 boundary = CORPORA[item].boundary if item in CORPORA else None
-                yield from pieces if boundary is None else split_documents(pieces, boundary)
+                if boundary is not None:
+                    pieces = split_documents(pieces, boundary)
+                elif separator:
+                    pieces = split_documents(pieces, separator, seen)
+                else:
+                    pieces = _counted(pieces, SEPARATORS, seen)
+                yield from pieces
+        if separator and not seen:
+            self._remark(f"the document separator {self.document_separator!r} is nowhere in the text")
+        for name, count in seen.items() if not separator else ():
+            self._remark(
+                f"{name!r} is written in the text {count:,} times and is read as plain characters; "
+                f"if it parts documents, add --document-separator '{name}'"
+            )
 
     def documents(self) -> Iterator[str]:
         """Whole documents, for texts that fit in memory one by one."""
@@ -218,13 +240,30 @@ class Texts:
 
     @cached_property
     def _files(self) -> list[tuple[str, list[Path]]]:
-        items = [str(item) for item in self.data]
-        return [(item, CORPORA[item].fetch() if item in CORPORA else find_files(item)) for item in items]
+        """The items, and of the files of each those that no item before has."""
+        known = {identity(path) for item in self.without for path in _files_of(str(item), self._remark)}
+        left_out, twice = set(known), 0
+        items: list[tuple[str, list[Path]]] = []
+        for item in dict.fromkeys(map(str, self.data)):
+            paths = []
+            for path in _files_of(item, self._remark):
+                number = identity(path)
+                if number not in known:
+                    paths.append(path)
+                elif number not in left_out:
+                    twice += 1
+                known.add(number)
+            items.append((item, paths))
+        if twice or len(items) < len(self.data):
+            self._remark(f"of {' '.join(map(str, self.data))}, what is named twice is read once")
+        if not any(paths or item == DEFAULT for item, paths in items):
+            raise UsageError(f"all of {' '.join(map(str, self.data))} is in {' '.join(map(str, self.without))} too")
+        return items
 
-    def _read(self, path: Path) -> Iterator[Piece]:
-        if path.suffix == ".zip":
-            return _read_zip(path, self.normalisation, self.invalid)
-        return read_file(path, field=self.field, normalisation=self.normalisation, invalid=self.invalid)
+    def _remark(self, text: str) -> None:
+        if text not in self.remarks:
+            self.remarks.append(text)
+            remark(text)
 
 
 def home() -> Path:
@@ -232,24 +271,48 @@ def home() -> Path:
     return Path(os.environ.get("LUTHIER_HOME") or "~/.cache/luthier").expanduser()
 
 
-def split_documents(pieces: Iterable[Piece], boundary: re.Pattern[str]) -> Iterator[Piece]:
+def split_documents(
+    pieces: Iterable[Piece], boundary: re.Pattern[str] | str, seen: Counter[str] | None = None
+) -> Iterator[Piece]:
     """Whole documents out of files that hold many, without the blank lines around them.
 
-    A boundary lies within one line, and pieces end with a line, so each piece is searched alone and only once.
+    A pattern matches within one line, and pieces end with a line, so each piece is searched alone. A boundary that is
+    a plain text may hold line ends, and lie across two pieces; how often it occurs is added to `seen`.
     """
+    pattern = re.compile(re.escape(boundary)) if isinstance(boundary, str) else boundary
+    reach = len(boundary) - 1 if isinstance(boundary, str) else 0  # characters that the next piece may complete
     held: list[str] = []
+    rest = ""
     for piece in pieces:
-        for i, part in enumerate(boundary.split(piece.text)):
+        parts = pattern.split(rest + piece.text)
+        if seen is not None and isinstance(boundary, str) and len(parts) > 1:
+            seen[boundary] += len(parts) - 1
+        for i, part in enumerate(parts):
             if i and (document := "".join(held).strip()):
                 yield Piece(document + "\n", True)
             held = [*held, part] if i == 0 else [part]
+        rest = held[-1][-reach:] if reach else ""
+        held[-1] = held[-1].removesuffix(rest)
         if piece.ends:
-            if document := "".join(held).strip():
+            if document := ("".join(held) + rest).strip():
                 yield Piece(document + "\n", True)
-            held = []
+            held, rest = [], ""
 
 
-def _read_zip(path: Path, normalisation: Normalisation, invalid: Invalid) -> Iterator[Piece]:
+def _counted(pieces: Iterable[Piece], names: Sequence[str], seen: Counter[str]) -> Iterator[Piece]:
+    """The pieces, with how often they have each name counted."""
+    for piece in pieces:
+        for name in names:
+            if count := piece.text.count(name):
+                seen[name] += count
+        yield piece
+
+
+def _files_of(item: str, tell: Callable[[str], None]) -> list[Path]:
+    return CORPORA[item].fetch() if item in CORPORA else find_files(item, tell)
+
+
+def _read_zip(path: Path, how: Reading) -> Iterator[Piece]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(member.filename for member in archive.infolist() if not member.is_dir())
@@ -258,8 +321,7 @@ def _read_zip(path: Path, normalisation: Normalisation, invalid: Invalid) -> Ite
                 raise LuthierError(f"{path}: no text inside, only {', '.join(names) or 'nothing'}")
             for name in texts:
                 with archive.open(name) as file:
-                    member = cast(BinaryIO, file)
-                    yield from read_stream(member, f"{path}/{name}", normalisation=normalisation, invalid=invalid)
+                    yield from read_stream(cast(BinaryIO, file), f"{path}/{name}", how)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise LuthierError(f"{path}: not a sound zip file: {error}") from error
 
@@ -272,6 +334,10 @@ def _find(item: str | Path) -> None:
     try:
         find_files(item)
     except LuthierError as error:
+        if Path(item).exists():
+            raise
+        if Path(item).stem in CORPORA:
+            raise LuthierError(f"{error}; there is a corpus of that name: {Path(item).stem}") from None
         if "/" in str(item) or "." in str(item):
             raise
         raise LuthierError(f"{error}; nor is it a corpus: {', '.join(CORPORA)}") from None

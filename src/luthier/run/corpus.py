@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +45,20 @@ def prepare_tokens(plan: Plan, out: Path) -> tuple[Tokenizer, Path]:
             raise LuthierError(f"{prepared}: its tokenizer is not the one that made its tokens; prepare the text again")
         return tokenizer, prepared
     settings = plan.settings
-    texts = Texts(plan.data, field=settings.field, normalisation=settings.normalisation, invalid=settings.invalid)
+    own = (settings.validation,) if isinstance(settings.validation, str) else ()
+    reading: dict[str, Any] = {
+        "field": settings.field,
+        "normalisation": settings.normalisation,
+        "invalid": settings.invalid,
+        "document_separator": settings.document_separator,
+    }
+    texts = Texts(plan.data, **reading, without=own)
+    validation = Texts(own, **reading) if own else None
     tokenizer = make_tokenizer(plan, texts).with_cleaning(settings.normalisation)
-    fractions = Fractions(settings.validation, settings.test, settings.split_by)
-    prepare(texts, tokenizer, out, fractions=fractions, settings={"data": list(plan.data), **asdict(fractions)})
+    share = 0.0 if isinstance(settings.validation, str) else settings.validation
+    fractions = Fractions(share, settings.test, settings.split_by)
+    record = {"data": list(plan.data), "validation": settings.validation, **reading}
+    prepare(texts, tokenizer, out, fractions=fractions, validation=validation, settings=record)
     return tokenizer, out
 
 

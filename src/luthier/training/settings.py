@@ -22,14 +22,16 @@ class Settings:
     """"bpe" or "characters", made from the training text; "gpt2"; or the path of a tokenizer or a model."""
     vocab_size: int = 0
     """Entries of a BPE made from the text; 0: what the preset says."""
-    validation: float = 0.1
-    """Share of the text held out to choose the best weights."""
+    validation: float | str = 0.1
+    """Share of the text held out to choose the best weights; or a text of its own: a file, a folder or a corpus."""
     test: float = 0.0
     """Share of the text held out and never looked at in training."""
     split_by: Literal["auto", "characters", "documents"] = "auto"
     """Hold out the end of the text, or whole documents; auto: documents when there are enough of them."""
     field: str = "text"
-    """The field that holds the text, in .jsonl and .parquet files."""
+    """The field or column that holds the text, in .json, .jsonl, .csv, .tsv and .parquet files."""
+    document_separator: str = ""
+    """A text that parts files into documents, such as "<|endoftext|>"; empty: a file is one document."""
     normalisation: Literal["NFC", "NFKC", "none"] = "NFC"
     """Unicode normalisation of the text."""
     invalid: Literal["error", "replace"] = "error"
@@ -135,10 +137,12 @@ class Settings:
         for name in not_negative.split():
             check(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         for name in ("beta1", "beta2", "validation", "test"):
+            if isinstance(getattr(self, name), str):
+                continue
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1")
         check(0 < self.decay <= 1, "decay", self.decay, "must be above 0 and at most 1")
         check(self.final_learning_rate <= 1, "final_learning_rate", self.final_learning_rate, "must be at most 1")
-        share = self.validation + self.test
+        share = self.test + (0 if isinstance(self.validation, str) else self.validation)
         check(share < 1, "validation + test", share, "must leave something to train on: below 1")
         if self.steps and self.epochs:
             raise UsageError(f"steps {self.steps} and epochs {self.epochs:g} both end the run: give one of the two")
