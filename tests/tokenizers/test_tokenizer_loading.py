@@ -184,6 +184,67 @@ def test_a_hostile_tokenizer_json_is_a_clear_error(folder, change):
         load(folder)
 
 
+def replaces(old: str, new: str, kind: str = "String") -> dict[str, object]:
+    return {"type": "Replace", "pattern": {kind: old}, "content": new}
+
+
+def nested(step: dict[str, object], times: int = 40) -> dict[str, object]:
+    return {"type": "Sequence", "normalizers": [replaces("Q", "a"), *[step] * times]}
+
+
+@pytest.mark.parametrize("step", [replaces("a", "aa"), replaces(".", "ab", "Regex"), replaces("", "a", "Regex")])
+def test_a_normalizer_that_makes_texts_grow_without_end_is_stopped(folder, step):
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": nested(step)}))
+    tokenizer = load(folder)
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_arrays([text])):
+        with pytest.raises(LuthierError, match="makes a text of 2 characters over 32 times longer"):
+            encode("Qb")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": replaces("a", 1000 * "a")},
+        {"normalizer": {"type": "Prepend", "prepend": 1000 * "a"}},
+        {"decoder": {"type": "Sequence", "decoders": [replaces("a", "aa")] * 40}},
+    ],
+)
+def test_a_step_that_makes_texts_far_longer_is_refused(folder, part):
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | part))
+    with pytest.raises(LuthierError, match=r"tokenizer\.json: .* makes texts up to"):
+        load(folder)
+
+
+def test_what_is_wrong_with_a_pattern_is_said_in_one_line(folder, capfd):
+    path, split = folder / "tokenizer.json", {"type": "Split", "behavior": "Isolated", "invert": False}
+    for part in (
+        {"pre_tokenizer": split | {"pattern": {"Regex": "(" * 100}}},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split | {"pattern": {"Regex": "("}}]}},
+        {"normalizer": replaces("(", "", "Regex")},
+        {"decoder": replaces("(", "", "Regex")},
+    ):
+        path.write_text(json.dumps(json.loads(path.read_text()) | part))
+        with pytest.raises(
+            LuthierError, match=r"tokenizer\.json: '\(+(\.\.\.)?' is no regular expression: end pattern"
+        ):
+            load(folder)
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_text())
+            | {
+                "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+                "decoder": None,
+                "pre_tokenizer": None,
+            }
+        )
+    )
+    with pytest.raises(LuthierError, match="precompiled_charsmap cannot be understood"):
+        load(folder)
+    assert capfd.readouterr().err == ""  # the backend would print a panic and where it came from
+
+
 @pytest.mark.parametrize(
     "settings", [{"eos_token": 5}, {"added_tokens_decoder": {"x": {}}}, {"added_tokens_decoder": [1]}]
 )

@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from hostile_texts import TEXT, law
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 
 from luthier.errors import LuthierError, UsageError
+from luthier.tokenizers.core import bpe_training
+from luthier.tokenizers.core.pieces import BYTE_ALPHABET
 from luthier.tokenizers.core.train import characters, train_bpe
 
 
@@ -93,3 +103,68 @@ def test_half_a_surrogate_pair_in_the_texts_is_an_error():
     for make in (characters, lambda texts: train_bpe(texts, 300)):
         with pytest.raises(LuthierError, match=r"character 1 .* U\+DC80"):
             make(["fine", "x\udc80"])
+
+
+def test_words_that_no_language_has_take_no_time():
+    for letter in "aส":
+        tokenizer = train_bpe([letter * 500_000], 400)  # whole, it would take minutes
+        assert max(map(len, map(tokenizer.piece, range(tokenizer.vocab_size)))) <= bpe_training.LONGEST_WORD
+
+
+def test_words_of_a_language_are_merged_as_without_the_cut():
+    backend = Backend(BPE())
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    trainer = BpeTrainer(
+        vocab_size=600,
+        min_frequency=2,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=BYTE_ALPHABET,
+        show_progress=False,
+    )
+    backend.train_from_iterator([TEXT], trainer)
+    assert json.loads(train_bpe([TEXT], 600).to_json())["model"] == json.loads(backend.to_str())["model"]
+
+
+def test_a_process_trains_the_same_tokenizer(monkeypatch):
+    here = train_bpe([TEXT, "more"], 400)
+    monkeypatch.setattr(bpe_training, "SHORT", 0)
+    assert train_bpe([TEXT, "more"], 400).fingerprint == here.fingerprint
+
+
+def test_texts_that_cannot_be_read_end_the_process_too(monkeypatch):
+    monkeypatch.setattr(bpe_training, "SHORT", 0)
+    with pytest.raises(LuthierError, match=r"U\+DC80"):
+        train_bpe(["fine", "x\udc80"], 400)
+    with pytest.raises(ChildProcessError):  # there is none
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize("code", ["import sys; sys.exit(3)", "import sys; sys.stdin.buffer.read(100_000); sys.exit(3)"])
+def test_a_process_that_ends_early_is_a_clear_error(monkeypatch, code):
+    monkeypatch.setattr(bpe_training, "SHORT", 0)
+    monkeypatch.setattr(bpe_training, "COMMAND", (sys.executable, "-c", code))
+    with pytest.raises(LuthierError, match=r"the process that trains the tokenizer has ended .*is there enough mem"):
+        train_bpe([TEXT, TEXT], 400)
+
+
+def test_a_signal_ends_the_training_and_its_process():
+    code = """
+import os, random
+from luthier.tokenizers.core.train import train_bpe
+def texts():
+    yield "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz ", k=4_000_000))
+    print("read", flush=True)
+try:
+    train_bpe(texts(), 30_000)
+    print("done")
+except KeyboardInterrupt:
+    try:
+        print("left" if os.waitpid(-1, os.WNOHANG) else "running")
+    except ChildProcessError:
+        print("stopped")
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "read\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "stopped\n"

@@ -78,7 +78,7 @@ def _train(chosen: Train) -> int:
         tokenizer = characters(texts, byte_fallback=chosen.byte_fallback)
     else:
         wanted = VOCAB_SIZE if chosen.vocab_size is None else chosen.vocab_size
-        tokenizer = train_bpe(texts, wanted, progress=sys.stderr.isatty())
+        tokenizer = train_bpe(texts, wanted)
         if tokenizer.vocab_size < wanted:
             print(f"{wanted:,} tokens were asked for, but no more pairs in this text occur twice", file=sys.stderr)
     tokenizer = tokenizer.with_cleaning(chosen.reading.normalisation)

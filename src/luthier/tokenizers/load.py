@@ -8,13 +8,15 @@ load("gpt2")                # by name
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
 from luthier.errors import LuthierError
+from luthier.tokenizers.core.bounds import check
 from luthier.tokenizers.core.files import read_bytes, read_text
-from luthier.tokenizers.core.plain import harden
+from luthier.tokenizers.core.plain import hardened
 from luthier.tokenizers.core.tokenizer import Tokenizer, is_backends
 from luthier.tokenizers.folder_settings import ADDED, CONFIG, ROLES, settings_of, with_settings
 from luthier.tokenizers.formats.gguf_words import words_of
@@ -82,7 +84,9 @@ def _from_file(path: Path) -> Tokenizer:
 def _read_json(path: Path) -> Tokenizer:
     content = read_text(path)
     try:
-        return Tokenizer(Backend.from_str(harden(content)))
+        state = json.loads(content)
+        check(state)
+        return Tokenizer(Backend.from_str(hardened(state, content)))
     except LuthierError as error:
         raise LuthierError(f"{path}: {error}") from None
     except BaseException as error:

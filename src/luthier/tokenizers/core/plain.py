@@ -43,7 +43,11 @@ def harden(content: str) -> str:
 
     Raises ValueError, KeyError or TypeError for what is no tokenizer.json.
     """
-    state: dict[str, Any] = json.loads(content)
+    return hardened(json.loads(content), content)
+
+
+def hardened(state: dict[str, Any], content: str) -> str:
+    """The same for a content that was read. state: what it says."""
     model = state["model"]
     if model.get("type") != "Unigram":
         return content

@@ -26,6 +26,7 @@ from tokenizers import Tokenizer as Backend
 
 from luthier.errors import LuthierError
 from luthier.files.atomic_folder import replacing
+from luthier.tokenizers.core.bounds import Growth
 from luthier.tokenizers.core.characters import CharacterTable, character_table
 from luthier.tokenizers.core.cleaning import FORMS, Normalisation, clean, put_on
 from luthier.tokenizers.core.pieces import Pieces, decoder_before, pieces_of
@@ -79,6 +80,7 @@ class Tokenizer:
         self._special_ids = frozenset(self.special_tokens.values())
         self._characters = character_table(backend)
         self._cleaning = cleaning_of(backend.normalizer)
+        self._growth = Growth(backend)
 
     def encode(self, text: str, *, special: bool = False, bos: bool = False, eos: bool = False) -> list[int]:
         """The ids of a text.
@@ -107,6 +109,8 @@ class Tokenizer:
         with _blaming(texts):
             if self._characters is not None:
                 return [self._characters.ids(self._cleaned(text)) for text in texts]
+            for text in texts:
+                self._growth.check(text)
             words = self._long_texts
             found = [None if words is None else words.encode(text) for text in texts]
         left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
@@ -122,6 +126,8 @@ class Tokenizer:
         with _blaming(texts):
             if self._characters is not None:
                 return [self._encode_characters(self._characters, text, special) for text in texts]
+            for text in texts:
+                self._growth.check(text)
             with self._lock:  # the switch belongs to the backend, and another thread may want it the other way
                 self.backend.encode_special_tokens = not special
                 encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)

@@ -5,16 +5,16 @@ In both, token 0 is "<|endoftext|>", which ends a document and fills up rows; as
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import ByteFallback, Fuse, Sequence
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
 
 from luthier.errors import LuthierError, UsageError
+from luthier.tokenizers.core.bpe_training import Settings, trained
 from luthier.tokenizers.core.pieces import BYTE_ALPHABET
 from luthier.tokenizers.core.tokenizer import Tokenizer, check
 from luthier.tokenizers.formats.gpt2 import END_OF_TEXT, byte_level_of
@@ -44,25 +44,17 @@ def backend_of_characters(ids: dict[str, int], *, byte_fallback: bool) -> Backen
     return backend
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool = False) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool | None = None) -> Tokenizer:
     """Byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909) trained on the texts, with words parted as in GPT-2.
 
     vocab_size: the 256 bytes, the end token and the merges. It comes out smaller if the texts have too few pairs that
-    occur twice. The same texts give the same tokenizer. progress: show a bar on stderr.
+    occur twice. The same texts give the same tokenizer. progress: show a bar on stderr for a long text; None: where
+    that is a terminal. Words of over 256 bytes (runs of letters without a space) are cut for the training.
     """
     if vocab_size < SMALLEST:
         raise UsageError(f"a vocabulary of {vocab_size} is too small: the bytes and the end token take {SMALLEST}")
-    trainer = BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=[AddedToken(END_OF_TEXT, special=True, normalized=False)],
-        initial_alphabet=BYTE_ALPHABET,
-        show_progress=progress,
-    )
-    backend = Backend(BPE())
-    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    backend.train_from_iterator(_checked(texts), trainer)
-    return byte_level_of(backend)
+    shown = sys.stderr.isatty() if progress is None else progress
+    return byte_level_of(trained(_checked(texts), Settings(vocab_size, [END_OF_TEXT], shown)))
 
 
 def _checked(texts: Iterable[str]) -> Iterator[str]:
