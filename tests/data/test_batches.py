@@ -46,7 +46,11 @@ def padded_documents(**more: int) -> BatchSource:
     return PaddedDocuments(text(200, [0, 3, 4, 30, 50, 57, 66, 100, 190]), T, 4, seed=7, **more)
 
 
-SOURCES = [random_windows, sliding_windows, padded_documents]
+def random_windows_of_3_batches_a_step(**more: int) -> BatchSource:
+    return RandomWindows(text(200), T, 4, accumulation=3, seed=7, **more)
+
+
+SOURCES = [random_windows, random_windows_of_3_batches_a_step, sliding_windows, padded_documents]
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -125,6 +129,30 @@ def test_random_windows_reach_every_place_and_change_from_batch_to_batch():
     starts = Counter(source.next_batch().inputs[:, 0].tolist() + source.next_batch().inputs[:, 0].tolist())
     assert set(starts) == set(range(20 - T))
     assert not same(source.next_batch(), source.next_batch())
+
+
+def test_a_step_of_random_windows_has_the_same_rows_however_it_is_cut():
+    cuts = {size: RandomWindows(text(200), T, size, accumulation=8 // size, seed=7) for size in (1, 2, 4, 8)}
+    for _ in range(3):
+        steps = {
+            size: torch.cat([source.next_batch().inputs for _ in range(8 // size)]) for size, source in cuts.items()
+        }
+        assert all(torch.equal(rows, steps[8]) for rows in steps.values())
+    assert {source.batches_per_epoch * size / 8 for size, source in cuts.items()} == {200 // (8 * T)}
+
+
+def test_a_state_of_version_0_1_goes_on_drawing_batch_by_batch():
+    begun, resumed = (
+        random_windows(),
+        random_windows_of_3_batches_a_step(),
+    )  # 0.1 drew as one does with one batch a step
+    for _ in range(4):
+        begun.next_batch()
+    state = begun.state()
+    assert "accumulation" not in state
+    resumed.restore(state)
+    assert all(same(resumed.next_batch(), begun.next_batch()) for _ in range(5))
+    assert "accumulation" not in resumed.state()
 
 
 def test_sliding_windows_are_the_courses():

@@ -69,6 +69,22 @@ def test_documents_are_looked_at_as_they_are_trained_on(book, tmp_path):
     assert len(looks[2]) == everything.batches_per_epoch
 
 
+@pytest.mark.parametrize("kind", ["random", "sliding", "documents"])
+def test_an_evaluation_does_not_depend_on_how_a_step_is_cut_into_batches(tmp_path, kind):
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number}.txt").write_text(words(9, number), encoding="utf-8")
+    losses: dict[str, list[float]] = {"train_loss": [], "validation_loss": []}
+    for size in (1, 2, 8):
+        cut = {"batch_size": size, "accumulation": 8 // size, "batches": kind, "steps": 2, "evaluate_batches": 1}
+        out = train.start(plan(folder, **cut, validation=0.5, learning_rate=0.1), tmp_path / f"run-{size}")
+        for name, found in losses.items():
+            found.append(records(out / "metrics.jsonl")[-1 if kind == "random" else 0][name])
+    for found in losses.values():
+        assert found == pytest.approx([found[0]] * 3, abs=1e-5)
+
+
 def test_a_prepared_folder_is_trained_on_as_it_is_and_must_be_whole(book, tmp_path):
     chosen = plan(book, steps=2)
     _, prepared = corpus.prepare_tokens(chosen, tmp_path / "prepared")

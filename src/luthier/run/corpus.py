@@ -101,7 +101,8 @@ def make_batches(plan: Plan, tokens: TokenShards, tokenizer: Tokenizer, world: W
     if settings.batches == "documents":
         pad = tokenizer.pad_id or 0
         return PaddedDocuments(tokens, context, settings.batch_size, seed=settings.seed, pad_id=pad, **share)
-    return RandomWindows(tokens, context, settings.batch_size, seed=settings.seed, **share)
+    together = settings.accumulation
+    return RandomWindows(tokens, context, settings.batch_size, accumulation=together, seed=settings.seed, **share)
 
 
 def steps_in_all(settings: Settings, batches: BatchSource) -> int:
@@ -113,9 +114,14 @@ def steps_in_all(settings: Settings, batches: BatchSource) -> int:
 def batches_to_look_at(
     plan: Plan, tokens: TokenShards, tokenizer: Tokenizer, n_batches: int | None, world: World = ALONE
 ) -> Iterator[Batch]:
-    """The same batches at every look, of the kind that is trained on; None: the whole split."""
+    """The same batches at every evaluation, of the kind that is trained on; None: the whole split.
+
+    n_batches: as large as those of a step, all `accumulation` together, so that the rows are the same however a step is
+    cut into batches.
+    """
     share: Any = {"rank": world.rank, "world": world.size}
     size, context = plan.settings.batch_size, plan.model.context_length
+    n_batches = None if n_batches is None else n_batches * plan.settings.accumulation
     if plan.settings.batches != "documents":
         return evaluation_batches(tokens, context, size, n_batches, **share)
     drawn = n_batches is not None

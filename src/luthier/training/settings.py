@@ -96,7 +96,8 @@ class Settings:
     evaluate_every: int = 0
     """Steps between two looks at the losses; 0: 20 looks in a run."""
     evaluate_batches: int = 8
-    """Batches of each look, for training and for validation; 0: the whole validation text."""
+    """Batches of each evaluation, for training and for validation, each with the rows of a step (batch_size x
+    accumulation); 0: the whole validation text."""
     sample_every: int = 0
     """Steps between two samples of text; 0: after each epoch, or 5 times in a run without epochs."""
     sample_prompt: str = ""
