@@ -8,20 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import LuthierError
-
-LARGEST = 64 * 2**20  # bytes: the index of the largest published models is a few MB
+from luthier.files.reading import read_bytes
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Anything else is a LuthierError that names the file and the place."""
+    content = read_bytes(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise LuthierError(f"{path} is larger than {LARGEST // 2**20} MB: no config or index is")
         value = json.loads(content)
-    except OSError as error:
-        raise LuthierError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # ValueError: of JSON and of UTF-8
         raise LuthierError(f"{path} is no JSON: {error}") from None
     if not isinstance(value, dict):

@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import google_crc32c
 import numpy as np
 import torch
 from torch import Tensor
 
 from luthier.errors import LuthierError
-from luthier.formats.crc32c import crc32c
+from luthier.files.protobuf_wire import WireReader
+from luthier.files.protobuf_wire import fields as fields_of
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER = 48  # bytes: two places, filled up to 40, and the magic number
@@ -82,7 +84,7 @@ class TensorFlowBundle:
                 f"{size:,}: the files are truncated or not of one checkpoint"
             )
         content = np.fromfile(data, np.uint8, entry.size, offset=entry.offset)
-        if masked(crc32c(content)) != entry.checksum:
+        if masked(google_crc32c.value(content)) != entry.checksum:
             raise LuthierError(f"{data}: the bytes of '{name}' do not have their checksum: the file is damaged")
         return torch.from_numpy(content).view(dtype).view(entry.shape)
 
@@ -102,15 +104,15 @@ def read_table(path: Path) -> Iterator[tuple[bytes, bytes]]:
     if len(content) > LARGEST_INDEX or len(content) < FOOTER or content[-len(MAGIC) :] != MAGIC:
         raise LuthierError(f"{path} is no index of a TensorFlow checkpoint, or truncated")
     try:
-        footer = Fields(content[-FOOTER:])
-        footer.place()  # of the table's statistics
+        footer = WireReader(content[-FOOTER:])
+        place(footer)  # of the table's statistics
         end, last, n_variables = 0, b"", 0
-        for _, handle in entries_of(block(content, footer.place())):
-            start, size = place = Fields(handle).place()
+        for _, handle in entries_of(block(content, place(footer))):
+            start, size = found = place(WireReader(handle))
             if start < end:  # each block once: a table that names one block a million times would never end
                 raise ValueError("its blocks are out of order")
             end = start + size
-            for key, value in entries_of(block(content, place)):
+            for key, value in entries_of(block(content, found)):
                 if n_variables and key <= last:
                     raise ValueError("its names are out of order")
                 last, n_variables = key, n_variables + 1
@@ -121,14 +123,14 @@ def read_table(path: Path) -> Iterator[tuple[bytes, bytes]]:
         raise LuthierError(f"{path} is damaged: {error}") from None
 
 
-def block(content: bytes, place: tuple[int, int]) -> bytes:
+def block(content: bytes, where: tuple[int, int]) -> bytes:
     """One block, its checksum compared."""
-    start, size = place
+    start, size = where
     if start + size + TRAILER > len(content):
         raise ValueError("a block lies past its end")
     compression = content[start + size]
     checksum = int.from_bytes(content[start + size + 1 : start + size + TRAILER], "little")
-    if masked(crc32c(content[start : start + size + 1])) != checksum:
+    if masked(google_crc32c.value(content[start : start + size + 1])) != checksum:
         raise ValueError("a block does not have its checksum")
     if compression:
         raise ValueError("its blocks are compressed, as in no checkpoint that TensorFlow writes")
@@ -141,62 +143,23 @@ def entries_of(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     end = len(block) - 4 * (n_restarts + 1)
     if end < 0:
         raise ValueError("a block is smaller than it says")
-    fields, key = Fields(block[:end]), b""
+    fields, key = WireReader(block[:end]), b""
     while fields.at < end:
-        shared, fresh, size = fields.number(), fields.number(), fields.number()
+        shared, fresh, size = fields.varint(), fields.varint(), fields.varint()
         if shared > len(key) or shared + fresh > LARGEST_NAME:
             raise ValueError("a name keeps more than the one before it has, or is too long")
         key = key[:shared] + fields.take(fresh)
         yield key, fields.take(size)
 
 
-class Fields:
-    """Reads numbers and fields from bytes, in the way of protocol buffers. ValueError where they end too early."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content, self.at = content, 0
-
-    def take(self, size: int) -> bytes:
-        """The next bytes."""
-        if size > len(self.content) - self.at:
-            raise ValueError("it ends too early")
-        self.at += size
-        return self.content[self.at - size : self.at]
-
-    def number(self) -> int:
-        """A number of up to 64 bits, 7 in each byte, the lowest first."""
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value & 0xFFFFFFFFFFFFFFFF
-        raise ValueError("a number has more than 64 bits")
-
-    def place(self) -> tuple[int, int]:
-        """Where a block begins, and its bytes."""
-        return self.number(), self.number()
-
-    def fields(self) -> Iterator[tuple[int, int | bytes]]:
-        """The fields of a message, each with its number: bytes, or a whole number."""
-        while self.at < len(self.content):
-            tag = self.number()
-            match tag & 7:
-                case 0:
-                    yield tag >> 3, self.number()
-                case 1:
-                    yield tag >> 3, int.from_bytes(self.take(8), "little")
-                case 2:
-                    yield tag >> 3, self.take(self.number())
-                case 5:
-                    yield tag >> 3, int.from_bytes(self.take(4), "little")
-                case kind:
-                    raise ValueError(f"a field of the unknown kind {kind}")
+def place(fields: WireReader) -> tuple[int, int]:
+    """Where a block begins, and its bytes."""
+    return fields.varint(), fields.varint()
 
 
 def read_header(message: bytes) -> int:
     """The number of data files, from a BundleHeaderProto."""
-    fields = dict(Fields(message).fields())
+    fields = dict(fields_of(message))
     n_shards, big_endian = whole(fields.get(1, 0)), whole(fields.get(2, 0))
     if big_endian:
         raise ValueError("it was written on a big-endian machine")
@@ -207,11 +170,12 @@ def read_header(message: bytes) -> int:
 
 def read_entry(message: bytes) -> Entry:
     """A BundleEntryProto."""
-    fields = dict(Fields(message).fields())
+    fields = dict(fields_of(message))
     if 7 in fields:
         raise ValueError("a variable lies in slices, which is not supported")
-    dtype, shard, offset, size, checksum = (whole(fields.get(number, 0)) for number in (1, 3, 4, 5, 6))
-    shape = tuple(dimension(value) for number, value in Fields(part(fields.get(2, b""))).fields() if number == 2)
+    dtype, shard, offset, size = (whole(fields.get(number, 0)) for number in (1, 3, 4, 5))
+    checksum = int.from_bytes(part(fields.get(6, bytes(4))), "little")  # of fixed width
+    shape = tuple(dimension(value) for number, value in fields_of(part(fields.get(2, b""))) if number == 2)
     if len(shape) > LARGEST_RANK:
         raise ValueError(f"a variable of {len(shape)} dimensions")
     return Entry(dtype, shape, shard, offset, size, checksum)
@@ -228,7 +192,7 @@ def check_apart(entries: Mapping[str, Entry]) -> None:
 
 def dimension(message: int | bytes) -> int:
     """A dimension of a TensorShapeProto."""
-    size = whole(dict(Fields(part(message)).fields()).get(1, 0))
+    size = whole(dict(fields_of(part(message))).get(1, 0))
     if size >= 2**40:
         raise ValueError("a variable has a dimension that is negative or beyond bounds")
     return size

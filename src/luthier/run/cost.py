@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from luthier.model.transformer import Block, Transformer
 from luthier.run.folder import RunFolder
 from luthier.run.plan import Plan
 from luthier.training.flops import flops_per_token
-from luthier.training.machine import choose_device
+from luthier.training.machine import available_memory, choose_device
 from luthier.training.optimizers import build_optimizers
 
 FLOAT = 4  # bytes of a float32
@@ -99,19 +98,6 @@ def hidden_width(feed_forward: nn.Module) -> int:
         shared = 0 if feed_forward.shared is None else hidden_width(feed_forward.shared)
         return feed_forward.experts.down.shape[1] * feed_forward.experts_per_token + shared
     return int(feed_forward.get_submodule("down").get_parameter("weight").shape[1])
-
-
-def available_memory(device: torch.device) -> int:
-    """Bytes of memory that the device has; of a CPU's machine, its share of them in a container. 0: not known."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:  # noqa: PTH123
-            limit = file.read().strip()
-        return min(total, int(limit)) if limit.isdigit() else total
-    except OSError:
-        return total
 
 
 def check(plan: Plan, folder: RunFolder, device: torch.device) -> list[str]:

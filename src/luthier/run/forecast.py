@@ -13,11 +13,17 @@ from rich.table import Table
 from luthier.architectures import registry
 from luthier.data.batches import Batch
 from luthier.run import corpus
-from luthier.run.cost import Cost, available_memory, estimate
+from luthier.run.cost import Cost, estimate
 from luthier.run.plan import Plan, with_vocabulary
 from luthier.run.watch import console, duration
 from luthier.training.loop import Trainer
-from luthier.training.machine import choose_device, has_fast_bfloat16, keep_freed_memory, matrix_product_peak
+from luthier.training.machine import (
+    available_memory,
+    choose_device,
+    has_fast_bfloat16,
+    keep_freed_memory,
+    matrix_product_peak,
+)
 
 TIMED = 4  # steps, the first of which prepares
 LONGEST = 30.0  # seconds given to timing

@@ -15,7 +15,8 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from luthier.errors import LuthierError, remark
-from luthier.tokenizers.core.files import read_object, read_text
+from luthier.files.json_files import read_json
+from luthier.files.reading import read_text
 from luthier.tokenizers.core.frame import set_frame
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
@@ -28,12 +29,12 @@ def settings_of(folder: Path) -> dict[str, Any]:
     """What the files in a folder say. special_tokens_map.json and added_tokens.json count as `transformers` has it:
     before tokenizer_config.json, and not at all where that lists the added tokens itself.
     """
-    settings = read_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    settings = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     if LISTED not in settings:
         if (folder / ROLES).is_file():
-            settings |= read_object(folder / ROLES)
+            settings |= read_json(folder / ROLES)
         if (folder / ADDED).is_file():
-            settings[ADDED] = read_object(folder / ADDED)
+            settings[ADDED] = read_json(folder / ADDED)
     if (folder / "chat_template.jinja").is_file():
         settings["chat_template"] = read_text(folder / "chat_template.jinja")
     # a folder of Meta's, whose models have all seen texts begin so; a tokenizer.json says its own rule
@@ -128,7 +129,7 @@ def _add_tokens(backend: Backend, settings: dict[str, Any], room: float) -> None
 
 def _room(folder: Path) -> float:
     """How many tokens the model beside a tokenizer knows."""
-    values = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    values = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     size = values.get("vocab_size")
     return size if type(size) is int else math.inf
 
@@ -161,7 +162,7 @@ def _end_tokens(folder: Path, backend: Backend) -> list[int]:
     not there, from config.json, as `transformers` has it.
     """
     paths = (folder / "generation_config.json", folder / "config.json")
-    values = next((read_object(path) for path in paths if path.is_file()), {})
+    values = next((read_json(path) for path in paths if path.is_file()), {})
     inner = values.get("text_config")  # of models that take pictures too
     ends = values.get("eos_token_id", inner.get("eos_token_id") if isinstance(inner, dict) else None)
     ends = ends if isinstance(ends, list) else [ends]

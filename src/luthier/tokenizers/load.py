@@ -14,8 +14,8 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 
 from luthier.errors import LuthierError
+from luthier.files.reading import read_bytes, read_text
 from luthier.tokenizers.core.bounds import check
-from luthier.tokenizers.core.files import read_bytes, read_text
 from luthier.tokenizers.core.plain import hardened
 from luthier.tokenizers.core.tokenizer import Tokenizer, is_backends
 from luthier.tokenizers.folder_settings import ADDED, CONFIG, ROLES, settings_of, with_settings

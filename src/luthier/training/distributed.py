@@ -22,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from luthier.errors import LuthierError, UsageError
 from luthier.model.transformer import Transformer
+from luthier.training.machine import available_memory
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,8 @@ def choose_way(asked: str, parameters: int, memory: int) -> Literal["ddp", "fsdp
 
 def device_memory(device: torch.device, world: World) -> int:
     """Bytes that this process may use on its device."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // world.local_size)
+    memory = available_memory(device)
+    return memory if device.type == "cuda" else memory // world.local_size
 
 
 def check(world: World, batch_size: int, optimizer: str, way: str) -> None:

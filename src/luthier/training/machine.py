@@ -8,11 +8,14 @@ import os
 import shutil
 import sys
 import time
+from pathlib import Path
 
+import psutil
 import torch
 
 from luthier.errors import LuthierError
 
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
@@ -89,6 +92,20 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has; of a CPU, those of the container or process."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    found = [psutil.virtual_memory().total]
+    for path in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # another version of cgroups, or "max": no limit
+            found.append(int(path.read_text(encoding="ascii")))
+    if hasattr(psutil, "RLIMIT_AS"):  # Linux
+        limit, _ = psutil.Process().rlimit(psutil.RLIMIT_AS)
+        found.append(limit if limit > 0 else found[0])
+    return int(min(found))
 
 
 def peak_memory(device: torch.device) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.core.files import read_text
+from luthier.files.reading import read_text
 from luthier.tokenizers.core.tokenizer import Tokenizer, check
 
 ROLES = ("system", "user", "assistant", "tool")

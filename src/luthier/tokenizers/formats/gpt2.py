@@ -22,7 +22,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from luthier.errors import LuthierError
 from luthier.files.atomic_file import write_file
-from luthier.tokenizers.core.files import read_bytes, read_object, read_text
+from luthier.files.json_files import read_json
+from luthier.files.reading import read_bytes, read_text
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -64,7 +65,7 @@ def cache() -> Path:
 
 def byte_level(vocabulary: Path, merges: Path, *, add_prefix_space: bool = False) -> Tokenizer:
     """A byte-level BPE tokenizer from its two files, vocabulary (JSON) and merges (two parts a line)."""
-    tokens = read_object(vocabulary)
+    tokens = read_json(vocabulary)
     lines = read_text(merges).split("\n")  # not splitlines, which also cuts at characters that may stand in a merge
     if lines[0].startswith("#version"):  # only there: a merge may begin with # too
         lines = lines[1:]

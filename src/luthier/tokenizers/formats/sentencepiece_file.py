@@ -1,19 +1,18 @@
 """Reading a SentencePiece `.model`: a protocol-buffer message, of which a tokenizer needs a few fields.
 
-The field numbers are those of SentencePiece's sentencepiece_model.proto. The wire format is read here, in a few lines,
-because the official reader wants the whole protobuf package. The file is taken as hostile: every length is checked.
+The field numbers are those of SentencePiece's sentencepiece_model.proto.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.core.files import read_bytes
+from luthier.files.protobuf_wire import Field, fields
+from luthier.files.reading import read_bytes
 
 
 class Kind(IntEnum):
@@ -61,9 +60,6 @@ class Model:
     escape_whitespaces: bool
 
 
-Field = int | bytes
-
-
 def read_model(path: Path) -> Model:
     """Read a file. Raises LuthierError for one that is no SentencePiece model."""
     data = read_bytes(path)
@@ -90,43 +86,6 @@ def read_model(path: Path) -> Model:
         )
     except (ValueError, struct.error) as error:
         raise LuthierError(f"{path} is no SentencePiece model: {error}") from None
-
-
-def fields(message: bytes) -> Iterator[tuple[int, Field]]:
-    """The fields of a protocol-buffer message: (number, value). Raises ValueError for what is none."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        match key & 7:
-            case 0:
-                value: Field
-                value, at = _varint(message, at)
-            case 1 | 5 as wire:
-                value, at = _bytes(message, at, 8 if wire == 1 else 4)
-            case 2:
-                size, at = _varint(message, at)
-                value, at = _bytes(message, at, size)
-            case wire:
-                raise ValueError(f"wire type {wire} at byte {at}")
-        yield key >> 3, value
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            break
-        byte, at = message[at], at + 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError(f"a number is cut off at byte {at}")
-
-
-def _bytes(message: bytes, at: int, size: int) -> tuple[bytes, int]:
-    if at + size > len(message):
-        raise ValueError(f"a field is cut off at byte {at}")
-    return message[at : at + size], at + size
 
 
 def _piece(message: bytes) -> Piece:

@@ -11,6 +11,7 @@ import struct
 from typing import Any
 
 from luthier.errors import LuthierError
+from luthier.files.protobuf_wire import field
 from luthier.tokenizers.core.cleaning import clean
 from luthier.tokenizers.core.pieces import BYTE, SPACE
 from luthier.tokenizers.core.steps import cleaning_of, steps
@@ -99,19 +100,3 @@ def written(model: Model) -> bytes:
     normalizer = field(1, model.rules_name.encode()) + field(3, model.add_dummy_prefix)
     normalizer += field(4, model.remove_extra_whitespaces) + field(5, model.escape_whitespaces)
     return b"".join(pieces) + field(2, trainer) + field(3, normalizer)
-
-
-def field(number: int, value: int | bytes) -> bytes:
-    """A field of a message: a whole number, or bytes."""
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def varint(value: int) -> bytes:
-    """A number of up to 64 bits, 7 in each byte, the lowest first."""
-    content = bytearray()
-    while value >= 0x80:
-        content.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*content, value])

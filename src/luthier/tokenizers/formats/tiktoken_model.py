@@ -19,7 +19,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from luthier.errors import LuthierError
-from luthier.tokenizers.core.files import read_bytes
+from luthier.files.reading import read_bytes
 from luthier.tokenizers.core.merges import merges_of
 from luthier.tokenizers.core.pieces import BYTE_ALPHABET
 from luthier.tokenizers.core.tokenizer import Tokenizer
