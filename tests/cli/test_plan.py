@@ -8,7 +8,6 @@ import pytest
 
 from luthier.cli.main import main
 from luthier.run import forecast
-from luthier.run.watch import console
 
 TINY = (
     "--tokenizer characters --batch-size 2 --model.context-length 16 --model.dim 8 --model.n-heads 2 "
@@ -19,7 +18,7 @@ TINY = (
 @pytest.fixture(autouse=True)
 def _quick(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(console, "width", 120)
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(forecast, "matrix_product_peak", lambda device, dtype: 1e11)
     Path("book.txt").write_text("ka lo mi " * 400, encoding="utf-8")
 

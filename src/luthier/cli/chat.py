@@ -19,6 +19,8 @@ from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_m
 from luthier.cli.screen import Screen
 from luthier.errors import LuthierError, UsageError
 from luthier.generation.settings import Settings
+from luthier.terminal.printing import note
+from luthier.terminal.streams import is_terminal
 
 if TYPE_CHECKING:
     from luthier.generation.conversation import Conversation
@@ -77,17 +79,12 @@ def main(arguments: list[str]) -> int:
     template = template_of(lm.tokenizer, given.template)
     draft = open_draft(given.draft, lm)
     conversation = Conversation(lm.model, template, given.settings, lm.config.context_length, given.system, draft)
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        remark(f"{template.name}, {lm.config.context_length:,} tokens of context; /help lists the commands")
+    if sys.stdin is not None and sys.stdin.isatty() and is_terminal("stdout"):
+        note(f"{template.name}, {lm.config.context_length:,} tokens of context; /help lists the commands")
         Talk(conversation, interactive=True).run(typed_lines())
     else:
         Talk(conversation, interactive=False).run(piped_lines())
     return 0
-
-
-def remark(text: str) -> None:
-    """A line for the person, beside the conversation."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def piped_lines() -> Iterator[str]:
@@ -112,7 +109,7 @@ def typed_lines() -> Iterator[str]:
         try:
             yield session.prompt("> ")
         except KeyboardInterrupt:
-            remark("Ctrl-D or /quit leaves")
+            note("Ctrl-D or /quit leaves")
         except EOFError:
             return
 
@@ -124,7 +121,7 @@ class Talk:
         self.conversation, self.interactive = conversation, interactive
         self.screen = Screen()
         self.commands: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: remark(HELP),
+            "/help": self.help,
             "/reset": self.reset,
             "/undo": self.undo,
             "/system": self.system,
@@ -145,7 +142,7 @@ class Talk:
             except LuthierError as error:
                 if not self.interactive:
                     raise
-                remark(f"luthier: {error}")
+                note(f"luthier: {error}")
 
     def command(self, line: str) -> None:
         """Do what a line that begins with / says."""
@@ -161,49 +158,55 @@ class Talk:
         try:
             with closing(conversation.reply(text)) as pieces:
                 if conversation.left_out > left_out:
-                    remark(f"the context is full: the first turns are left out, {conversation.left_out} by now")
+                    note(f"the context is full: the first turns are left out, {conversation.left_out} by now")
                 for piece in pieces:
                     self.screen.text(piece)
         except KeyboardInterrupt:
             if not self.interactive:
                 raise
             if len(conversation.messages) == before:
-                remark("\nstopped before a word was said: your message is not kept")
+                note("")  # ends the line of the terminal's ^C
+                note("stopped before a word was said: your message is not kept")
                 return
         self.screen.text("\n")
         reason = conversation.last.finish_reason if conversation.last else None
         if reason is None:
-            remark("stopped")
+            note("stopped")
         elif reason == "length":
-            remark(f"cut after {conversation.settings.max_new_tokens} tokens (--max-new-tokens)")
+            note(f"cut after {conversation.settings.max_new_tokens} tokens (--max-new-tokens)")
         elif reason == "context":
-            remark(f"cut where the context of {conversation.context_length} tokens is full (/reset begins anew)")
+            note(f"cut where the context of {conversation.context_length} tokens is full (/reset begins anew)")
+
+    def help(self, _: str) -> None:
+        """List the commands."""
+        for line in HELP.splitlines():
+            note(line)
 
     def reset(self, _: str) -> None:
         """Begin anew."""
         self.conversation.reset()
-        remark("the conversation is forgotten")
+        note("the conversation is forgotten")
 
     def undo(self, _: str) -> None:
         """Take the last turn back."""
         asked = self.conversation.undo()
-        remark("there is nothing to take back" if asked is None else "the last message and its reply are taken back")
+        note("there is nothing to take back" if asked is None else "the last message and its reply are taken back")
 
     def system(self, text: str) -> None:
         """Change the system prompt."""
         self.conversation.system = text or None
-        remark("the system prompt is set" if text else "there is no system prompt now")
+        note("the system prompt is set" if text else "there is no system prompt now")
 
     def save(self, path: str) -> None:
         """Write the conversation into a file."""
         self.conversation.save(named(path, "/save"))
-        remark(f"{turns(self.conversation)} saved in {path}")
+        note(f"{turns(self.conversation)} saved in {path}")
 
     def load(self, path: str) -> None:
         """Go on with a saved conversation, and show how it ended."""
         self.conversation.load(named(path, "/load"))
         messages = self.conversation.messages
-        remark(f"{turns(self.conversation)} from {path}")
+        note(f"{turns(self.conversation)} from {path}")
         if self.interactive and messages:
             self.screen.prompt(messages[-2]["content"] + "\n")
             self.screen.text(messages[-1]["content"] + "\n")

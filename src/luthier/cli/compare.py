@@ -12,6 +12,7 @@ import tyro
 from luthier.cli.generate import read_stdin
 from luthier.cli.opening import Device, NumberType, Quantize, open_model
 from luthier.errors import LuthierError, UsageError
+from luthier.terminal.printing import output
 
 if TYPE_CHECKING:
     from luthier.inspect.compare import Comparison, Difference
@@ -63,12 +64,12 @@ def main(arguments: list[str]) -> int:
 
     tokens = same_tokens(a, b, text)
     found = compare(a.model, b.model, tokens)
-    show(found, given.tolerance, [escaped(a, token) for token in tokens])
     if given.json is not None:
         from luthier.files.atomic_file import write_file
 
         content = json.dumps(numbers(given, found, tokens), indent=2, allow_nan=False) + "\n"
         write_file(given.json, content, begins=b"{")
+    show(found, given.tolerance, [escaped(a, token) for token in tokens])
     return 0
 
 
@@ -100,19 +101,19 @@ def escaped(lm: LanguageModel, token: int) -> str:
 def show(found: Comparison, tolerance: float, words: list[str]) -> None:
     """The verdict, then the tables."""
     for line in verdict(found, tolerance):
-        print(line)
+        output(line)
     if found.differences:
-        print(f"\n{'after':<24}{'|a-b|/|a|':>12}{'largest |a-b|':>16}  at token")
+        output(f"\n{'after':<24}{'|a-b|/|a|':>12}{'largest |a-b|':>16}  at token")
         for each in found.differences:
             mark = "*" if not each.relative <= tolerance else " "
-            print(
+            output(
                 f"{mark} {each.name:<22}{each.relative:>12.2e}{each.largest:>16.2e}  {each.token} {words[each.token]}"
             )
     if found.tokens:
-        print(f"\n{'place':>5}  {'p in a':>9}{'p in b':>11}{'b - a':>11}  token")
+        output(f"\n{'place':>5}  {'p in a':>9}{'p in b':>11}{'b - a':>11}  token")
         for token in found.tokens:
             one, two = token.probability
-            print(f"{token.place:>5}  {one:>9.3g}{two:>11.3g}{two - one:>+11.3g}  {words[token.place]}")
+            output(f"{token.place:>5}  {one:>9.3g}{two:>11.3g}{two - one:>+11.3g}  {words[token.place]}")
 
 
 def verdict(found: Comparison, tolerance: float) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from luthier.data.progress import progress
 from luthier.errors import UsageError
+from luthier.terminal.printing import note, warn
+from luthier.terminal.progress import progress
 
 ABOUT = """Write a model in another format. MODEL is anything that opens; it stays as it is.
 
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     shard_bytes = int(given.shard_size * 1e9)
     if given.to == "gguf":
         for caution in cautions(lm.config):
-            print(f"luthier: warning: {caution}", file=sys.stderr)
+            warn(caution)
     total, last = sum(weight.nbytes for weight in lm.model.state_dict().values()), 0
     with progress(f"writing {given.out.name}", total) as advance:
 
@@ -74,5 +74,5 @@ def main(arguments: list[str]) -> int:
         lm.save(given.out, given.to, quantize=given.quantize, shard_bytes=shard_bytes, watch=watch)
     size = sum(file.stat().st_size for file in [given.out, *given.out.rglob("*")] if file.is_file())
     seconds = time.perf_counter() - start
-    print(f"{given.out}: {given.to}, {size / 1e6:,.1f} MB, in {seconds:.1f} s", file=sys.stderr)
+    note(f"{given.out}: {given.to}, {size / 1e6:,.1f} MB, in {seconds:.1f} s")
     return 0

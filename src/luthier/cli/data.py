@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import tyro
 from luthier.data.sources import CORPORA, DEFAULT, Texts
 from luthier.data.splits import Fractions
 from luthier.data.text import Reading
+from luthier.terminal.printing import note, output, say
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _list() -> int:
-    print(f"{'name':<18} {'download':>9}  {'here':<4}  {'language':<8}  licence")
+    output(f"{'name':<18} {'download':>9}  {'here':<4}  {'language':<8}  licence")
     for corpus in CORPORA.values():
         here = "yes" if corpus.is_here else "no"
-        print(f"{corpus.name:<18} {_size(corpus.size):>9}  {here:<4}  {corpus.language:<8}  {corpus.licence}")
-        print(f"  {corpus.about}\n  {corpus.source}")
+        output(f"{corpus.name:<18} {_size(corpus.size):>9}  {here:<4}  {corpus.language:<8}  {corpus.licence}")
+        output(f"  {corpus.about}\n  {corpus.source}")
         for file in corpus.files:
-            print(f"  sha256 {file.sha256}")
+            output(f"  sha256 {file.sha256}")
     return 0
 
 
@@ -82,6 +82,6 @@ def _prepare(chosen: Prepare) -> int:
     index = prepare(texts, tokenizer, chosen.out, fractions=fractions, validation=validation, settings=settings)
     for split, entry in index.splits.items():
         counts = [f"{entry[count]:>14,} {count}" for count in ("tokens", "bytes", "documents")]
-        print(f"{split:<10}", *counts)
-    print(f"wrote {chosen.out} ({index.dtype}, split by {index.settings['split_by']})", file=sys.stderr)
+        say(" ".join([f"{split:<10}", *counts]))
+    note(f"wrote {chosen.out} ({index.dtype}, split by {index.settings['split_by']})")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from luthier.cli.opening import Device, NumberType, Quantize, open_model
-from luthier.data.progress import progress
 from luthier.data.sources import Texts
 from luthier.data.text import Reading
 from luthier.errors import UsageError
+from luthier.terminal.characters import one_line
+from luthier.terminal.printing import output, output_table
+from luthier.terminal.progress import progress
+from luthier.terminal.streams import is_terminal
 
 if TYPE_CHECKING:
     from luthier.evaluation.perplexity import Score
@@ -74,12 +76,12 @@ def main(arguments: list[str]) -> int:
     *models, data = given.names
     texts = Texts((data,), **dataclasses.asdict(given.reading), document_separator=given.document_separator)
     records = [evaluate(model, texts, given) for model in models]
-    show(records)
     if given.json is not None:
         from luthier.files.atomic_file import write_file
 
         content = json.dumps({"data": data, "models": records}, indent=2, allow_nan=False) + "\n"
         write_file(given.json, content, begins=b"{")
+    show(records)
     return 0
 
 
@@ -149,7 +151,7 @@ def row(scores: dict[str, Any]) -> tuple[str, ...]:
     """A line of the table."""
     error, perplexity = scores["standard_error"], scores["perplexity"]
     return (
-        scores["model"],
+        one_line(scores["model"]),
         f"{scores['loss']:.4f}",
         "-" if error is None else f"{error:.4f}",
         "-" if perplexity is None else f"{perplexity:,.3f}",
@@ -164,19 +166,10 @@ def row(scores: dict[str, Any]) -> tuple[str, ...]:
 def show(records: Sequence[dict[str, Any]]) -> None:
     """The table: with lines at a terminal, columns of plain text elsewhere."""
     rows = [row(scores) for scores in records]
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table()
-        for number, name in enumerate(COLUMNS):
-            table.add_column(name, justify="right" if number else "left", overflow="fold")
-        for line in rows:
-            table.add_row(*map(Text, line))  # a path may hold what rich takes for colours
-        Console(highlight=False).print(table)
+    if is_terminal("stdout"):
+        output_table(rows, COLUMNS)
         return
     widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
     for name, *numbers in [COLUMNS, *rows]:
         cells = (f"{cell:>{width}}" for cell, width in zip(numbers, widths[1:], strict=True))
-        print(f"{name:<{widths[0]}}", *cells, sep="  ")
+        output("  ".join([f"{name:<{widths[0]}}", *cells]))

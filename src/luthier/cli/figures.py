@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from luthier.terminal.printing import say
+
 ABOUT = """Make the course's pictures: norms, activations, gradients, attention, positions, sampling, training, experts,
 the cache. Each is NAME.png, its numbers beside it as NAME.csv. Without a model, small ones are trained on the spot.
 
@@ -46,5 +48,5 @@ def main(arguments: list[str]) -> int:
         for name in given.names or FIGURES:
             picture = FIGURES[name](models)
             png = write(picture, given.out, svg=given.svg)[0]
-            print(f"{png}  {picture.caption}")
+            say(f"{png}  {picture.caption}")
     return 0

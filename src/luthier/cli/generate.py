@@ -17,6 +17,7 @@ from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_m
 from luthier.cli.screen import Screen
 from luthier.errors import LuthierError, UsageError
 from luthier.generation.settings import Settings
+from luthier.terminal.printing import note
 
 if TYPE_CHECKING:
     from luthier.generation.draft import Draft
@@ -91,7 +92,7 @@ def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings, draft: 
     rows = new_rows(lm.tokenizer, encode_prompts(lm.tokenizer, prompts), settings, lm.config.context_length)
     single = len(rows) == 1
     if draft is not None and (not single or settings.beams > 1):
-        print("the draft guesses for a single text without beam search: it is not asked here", file=sys.stderr)
+        note("the draft guesses for a single text without beam search: it is not asked here")
     show = Screen()
     if single:
         show.prompt(prompts[0])
@@ -118,8 +119,8 @@ def report(rows: Sequence[Row], seconds: float) -> None:
     tokens = sum(len(row.result.ids) for row in rows)
     guesses, came_true = (sum(getattr(row.result, name) for row in rows) for name in ("guesses", "came_true"))
     guessed = f", {came_true} of {guesses} guesses came true" if guesses else ""
-    print(f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s{guessed}", file=sys.stderr)
+    note(f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s{guessed}")
     full = sum(row.result.finish_reason == "context" for row in rows)
     if full:
         which = "the text" if len(rows) == 1 else f"{full} of {len(rows)} texts"
-        print(f"{which} ended where the model's context of {rows[0].context_length} tokens is full", file=sys.stderr)
+        note(f"{which} ended where the model's context of {rows[0].context_length} tokens is full")

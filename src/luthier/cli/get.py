@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 import tyro
 
 from luthier.data.download import download
-from luthier.data.progress import progress
 from luthier.errors import LuthierError, UsageError
 from luthier.files.atomic_folder import is_free
+from luthier.terminal.printing import say
+from luthier.terminal.progress import progress
 from luthier.tokenizers.formats.gpt2 import SHA256
 
 SOURCE = "https://openaipublic.blob.core.windows.net/gpt-2/models"
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
         raise UsageError(f"{out} is already there: name another folder with --out")
     get(given.model, out)
     size = sum(file.stat().st_size for file in out.iterdir())
-    print(f"wrote {out} ({size / 1e6:,.1f} MB): luthier generate {out} 'The capital of France is'")
+    say(f"wrote {out} ({size / 1e6:,.1f} MB): luthier generate {out} 'The capital of France is'")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import tyro
 from luthier.cli.generate import read_stdin
 from luthier.cli.opening import Device, NumberType, Quantize, open_model
 from luthier.errors import UsageError
+from luthier.terminal.printing import note
 
 ABOUT = """See inside a model as it reads a text: one HTML page that opens from disk, with no network. Surprise and
 candidates of each token, attention by layer and head, what each layer would say, norms, experts, parameters and time.
@@ -56,13 +56,15 @@ def main(arguments: list[str]) -> int:
 
     [tokens] = encode_prompts(lm.tokenizer, [text])
     fitting = room(lm.model, min(given.max_tokens, lm.config.context_length))
-    note = ""
+    left_out = ""
     if len(tokens) > fitting:
-        note = f"The text has {len(tokens):,} tokens; the first {fitting} are shown."
-    page = make_page(lm.model, lm.tokenizer, tokens[:fitting], name=Path(given.model).name or given.model, note=note)
+        left_out = f"The text has {len(tokens):,} tokens; the first {fitting} are shown."
+    page = make_page(
+        lm.model, lm.tokenizer, tokens[:fitting], name=Path(given.model).name or given.model, note=left_out
+    )
     write_file(given.out, page, begins=PAGE)
     size = len(page.encode()) / 1e6
-    print(f"{given.out}: {min(len(tokens), fitting)} tokens, {size:.1f} MB", file=sys.stderr)
-    if note:
-        print(note, file=sys.stderr)
+    note(f"{given.out}: {min(len(tokens), fitting)} tokens, {size:.1f} MB")
+    if left_out:
+        note(left_out)
     return 0

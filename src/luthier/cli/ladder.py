@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from luthier.terminal.printing import say
+
 ABOUT = """Train GPT-2 and then, part by part, what leads to Llama 2 and Llama 4, each with as many parameters and
 tokens, and with several seeds. Writes a page with the table, the curves and the spread, and its data as JSON beside it.
 
@@ -47,5 +49,5 @@ def main(arguments: list[str]) -> int:
         given.data, given.out, size=given.size, seeds=given.seeds, steps=given.steps, batch_size=given.batch_size,
         learning_rate=given.learning_rate, device=given.device,
     )  # fmt: skip
-    print(given.out)
+    say(str(given.out))
     return 0

@@ -7,7 +7,6 @@ Nothing here imports torch, tyro or rich: `luthier --help` answers at once. Each
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 import warnings
 from importlib import import_module
@@ -15,6 +14,8 @@ from typing import TextIO
 
 from luthier import __version__
 from luthier.errors import LuthierError, Remark, UsageError
+from luthier.terminal.printing import fail, note, output
+from luthier.terminal.streams import abandon, accept_any_character, hold_standard_streams
 
 # verb: (module, one line of help), in the order in which a newcomer meets them
 VERBS = {
@@ -40,6 +41,8 @@ INTERRUPTED = 130  # the shell's code for Ctrl-C
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb. Returns the exit code: 0 done, 1 an error, 2 a wrong command line, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    hold_standard_streams()
+    accept_any_character()
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
@@ -50,25 +53,23 @@ def main(arguments: list[str] | None = None) -> int:
     except LuthierError as error:
         if debug:
             raise
-        print(f"luthier: {error}", file=sys.stderr)
+        fail(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         if debug:
             raise
-        print("luthier: interrupted", file=sys.stderr)
+        fail("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon("stdout")
         return 0
     except SystemExit as end:  # tyro exits by itself after --help (0) and after a wrong command line (2)
         return end.code if isinstance(end.code, int) else 1
     except Exception as error:
         if debug:
             raise
-        print(
-            f"luthier: unexpected {type(error).__name__}: {error} (run again with --debug to see where)",
-            file=sys.stderr,
-        )
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        fail(f"unexpected {type(error).__name__}: {first_line} (run again with --debug to see where)")
         return 1
 
 
@@ -82,18 +83,19 @@ def show_warning(
 ) -> None:
     """Print a remark as one line; other warnings as Python does."""
     if issubclass(category, Remark):
-        print(f"luthier: {message}", file=file or sys.stderr)
+        note(f"luthier: {message}")
     else:
-        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)
+        for each in warnings.formatwarning(message, category, filename, lineno, line).splitlines():
+            note(each)
 
 
 def run(arguments: list[str]) -> int:
     """Find the verb and call it."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        output(usage())
         return 0
     if arguments[0] in ("-V", "--version"):
-        print(f"luthier {__version__}")
+        output(f"luthier {__version__}")
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from luthier.terminal.printing import say
+
 ABOUT = """Write a page about a training run: settings, data, curves, samples, and how to go on. It opens in a browser
 without a network. Of several runs the page compares them. A run may still be going.
 
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> int:
     if not given.runs:
         raise UsageError("no run is named: luthier report runs/book")
     if len(given.runs) == 1:
-        print(write_report(given.runs[0], given.out))
+        say(str(write_report(given.runs[0], given.out)))
     else:
-        print(write_comparison(given.runs, given.out or Path(REPORT)))
+        say(str(write_comparison(given.runs, given.out or Path(REPORT))))
     return 0

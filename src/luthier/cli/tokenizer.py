@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ import tyro
 from luthier.data.sources import DEFAULT, Texts
 from luthier.data.text import Reading
 from luthier.errors import UsageError
+from luthier.terminal.printing import note, output, output_styled, say
+from luthier.terminal.streams import shows_colours
 
 if TYPE_CHECKING:
     from luthier.tokenizers.core.tokenizer import Tokenizer
@@ -80,32 +81,28 @@ def _train(chosen: Train) -> int:
         wanted = VOCAB_SIZE if chosen.vocab_size is None else chosen.vocab_size
         tokenizer = train_bpe(texts, wanted)
         if tokenizer.vocab_size < wanted:
-            print(f"{wanted:,} tokens were asked for, but no more pairs in this text occur twice", file=sys.stderr)
+            note(f"{wanted:,} tokens were asked for, but no more pairs in this text occur twice")
     tokenizer = tokenizer.with_cleaning(chosen.reading.normalisation)
     tokenizer.save(chosen.out)
-    print(f"wrote {chosen.out}: {tokenizer.vocab_size:,} tokens")
+    say(f"wrote {chosen.out}: {tokenizer.vocab_size:,} tokens")
     return 0
 
 
 def _show(chosen: Show) -> int:
-    from rich.console import Console
-    from rich.text import Text
-
     from luthier.model_files.tokenizer import open_tokenizer
 
     tokenizer = open_tokenizer(chosen.model)
     ids = tokenizer.encode(chosen.text, special=chosen.special)
     pieces = [visible(tokenizer.piece(number)) for number in ids]
-    console = Console(highlight=False)
-    if console.is_terminal:
-        line = Text()
+    if shows_colours("stdout"):
+        parts: list[tuple[str, str]] = []
         for place, (number, piece) in enumerate(zip(ids, pieces, strict=True)):
-            line.append(piece, COLOURS[place % len(COLOURS)]).append(f" {number}  ", "dim")
-        console.print(line)
+            parts += [(piece, COLOURS[place % len(COLOURS)]), (f" {number}  ", "dim")]
+        output_styled(parts)
     else:
         for number, piece in zip(ids, pieces, strict=True):
-            print(f"{number:>7}  {piece}")
-    print(_summary(tokenizer, chosen.text, len(ids)))
+            output(f"{number:>7}  {piece}")
+    output(_summary(tokenizer, chosen.text, len(ids)))
     return 0
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from luthier.terminal.printing import output, output_table
+
 ABOUT = """Try the laws of a language model on a model or a run, and check the sums of its files.
 
     luthier verify runs/book
@@ -32,9 +34,6 @@ def main(arguments: list[str]) -> int:
     """Print a table of passes and figures."""
     given = tyro.cli(Arguments, prog="luthier verify", description=ABOUT, args=arguments)
     import torch
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     from luthier.language_model import load
     from luthier.run.verify import verify
@@ -42,13 +41,10 @@ def main(arguments: list[str]) -> int:
 
     dtype = None if given.dtype == "auto" else getattr(torch, given.dtype)
     lm = load(given.model, device=choose_device(given.device), dtype=dtype)
-    table = Table(show_header=False, box=None, pad_edge=False)
-    failed = 0
-    for check in verify(Path(given.model), lm):
-        failed += not check.passed
-        word = Text("pass", style="green") if check.passed else Text("FAIL", style="bold red")
-        table.add_row(word, Text(check.name), Text(check.figure, style="dim" if check.passed else ""))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print("all holds" if not failed else f"{failed} of {table.row_count} checks failed", markup=False)
+    checks = verify(Path(given.model), lm)
+    words = {True: ("pass", "green"), False: ("FAIL", "bold red")}
+    rows = [(words[each.passed], each.name, (each.figure, "dim" if each.passed else "")) for each in checks]
+    failed = sum(not each.passed for each in checks)
+    output_table(rows)
+    output("all holds" if not failed else f"{failed} of {len(rows)} checks failed")
     return 1 if failed else 0

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import IO, BinaryIO
 from urllib.parse import urlsplit
 
-from luthier.data.progress import progress
 from luthier.errors import LuthierError
 from luthier.files.sync import sync
 from luthier.files.unfinished import unfinished
+from luthier.terminal.progress import progress
 
 BLOCK = 1 << 20  # bytes
 SECONDS = 30.0  # without a byte before we give up

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, Protocol
 
 from luthier.data.chunks import Chunk, Cutter
 from luthier.data.encoding import Encoder, Encoding, processes_for
-from luthier.data.progress import progress
 from luthier.data.shards import FORMAT, INDEX, SHARD_TOKENS, Index, ShardWriter, dtype_for, read_index
 from luthier.data.splits import SPLITS, Fractions, Size, Span, measure, resolve, spans
 from luthier.data.text import Piece
 from luthier.errors import LuthierError, UsageError
 from luthier.files.atomic_folder import is_free, replacing
+from luthier.terminal.progress import progress
 
 BATCH = 1 << 20  # characters encoded at once: 16 chunks
 

@@ -25,6 +25,7 @@ from luthier.run import train
 from luthier.run.folder import RunFolder
 from luthier.run.plan import resolve
 from luthier.run.watch import read_lines
+from luthier.terminal.printing import say
 
 TEXT = "The function returns a new list of the items in the string, and raises an error if it is empty."
 LONGER = (
@@ -56,7 +57,7 @@ class Models:
         data: tuple[str, ...] = (),
         options: dict[str, Any] | None = None,
         model: dict[str, Any] | None = None,
-        told: Callable[[str], None] = print,
+        told: Callable[[str], None] = say,
     ) -> None:
         self.path, self.text, self.data, self.told = given, text, data, told
         self.options, self.model = (

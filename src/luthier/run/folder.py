@@ -27,7 +27,7 @@ from luthier.files.sync import sync, sync_folder
 from luthier.files.unfinished import clear_leftovers, remove, remove_folder, unfinished
 from luthier.language_model import LanguageModel
 from luthier.run.plan import RECIPE
-from luthier.run.watch import warn
+from luthier.terminal.printing import warn
 from luthier.training.checkpoint import RECORD, read_state, write_state
 
 LOCK = ".lock"

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from luthier.architectures import registry
 from luthier.data.batches import Batch
 from luthier.run import corpus
 from luthier.run.cost import Cost, estimate
 from luthier.run.plan import Plan, with_vocabulary
-from luthier.run.watch import console, duration
+from luthier.run.watch import duration
+from luthier.terminal.printing import output_table
 from luthier.training.loop import Trainer
 from luthier.training.machine import (
     available_memory,
@@ -105,7 +105,6 @@ def show(forecast: Forecast) -> None:
     """Print the table."""
     plan, cost, settings = forecast.plan, forecast.cost, forecast.plan.settings
     tokens = settings.batch_size * plan.model.context_length
-    table = Table(title=f"{settings.preset} on {forecast.device}", show_header=False, title_justify="left")
     rows = [("parameters", f"{cost.parameters:,}")]
     if cost.active_parameters != cost.parameters:
         rows.append(("active for a token", f"{cost.active_parameters:,}"))
@@ -133,9 +132,7 @@ def show(forecast: Forecast) -> None:
             rows.append((f"the run of {forecast.steps:,} steps", duration(forecast.steps * forecast.step_seconds)))
         else:
             rows.append(("the run", "name a text, or --steps, to know"))
-    for name, value in rows:
-        table.add_row(name, value)
-    console.print(table)
+    output_table(rows, title=f"{settings.preset} on {forecast.device}")
 
 
 def size(n: float) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from luthier.errors import LuthierError
-from luthier.run.watch import say
+from luthier.terminal.printing import say
 
 
 class InterruptedRunError(LuthierError):
@@ -25,7 +26,9 @@ def finish_on_signal() -> Iterator[list[int]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        say("stopping after this step (once more to stop at once)")
+        # the signal may have come in the middle of a print, which cannot be entered again: a thread waits for its end
+        line = "stopping after this step (once more to stop at once)"
+        threading.Thread(target=say, args=(line,), daemon=True).start()
 
     try:
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -24,6 +24,7 @@ from luthier.run.page import Cell, Chart, Section, Table, band, dots, line, writ
 from luthier.run.pictures import perplexity
 from luthier.run.plan import Plan, resolve, with_vocabulary
 from luthier.run.rungs import Shape, budget, build, count, hidden_dim_for, rungs
+from luthier.terminal.printing import say
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.training.loop import Trainer
 from luthier.training.machine import choose_device, keep_freed_memory
@@ -73,7 +74,7 @@ def climb(
     learning_rate: float = 2e-3,
     device: str = "auto",
     model: dict[str, Any] | None = None,
-    told: Callable[[str], None] = print,
+    told: Callable[[str], None] = say,
 ) -> list[Climb]:
     """Train every rung with every seed; write the page `out`, and its data beside it as JSON, after each training.
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from luthier.run.watch import duration, say
+from luthier.run.watch import duration
+from luthier.terminal.printing import say
 from luthier.training.loop import StepResult, Trainer
 from luthier.training.machine import has_compiler, has_fast_bfloat16
 from luthier.training.settings import Settings

@@ -16,7 +16,8 @@ from luthier.run import corpus, cost, launch, speed
 from luthier.run.folder import RunFolder
 from luthier.run.plan import Plan, check_resumable, read_run, resolve, with_vocabulary
 from luthier.run.training_run import Run, newest
-from luthier.run.watch import say, speaks, tensorboard_writer, warn
+from luthier.run.watch import tensorboard_writer
+from luthier.terminal.printing import mute, say, warn
 from luthier.tokenizers.load import load as load_tokenizer
 from luthier.training.distributed import World, joined
 from luthier.training.machine import choose_device, keep_freed_memory
@@ -109,8 +110,8 @@ def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World) -> Run:
 
 
 def prepare_process(plan: Plan, world: World) -> None:
-    """Its threads, its memory, and whether it speaks."""
+    """Its threads, its memory, and whether it prints."""
     if plan.settings.threads:
         torch.set_num_threads(plan.settings.threads)
     keep_freed_memory()
-    speaks(world.is_first)
+    mute(not world.is_first)

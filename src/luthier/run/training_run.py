@@ -26,7 +26,8 @@ from luthier.run.interrupt import InterruptedRunError, finish_on_signal
 from luthier.run.last_pages import write_pages
 from luthier.run.plan import Plan
 from luthier.run.saver import Job, Saver, copied, snapshot
-from luthier.run.watch import Nobody, Watch, forget_after, read_lines, say, warn
+from luthier.run.watch import Nobody, Watch, forget_after, read_lines
+from luthier.terminal.printing import say, warn
 from luthier.training.balance import imbalance
 from luthier.training.checkpoint import read_state
 from luthier.training.distributed import (

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from luthier.errors import LuthierError
-
-console = Console(highlight=False)
-
-
-def speaks(whether: bool) -> None:
-    """Let this process print, or not: of several processes only the first does."""
-    console.quiet = not whether
-
-
-def say(text: str = "") -> None:
-    """A line for people, as it is: a model's text may hold what rich takes for colours."""
-    console.print(text, markup=False, soft_wrap=True)
+from luthier.terminal.printing import live_bar, say
+from luthier.terminal.streams import is_terminal
 
 
 class Watch:
@@ -35,25 +24,24 @@ class Watch:
     def __init__(self, metrics: Path, samples: Path, total_steps: int, done: int, tensorboard: Path | None) -> None:
         self.metrics, self.samples, self.total_steps = metrics, samples, total_steps
         self.bar: Progress | None = None
-        if console.is_terminal:
-            self.bar = Progress(
-                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
-                TimeRemainingColumn(), console=console, transient=True,
-            )  # fmt: skip
-            self.task = self.bar.add_task("training", total=total_steps, completed=done, loss="")
+        self.open = ExitStack()
         self.started, self.first = time.monotonic(), done
         self.board = tensorboard_writer()(str(tensorboard)) if tensorboard is not None else None
 
     def __enter__(self) -> Self:
-        if self.bar is not None:
-            self.bar.start()
+        if is_terminal("stdout"):
+            columns = (
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
+                TimeRemainingColumn(),
+            )  # fmt: skip
+            self.bar = self.open.enter_context(live_bar("stdout", *columns))
+            self.task = self.bar.add_task("training", total=self.total_steps, completed=self.first, loss="")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        self.open.close()
         if self.board is not None:
             self.board.close()
 
@@ -93,6 +81,14 @@ class Nobody(Watch):
 
     def __init__(self, metrics: Path, samples: Path, total_steps: int, done: int, tensorboard: Path | None) -> None:
         self.bar = self.board = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
 
     def stepped(self, step: int, loss: float, tokens_per_second: float) -> None:
         pass
@@ -151,9 +147,3 @@ def tensorboard_writer() -> Any:
     except ImportError:
         raise LuthierError("TensorBoard is not installed: pip install 'luthier[tensorboard]'") from None
     return SummaryWriter
-
-
-def warn(text: str) -> None:
-    """A line on stderr that stops nothing."""
-    if not console.quiet:
-        print(f"luthier: warning: {text}", file=sys.stderr)

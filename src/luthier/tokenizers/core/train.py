@@ -5,7 +5,6 @@ In both, token 0 is "<|endoftext|>", which ends a document and fills up rows; as
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 
 from tokenizers import AddedToken
@@ -14,6 +13,7 @@ from tokenizers.decoders import ByteFallback, Fuse, Sequence
 from tokenizers.models import BPE
 
 from luthier.errors import LuthierError, UsageError
+from luthier.terminal.streams import is_terminal
 from luthier.tokenizers.core.bpe_training import Settings, trained
 from luthier.tokenizers.core.pieces import BYTE_ALPHABET
 from luthier.tokenizers.core.tokenizer import Tokenizer, check
@@ -53,7 +53,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool | None = 
     """
     if vocab_size < SMALLEST:
         raise UsageError(f"a vocabulary of {vocab_size} is too small: the bytes and the end token take {SMALLEST}")
-    shown = sys.stderr.isatty() if progress is None else progress
+    shown = is_terminal("stderr") if progress is None else progress
     return byte_level_of(trained(_checked(texts), Settings(vocab_size, [END_OF_TEXT], shown)))
 
 

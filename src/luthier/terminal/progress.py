@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from luthier.terminal.characters import one_line
+from luthier.terminal.printing import live_bar, note
+from luthier.terminal.streams import is_terminal
 
 PLAIN_SECONDS = 10.0  # between two lines when stderr is not a terminal
 
@@ -13,15 +16,14 @@ PLAIN_SECONDS = 10.0  # between two lines when stderr is not a terminal
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a job of `total` units (None: not known). Yields the function that is told how many more are done."""
-    if not sys.stderr.isatty():
+    if not is_terminal("stderr"):
         yield _plain(what, total)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with live_bar("stderr", *columns) as bar:
+        task = bar.add_task(one_line(what), total=total)
         yield lambda more: bar.update(task, advance=more)
 
 
@@ -33,6 +35,6 @@ def _plain(what: str, total: int | None) -> Callable[[int], None]:
         done += more
         if time.monotonic() - shown >= PLAIN_SECONDS:
             shown = time.monotonic()
-            print(f"{what}: {done / total:.0%}" if total else f"{what}: {done:,}", file=sys.stderr, flush=True)
+            note(f"{what}: {done / total:.0%}" if total else f"{what}: {done:,}")
 
     return advance

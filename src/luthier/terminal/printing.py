@@ -1,0 +1,125 @@
+"""Lines for people and results of verbs. Nothing else in Luthier prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from luthier.errors import LuthierError
+from luthier.terminal.characters import message, one_line, printable
+from luthier.terminal.streams import Guarded, Name, is_terminal, offer, stream, write
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+    from rich.table import Table
+    from rich.text import Text
+
+WIDEST = 10_000  # columns of a table in a file: no line of it is folded
+Cell = str | tuple[str, str]  # text, or text and its style
+_state: dict[str, Any] = {"muted": False, "live": {}}
+
+
+def mute(whether: bool = True) -> None:
+    """Let this process print nothing but its errors: of several processes only the first reports."""
+    _state["muted"] = whether
+
+
+def say(text: str = "") -> None:
+    """Lines for people on stdout, beside the work: it goes on where they cannot be printed."""
+    if not _state["muted"]:
+        _line("stdout", printable(text))
+
+
+def note(text: str) -> None:
+    """A line for people on stderr, beside a result on stdout."""
+    if not _state["muted"]:
+        _line("stderr", message(text))
+
+
+def warn(text: str) -> None:
+    """A line on stderr about what may not be as wanted. It stops nothing."""
+    note(f"luthier: warning: {text}")
+
+
+def fail(text: str) -> None:
+    """Why the command ends, on stderr."""
+    _line("stderr", message(f"luthier: {text}"))
+
+
+def output(text: str = "") -> None:
+    """Lines that are a verb's result, on stdout. Raises as `output_text` does."""
+    output_text(printable(text) + "\n")
+
+
+def output_text(text: str) -> None:
+    """A part of a verb's result, as it is, on stdout. Raises BrokenPipeError where nobody reads any more.
+
+    Raises a LuthierError where it cannot be written, as on a full disk.
+    """
+    try:
+        write("stdout", text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise LuthierError(f"stdout cannot be written: {error.strerror or error}") from error
+
+
+def output_table(rows: Sequence[Sequence[Cell]], heads: Sequence[str] = (), *, title: str = "") -> None:
+    """A table that is a verb's result. heads: the columns' names; then all columns but the first hold numbers."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(one_line(title)) if title else None, show_header=bool(heads), title_justify="left")
+    if not heads and not title:
+        table.box, table.pad_edge = None, False
+    for number, name in enumerate(heads):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        cells = [(cell, "") if isinstance(cell, str) else cell for cell in row]
+        table.add_row(*(Text(one_line(text), style=style) for text, style in cells))  # Text: no markup is read
+    _output_drawn(table)
+
+
+def output_styled(parts: Sequence[tuple[str, str]]) -> None:
+    """One paragraph of texts in their styles."""
+    from rich.text import Text
+
+    _output_drawn(Text.assemble(*((one_line(text), style) for text, style in parts)))
+
+
+def _output_drawn(drawing: Table | Text) -> None:
+    from rich.console import Console
+
+    width = None if is_terminal("stdout") else WIDEST
+    console = Console(file=Guarded("stdout"), highlight=False, width=width)  # type: ignore[arg-type]
+    with console.capture() as drawn:
+        console.print(drawing)
+    output_text(drawn.get())
+
+
+@contextmanager
+def live_bar(name: Name, *columns: ProgressColumn) -> Iterator[Progress]:
+    """A progress bar on a terminal, above which the lines of this module are printed while it is there."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(file=Guarded(name), highlight=False)  # type: ignore[arg-type]
+    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+    before = dict(_state["live"])
+    _state["live"] = {each: console for each in ("stdout", "stderr") if is_terminal(each)}
+    try:
+        with bar:
+            yield bar
+    finally:
+        _state["live"] = before
+
+
+def _line(name: Name, text: str) -> None:
+    """Print lines on a stream, above a bar if there is one on this terminal."""
+    live: Console | None = _state["live"].get(name)
+    if live is not None and stream(name) is not None:
+        live.print(text, markup=False, emoji=False, soft_wrap=True)
+    else:
+        offer(name, text + "\n")
