@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tiny_runs import plan, records
@@ -13,18 +11,6 @@ from tiny_runs import plan, records
 from luthier.errors import LuthierError
 from luthier.run import train
 from luthier.run.folder import RunFolder
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 16 MB, of which the page of a run takes 5. Only an administrator may make one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_its_last_checkpoint_whole(book, small_disk, tmp_path):

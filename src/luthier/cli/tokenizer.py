@@ -68,6 +68,8 @@ def _train(chosen: Train) -> int:
 
     if (chosen.out / "config.json").exists():
         raise UsageError(f"{chosen.out} holds a model, which would not know a new tokenizer: choose another --out")
+    if any((chosen.out / name).exists() for name in ("index.json", "run.toml", "hparams.json", "params.json")):
+        raise UsageError(f"{chosen.out} holds what another tokenizer made: choose another --out")
     if chosen.kind == "characters" and chosen.vocab_size is not None:
         raise UsageError("--vocab-size is for --kind bpe: a tokenizer of characters has those of its text")
     if chosen.kind == "bpe" and chosen.byte_fallback:

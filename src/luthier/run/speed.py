@@ -11,6 +11,7 @@ import torch
 
 from luthier.run.watch import duration
 from luthier.terminal.printing import say
+from luthier.training.compiling import failure, use_own_folders
 from luthier.training.loop import StepResult, Trainer
 from luthier.training.machine import has_compiler, has_fast_bfloat16
 from luthier.training.settings import Settings
@@ -79,10 +80,11 @@ class Compiler:
     def compile(self, reason: str) -> None:
         """Tell the trainer to compile with its next step, if a trial shows that the machine can."""
         self.decided = True
+        use_own_folders()
         try:
             torch.compile(lambda x: x.cos() + 1)(torch.ones(8, device=self.trainer.device))
         except Exception as error:  # of whatever the compiler lacks: headers, a linker, room for its files
-            say(f"training uncompiled: compiling does not work here ({str(error).strip().splitlines()[0]})")
+            say(f"training uncompiled: compiling does not work here ({failure(error)})")
             return
         say(f"compiling the blocks with the next step: {reason}")
         self.trainer.compile()
