@@ -47,12 +47,12 @@ class LanguageModel:
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return self.model.embedding.weight.dtype
+        return self.model.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.embedding.weight.device
+        return self.model.device
 
     def save(
         self,

@@ -24,8 +24,8 @@ def test_the_library_has_the_structures_of_python():
 @pytest.mark.parametrize(
     ("line", "other"),
     [
-        ("INT4 2", "INT4 3"),  # a constant
-        ("Matrix.scales 32 8", "Matrix.scales 40 8"),  # fields that changed places
+        ("Q4_0 2", "Q4_0 3"),  # a constant
+        ("Matrix.bias 32 8", "Matrix.bias 40 8"),  # fields that changed places
         ("Norm.eps 16 4", "Norm.eps 16 8"),  # a wider field
         ("Row.wanted 32 8", "Row.needed 32 8"),  # a name
         ("Layer.scale", None),  # a field that the library does not have

@@ -26,6 +26,10 @@ CONFIGS = {
 }
 
 
+# of the spread of logits: both ways round, and where weights are in blocks, each rounds activations to 8 bits
+OFF = {"plain": 0.03, "int8": 0.05, "int4": 0.05}
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _compiled():
     try:
@@ -72,7 +76,7 @@ def test_logits_are_those_of_the_model(name, kind, lengths, seed):
         assert ours.step is not None
         for _ in range(6):
             found, expected = ours.logits(), plain.logits()
-            assert (found - expected).std() < 0.03 * expected.std()
+            assert (found - expected).std() < OFF[kind] * expected.std()
             new = torch.randint(128, (len(texts),), generator=generator)
             ours.append(new)
             plain.append(new)
@@ -146,7 +150,7 @@ def test_prompts_of_any_length_are_read_as_the_model_reads_them(name, kind, leng
         ours, plain = reader(model, texts), reader(model, texts, native=False)
         for _ in range(2):  # what it left in the cache serves the next token
             found, expected = ours.logits(), plain.logits()
-            assert (found - expected).std() < 0.03 * expected.std()
+            assert (found - expected).std() < OFF[kind] * expected.std()
             for some in (ours, plain):
                 some.append(torch.ones(len(texts), dtype=torch.long))
 

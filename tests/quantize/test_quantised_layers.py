@@ -12,6 +12,8 @@ from torch import nn
 
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.errors import UsageError
+from luthier.native import build
+from luthier.native.blocks import BlockLinear
 from luthier.quantize import linear as layers
 from luthier.quantize.linear import FEW, GROUP, Int4Linear, Int8Linear, pack, packing_is_known, unpack
 from luthier.quantize.quantize import quantize
@@ -84,9 +86,20 @@ def test_a_machine_that_packs_otherwise_gets_the_same_products(monkeypatch):
     torch.testing.assert_close(layer(x), here, atol=0.15, rtol=2**-6)
 
 
+@pytest.fixture(params=["compiled library", "PyTorch alone"])
+def layers_of(request, monkeypatch):
+    """What stands in for a matrix of 8 and of 4 bits, with and without the compiled library."""
+    if request.param == "PyTorch alone":
+        monkeypatch.setattr("luthier.quantize.quantize.has_library", lambda: False)
+        return Int8Linear, Int4Linear
+    if not build.has_library():
+        pytest.skip("this machine has no compiler, or no AVX-512 with products of 8 bits")
+    return BlockLinear, BlockLinear
+
+
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_model_speaks_as_one_with_the_weights_that_its_layers_stand_for(family, kind):
+def test_a_model_computes_as_one_with_the_weights_that_its_layers_stand_for(family, kind, layers_of):
     config = CONFIGS[family]
     plain = registry.build(config, seed=1).eval().requires_grad_(False)
     quantised = quantize(copy.deepcopy(plain), kind)
@@ -94,11 +107,15 @@ def test_a_model_speaks_as_one_with_the_weights_that_its_layers_stand_for(family
         plain.output = nn.Linear(config.dim, config.vocab_size, bias=False)
     kinds = set()
     for name, module in quantised.named_modules():
-        if isinstance(module, (Int8Linear, Int4Linear)):
-            kinds.add((type(module), name == "output"))
+        if isinstance(module, (BlockLinear, Int8Linear, Int4Linear)):
+            kinds.add((type(module), getattr(module, "kind", None), name == "output"))
             plain.get_submodule(name).weight.data = module.dequantised()
-    assert (Int8Linear, True) in kinds  # the output matrix keeps 8 bits
-    assert (Int4Linear if kind == "int4" else Int8Linear, False) in kinds
+    eight, four = layers_of
+    blocks = eight is BlockLinear
+    assert (eight, "Q8_0" if blocks else None, True) in kinds  # the output matrix keeps 8 bits
+    assert (
+        (four, "Q4_1" if blocks else None, False) if kind == "int4" else (eight, "Q8_0" if blocks else None, False)
+    ) in kinds
     tokens = torch.randint(96, (2, 40), generator=torch.Generator().manual_seed(0))
     for length in (1, 40):
         expected, found = plain(tokens[:, :length]), quantised(tokens[:, :length])
@@ -114,11 +131,18 @@ def test_routers_experts_and_embeddings_stay():
     assert not any(name.endswith(("query.weight", "shared.gate.weight")) for name in names)
 
 
-def test_sizes_that_cannot_be_packed_stay_as_they_are():
+def test_sizes_that_cannot_be_packed_stay_as_they_are(layers_of):
     model = quantize(registry.build(llama.Config(97, 32, 48, 40, 1, 4, 2)), "int4")
     assert isinstance(model.output, nn.Linear)
-    assert isinstance(model.layers[0].attention.query, Int8Linear)
+    assert isinstance(model.layers[0].attention.query, Int8Linear)  # 48 columns, which no block divides
     assert isinstance(model.layers[0].feed_forward.gate, nn.Linear)
+
+
+def test_any_number_of_rows_fits_in_blocks(layers_of):
+    if layers_of[0] is BlockLinear:
+        model = quantize(registry.build(llama.Config(97, 32, 32, 64, 1, 4, 2)), "int4")
+        assert model.output.kind == "Q8_0"
+        assert model.output.dequantised().shape == (97, 32)
 
 
 def test_other_kinds_and_devices_are_refused():

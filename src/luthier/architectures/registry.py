@@ -90,7 +90,7 @@ def assign(model: Transformer, weights: Mapping[str, Tensor]) -> None:
         weights = {**weights, "output.weight": weights["embedding.weight"]}
     model.load_state_dict(weights, assign=True)
     model.tie()
-    model.to(model.embedding.weight.device)  # what is no weight: the seeds of dropout, the loads of experts
+    model.to(model.device)  # what is no weight: the seeds of dropout, the loads of experts
 
 
 def count_parameters(config: Config) -> tuple[int, int]:

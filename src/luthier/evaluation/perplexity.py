@@ -147,7 +147,7 @@ def score(
 
 def token_losses(model: Transformer, batch: list[Window]) -> Iterator[Tensor]:
     """-log p of the scored tokens of windows, in their order and a few at a time, (n,) float32."""
-    device = model.embedding.weight.device
+    device = model.device
     width = max(len(window.ids) for window in batch) - 1
     # shorter windows are filled up at the end: what comes before does not see it
     rows = [[*window.ids[:-1], *[0] * (width + 1 - len(window.ids))] for window in batch]

@@ -40,7 +40,7 @@ class Reader:
         native: bool = True,
     ) -> None:
         self.model, self.vocab_size = model, vocab_size
-        self.device = model.embedding.weight.device
+        self.device = model.device
         longest = max(len(text) for text in texts)
         self.padding = [longest - len(text) for text in texts]  # slots before each text
         # padding repeats the text's first token, so that a row holds no token that its text does not

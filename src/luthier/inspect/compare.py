@@ -62,7 +62,7 @@ def compare(a: Transformer, b: Transformer, tokens: Sequence[int]) -> Comparison
     if sizes[0] != sizes[1]:
         raise LuthierError(f"the models have {sizes[0]} and {sizes[1]} tokens: only models of one vocabulary compare")
     ids = torch.tensor([list(tokens)])
-    one, two = (record(model, ids.to(model.embedding.weight.device)) for model in (a, b))
+    one, two = (record(model, ids.to(model.device)) for model in (a, b))
     named = zip(activations(one), activations(two), strict=True) if alike(one, two) else ()
     differences = [difference(name, x, y) for (name, x), (_, y) in named]
     shares = [score_tokens(each.logits, each.tokens).probability[0].tolist() for each in (one, two)]

@@ -68,7 +68,7 @@ def read(resource: Any) -> str:
 
 def gather(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int]) -> dict[str, Any]:
     """All numbers of the page."""
-    ids = torch.tensor([list(tokens)], device=model.embedding.weight.device)
+    ids = torch.tensor([list(tokens)], device=model.device)
     recording = record(model, ids)
     lens = logit_lens(model, recording, LAYER_CANDIDATES)
     scores = score_tokens(recording.logits, ids)
@@ -181,7 +181,7 @@ def facts(model: Transformer, data: dict[str, Any]) -> list[tuple[str, str]]:
         ("layers", f"{len(model.blocks)}"),
         ("dim", f"{model.embedding.embedding_dim:,}"),
         ("heads", heads),
-        ("numbers", str(model.embedding.weight.dtype).removeprefix("torch.")),
+        ("numbers", str(model.dtype).removeprefix("torch.")),
         ("tokens", f"{len(data['tokens'])}"),
     ]
     surprise = [bits for bits in data["surprise"] if bits is not None]

@@ -78,6 +78,16 @@ class Transformer(nn.Module):
         self.activation_checkpointing = False
         self.tie()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number type of the weights; of those that are not packed in few bits, where others are."""
+        return next((weight.dtype for weight in self.parameters()), torch.bfloat16)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next((weight.device for weight in self.parameters()), torch.device("cpu"))
+
     def tie(self) -> None:
         """Make the output matrix the embedding matrix again where they are tied: assigning weights separates them."""
         if self.tie_embeddings:
@@ -121,8 +131,7 @@ class Transformer(nn.Module):
         Called whenever weights move; call it where the number type of the products is another than that of the
         weights (autocast), and with weights=True where the attention weights are to pass through their hook points.
         """
-        weight = self.embedding.weight
-        device, dtype = weight.device.type, dtype or weight.dtype
+        device, dtype = self.device.type, dtype or self.dtype
         for block in self.layers:
             block.attention.choose_cores(device, dtype, weights=weights)
             if isinstance(block.feed_forward, MoE):

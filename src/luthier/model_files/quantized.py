@@ -1,126 +1,116 @@
-"""Opening a model with its matrices in 8 or 4 bits. 4-bit blocks of a GGUF file stay what they are.
-
-Shapes: N rows, K columns, G = K / 32 blocks of a row.
-"""
+"""Opening a model with its matrices in few bits. Blocks of a GGUF file go from there to memory, never unpacked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from luthier.architectures import registry
 from luthier.errors import LuthierError
 from luthier.formats.gguf_file import GGUFFile
-from luthier.formats.names import Shape, Table, to_ours
-from luthier.model_files import gguf, kinds
+from luthier.formats.names import Rule, Table, to_ours
+from luthier.model_files import four_bits, gguf, kinds
+from luthier.model_files.unread import Unread
 from luthier.model_files.weights import Opened
-from luthier.quantize.linear import GROUP, Int4Linear
-from luthier.quantize.quantize import Kind, fits, linears, quantize, replace
+from luthier.native.blocks import BITS, FILE_BLOCKS, BlockEmbedding, BlockLinear, Blocks, room, size_of
+from luthier.native.build import has_library
+from luthier.quantize.quantize import Kind, is_wide, linears, quantize, replace
 from luthier.tokenizers.formats.gguf_vocabulary import from_gguf
 
-BLOCK_BYTES = {"Q4_0": 18, "Q4_1": 20}  # scale, lowest (Q4_1 alone), 32 halves of a byte
+OUTER = ("embedding.weight", "output.weight")  # "int4" leaves them 8 bits
 
 
 def read(path: Path, kind: Kind) -> Opened:
     """Any model that opens, on the CPU, in bfloat16 but for its matrices: see `quantize`.
 
-    With "int4", matrices that a GGUF file holds in Q4_0 or Q4_1 keep their numbers; their scales are rounded from
-    float16 to bfloat16. Raises what opening raises.
+    Matrices that a GGUF file holds in blocks (native/blocks.py) stay what they are, but for 8 bits with "int4". Where
+    the compiled library is not available, that is so for "int4" and blocks of Q4_0 and Q4_1, whose scales are rounded
+    from float16 to bfloat16. Raises what opening raises.
     """
-    if kind == "int4" and gguf.recognises(path):
-        return read_packed(path)
+    if gguf.recognises(path) and has_library():
+        return read_blocks(path, kind)
+    if gguf.recognises(path) and kind == "int4":
+        return four_bits.read(path)
     opened = kinds.read(path, torch.device("cpu"), torch.bfloat16)
     return opened._replace(model=quantize(opened.model, kind))
 
 
-class Unread:
-    """A GGUF file whose 4-bit matrices come as `meta` tensors: a checkpoint for all the other weights."""
-
-    def __init__(self, file: GGUFFile, packed: set[str]) -> None:
-        self.file, self.packed = file, packed
-
-    def shapes(self) -> dict[str, Shape]:
-        return dict(self.file.shapes())
-
-    def tensor(self, name: str) -> Tensor:
-        if name in self.packed:
-            return torch.empty(self.file.places[name].shape, dtype=torch.bfloat16, device="meta")
-        return self.file.tensor(name)
-
-
-def read_packed(path: Path) -> Opened:
-    """A GGUF file as `gguf.read` opens it, its 4-bit matrices never unpacked."""
+def read_blocks(path: Path, kind: Kind) -> Opened:
+    """A GGUF file as `gguf.read` opens it, its matrices in blocks never unpacked."""
     file = GGUFFile(path)
     try:
         config = gguf.read_config(file.fields, file)
         table = gguf.NAMES[registry.name_of(config)].table(config)
         model = registry.build_on_meta(config)
         state = model.state_dict()
-        matrices = {f"{name}.weight": linear for name, linear in linears(model)}
-        packed: dict[str, Int4Linear] = {}  # by the name of the weight
-        theirs = set()
-        for name, (their, numbers, scales, zeros) in packed_matrices(file, table, matrices):
-            packed[name] = Int4Linear(numbers, scales, zeros)  # one at a time: loose numbers take twice the room
-            theirs.add(their)
+        shapes = {f"{name}.weight": tuple(linear.weight.shape) for name, linear in linears(model)}
+        shapes["embedding.weight"] = tuple(model.embedding.weight.shape)
+        kept = kept_rules(file, table, shapes, kind)
+        theirs = {rule.theirs[0] for rule in kept}
+        packed = dict(blocks_of(file, kept))
         weights = {
             name: tensor.to(torch.bfloat16)
             for name, tensor in to_ours(table, Unread(file, theirs), state)
             if not tensor.is_meta
         }  # fmt: skip
-        for name, linear in packed.items():
-            linear.bias = weights.pop(name.removesuffix("weight") + "bias", None)
-            replace(model, name.removesuffix(".weight"), linear)
+        for name, blocks in packed.items():
+            bias = weights.pop(name.removesuffix("weight") + "bias", None)
+            ours = name.removesuffix(".weight")
+            if ours == "embedding":
+                model.set_submodule("embedding", BlockEmbedding(blocks))
+                ours = "output" if model.tie_embeddings else ""
+            if ours:
+                replace(model, ours, BlockLinear(blocks, bias, wide=is_wide(ours)))
         tokenizer = from_gguf(file.fields)
     except LuthierError as error:
         raise LuthierError(f"{path}: {error}") from None
     registry.assign(model, {**weights, **{n: t for n, t in model.state_dict().items() if not t.is_meta}})
-    return Opened(quantize(model, "int4"), config, tokenizer)
+    return Opened(quantize(model, kind), config, tokenizer)
 
 
-def packed_matrices(
-    file: GGUFFile, table: Table, matrices: dict[str, nn.Linear]
-) -> Iterator[tuple[str, tuple[str, Tensor, Tensor, Tensor]]]:
-    """Those that can stay packed: our name, and their name, numbers (N, K), scales (N, G), zeros (N, G).
+def kept_rules(file: GGUFFile, table: Table, shapes: dict[str, tuple[int, ...]], kind: Kind) -> list[Rule]:
+    """The rules whose tensor stays in the file's blocks.
 
-    The rules of the table change the order of rows alone, and so are asked to move numbers, scales and zeros alike. One
-    that does more gives other shapes: then the matrix is unpacked, and packed again.
+    The rules of a table change the order of rows alone, and so can move bytes as well as numbers. One that does more
+    gives other shapes: then the matrix is unpacked, and packed again.
     """
+    kept = []
     for rule in table.rules:
         [name, *more] = rule.theirs
         place = file.places.get(name)
-        if more or place is None or place.kind.name not in BLOCK_BYTES or len(place.shape) != 2:
+        if more or place is None or place.kind.name not in FILE_BLOCKS or len(place.shape) != 2:
             continue
-        wanted = [matrices.get(ours) for ours in rule.ours]
-        if any(linear is None or not fits(linear, four=True) for linear in wanted):
+        if kind == "int4" and BITS[place.kind.name] > 6 and rule.ours[0] not in OUTER:
             continue
-        shapes = [torch.empty(*place.shape, device="meta"), torch.empty(place.shape[0], place.shape[1] // GROUP)]
-        moved = [rule.to_ours([tensor]) for tensor in shapes]
-        if any(
-            tuple(whole.shape) != tuple(linear.weight.shape) or scale.shape != (whole.shape[0], whole.shape[1] // GROUP)
-            for whole, scale, linear in zip(*moved, [linear for linear in wanted if linear], strict=True)
-        ):
-            continue
-        parts = [rule.to_ours([part]) for part in blocks(*file.raw(name))]
-        for ours, numbers, scales, zeros in zip(rule.ours, *parts, strict=True):
-            yield ours, (name, numbers, scales, zeros)
+        block, block_bytes = FILE_BLOCKS[place.kind.name]
+        moved = [
+            rule.to_ours([torch.empty(place.shape[0], width, device="meta")])
+            for width in (place.shape[1], place.shape[1] // block * block_bytes)
+        ]
+        wanted = [shapes.get(ours) for ours in rule.ours]
+        if wanted == [tuple(whole.shape) for whole in moved[0]] and wanted == [
+            (len(part), part.shape[1] // block_bytes * block) for part in moved[1]
+        ]:
+            kept.append(rule)
+    return kept
 
 
-def blocks(kind: Any, data: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Q4_0 and Q4_1 rows (N, bytes) -> numbers (N, K) of 0 to 15, scales and zeros (N, G).
-
-    A weight is d * (q - 8) in Q4_0 and d * q + m in Q4_1; a layer's is (q - 8) * scale + zero. A block holds its
-    weights 0 to 15 in the low halves of its bytes, 16 to 31 in the high ones.
-    """
-    size = BLOCK_BYTES[kind.name]
-    rows = data.reshape(len(data), -1, size)  # (N, G, bytes)
-    halves = torch.from_numpy(np.ascontiguousarray(rows[:, :, -GROUP // 2 :]))
-    numbers = torch.cat((halves & 15, halves >> 4), -1).flatten(1)
-    floats = torch.from_numpy(np.ascontiguousarray(rows[:, :, : size - GROUP // 2]).view(np.float16)).float()
-    scales = floats[..., 0]
-    zeros = floats[..., 1] + 8 * scales if kind.name == "Q4_1" else torch.zeros_like(scales)
-    return numbers, scales, zeros
+def blocks_of(file: GGUFFile, rules: Sequence[Rule]) -> Iterator[tuple[str, Blocks]]:
+    """Matrices in a file's blocks, by our names. One is read at a time."""
+    wanted = [
+        (file.places[rule.theirs[0]].kind.name, len(part), part.shape[1])
+        for rule in rules
+        for part in rule.to_ours([torch.empty(file.places[rule.theirs[0]].shape, device="meta")])
+    ]
+    numbers = room([size_of(kind, rows, columns) for kind, rows, columns in wanted])
+    made = iter([Blocks(*each, at) for each, at in zip(wanted, numbers, strict=True)])
+    for rule in rules:
+        [their] = rule.theirs
+        _, data = file.raw(their)
+        for ours, rows in zip(rule.ours, rule.to_ours([torch.from_numpy(data)]), strict=True):
+            blocks = next(made)
+            blocks.fill(rows)
+            yield ours, blocks
+        file.forget(file.places[their])

@@ -11,7 +11,7 @@
 
 // One query over `count` keys: out (D).
 inline void attend(const bf16* q, const bf16* keys, const bf16* values, int64_t count, int64_t D, float scale,
-                   std::vector<float>& scores, bf16* out) {
+                   std::vector<float>& scores, float* out) {
     scores.resize((count + 15) / 16 * 16);
     for (int64_t t = 0; t < count; t += 4) {
         __m512 sum[4] = {};
@@ -42,8 +42,8 @@ inline void attend(const bf16* q, const bf16* keys, const bf16* values, int64_t 
         };
         for (int64_t t = 0; t + 1 < count; t += 2) add(t, sums[0], sums[1]), add(t + 1, sums[2], sums[3]);
         if (count % 2) add(count - 1, sums[0], sums[1]);
-        store_bf16(out + d, _mm512_mul_ps(_mm512_add_ps(sums[0], sums[2]), share));
-        store_bf16(out + d + 16, _mm512_mul_ps(_mm512_add_ps(sums[1], sums[3]), share));
+        _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_add_ps(sums[0], sums[2]), share));
+        _mm512_storeu_ps(out + d + 16, _mm512_mul_ps(_mm512_add_ps(sums[1], sums[3]), share));
     }
 }
 
@@ -72,9 +72,10 @@ class SharedAttention {
         }
     }
 
-    void write(int64_t row, bf16* out) const {
+    void write(int64_t row, float* out) const {
         const __m512 share = _mm512_set1_ps(1 / _mm512_reduce_add_ps(_mm512_loadu_ps(&sums[row * 16])));
-        for (int64_t d = 0; d < D; d += 16) store_bf16(out + d, _mm512_mul_ps(_mm512_loadu_ps(&mixed[row * D + d]), share));
+        for (int64_t d = 0; d < D; d += 16)
+            _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_loadu_ps(&mixed[row * D + d]), share));
     }
 
   private:

@@ -28,9 +28,10 @@ SOURCES = (SOURCE, *sorted(SOURCE.parent.glob("*.h")))
 # named one by one: what "native" builds on one machine may not run on another that shares the folder
 FLAGS = (
     "-O3", "-std=c++20", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno",
-    "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vbmi", "-mavx2", "-mfma", "-mbmi2",
+    "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vnni", "-mavx2", "-mfma", "-mbmi2",
+    "-mf16c",
 )  # fmt: skip
-INSTRUCTIONS = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16", "avx512_vbmi")
+INSTRUCTIONS = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16", "avx512_vnni")
 SECONDS = 120  # that a compiler may take
 MARK = b"\nluthier sha256 "  # stands after the library, before its digest: a loader does not look beyond its sections
 LARGEST = 64 * 2**20  # bytes of a library
@@ -47,6 +48,11 @@ def library() -> ctypes.CDLL:
     if isinstance(found, str):
         raise Unavailable(found)
     return found
+
+
+def has_library() -> bool:
+    """Whether there is a compiled step. The first call may compile it."""
+    return not isinstance(library_or_reason(), str)
 
 
 @cache
@@ -76,7 +82,13 @@ def checked(compiled: ctypes.CDLL) -> ctypes.CDLL:
     found = layout.difference(compiled.layout().decode())
     if found is not None:
         raise Unavailable(f"the compiled library is not of this version of Luthier: {found}")
+    matrix, pointer, count = ctypes.POINTER(layout.Matrix), ctypes.c_void_p, ctypes.c_int64
     compiled.step.argtypes, compiled.step.restype = [ctypes.POINTER(layout.Call)], None
+    compiled.bytes_of.argtypes, compiled.bytes_of.restype = [count, count, count], count
+    compiled.pack.argtypes, compiled.pack.restype = [matrix, pointer, count, count], None
+    compiled.unpack.argtypes, compiled.unpack.restype = [matrix, pointer, count, pointer], None
+    compiled.multiply_rows.argtypes = [matrix, pointer, count, pointer, count]
+    compiled.multiply_rows.restype = None
     return compiled
 
 

@@ -7,19 +7,21 @@
 
 using bf16 = uint16_t;
 
-enum Kind : int64_t { BF16 = 0, INT8 = 1, INT4 = 2 };  // of the numbers of a matrix
+// Of the numbers of a matrix: as GGUF files number their types.
+enum Kind : int64_t { BF16 = 30, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, Q4_K = 12, Q6_K = 14 };
 
 constexpr int64_t WIDTH = 32;  // numbers of which every width is a multiple
-constexpr int64_t GROUP = 32;  // numbers of a row that share a scale and a zero, in 4 bits
-constexpr int64_t BLOCK = 64;  // rows of a matrix that are one piece of work, and lie together in 4 bits
+constexpr int64_t GROUP = 32;  // numbers of a row that share a scale
+constexpr int64_t LANES = 16;  // rows of a matrix in blocks that lie side by side
+constexpr int64_t BLOCK = 64;  // rows of a matrix that are multiplied at once
 
 extern "C" {
 // N x K numbers.
 struct Matrix {
     int64_t kind, rows, columns;
-    const void* numbers;  // BF16, INT8: (N, K). INT4: (N / 64, K, 32) bytes, row i in the low half, i + 32 in the high
-    const bf16* scales;   // INT8: (N). INT4: (K / 32, N, 2), scale and zero
+    const void* numbers;  // BF16: (N, K). Else strips of blocks (blocks.h)
     const bf16* bias;     // (N), or null
+    int64_t wide;         // in blocks: whether what is multiplied keeps 16 bits, where 8 do elsewhere
 };
 struct Norm {
     const bf16 *weight, *bias;  // (C); a bias: layer norm. None: RMS norm
@@ -33,7 +35,8 @@ struct Layer {
 struct Model {
     int64_t n_layers, dim, hidden_dim, n_heads, n_kv_heads, head_dim;
     const Layer* layers;
-    const bf16 *embedding, *position_embedding;  // (V, C), (positions, C) or null
+    Matrix embedding;                            // (V, C)
+    const bf16* position_embedding;              // (positions, C), or null
     const float *cos, *sin;                      // (positions, D / 2), or null: no rotation
     Norm norm;
     Matrix output;
@@ -69,10 +72,10 @@ inline const std::string& layout_text() {
 #define CONSTANT(name) add(#name, {int64_t(name)});
 #define STRUCTURE(name) add(#name, {int64_t(sizeof(name))});
 #define FIELD(of, name) add(#of "." #name, {int64_t(offsetof(of, name)), int64_t(sizeof(of::name))});
-        CONSTANT(BF16) CONSTANT(INT8) CONSTANT(INT4) CONSTANT(WIDTH) CONSTANT(GROUP) CONSTANT(BLOCK)
+        CONSTANT(BF16) CONSTANT(Q4_0) CONSTANT(Q4_1) CONSTANT(Q8_0) CONSTANT(Q4_K) CONSTANT(Q6_K)
+        CONSTANT(WIDTH) CONSTANT(GROUP) CONSTANT(LANES)
         STRUCTURE(Matrix)
-        FIELD(Matrix, kind) FIELD(Matrix, rows) FIELD(Matrix, columns) FIELD(Matrix, numbers) FIELD(Matrix, scales)
-        FIELD(Matrix, bias)
+        FIELD(Matrix, kind) FIELD(Matrix, rows) FIELD(Matrix, columns) FIELD(Matrix, numbers) FIELD(Matrix, bias) FIELD(Matrix, wide)
         STRUCTURE(Norm) FIELD(Norm, weight) FIELD(Norm, bias) FIELD(Norm, eps)
         STRUCTURE(Layer)
         FIELD(Layer, attention_norm) FIELD(Layer, feed_forward_norm) FIELD(Layer, query) FIELD(Layer, key)

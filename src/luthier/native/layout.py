@@ -10,24 +10,27 @@ from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from enum import IntEnum
 from itertools import zip_longest
 
-from luthier.quantize.linear import GROUP, LANES
-
 WIDTH = 32  # numbers of which every width is a multiple
+GROUP = 32  # numbers of a row that share a scale
+LANES = 16  # rows of a matrix in blocks that lie side by side
 
 
 class Kind(IntEnum):
-    """How the numbers of a matrix lie in memory."""
+    """How the numbers of a matrix lie in memory: bfloat16, or one of GGUF's blocks, by its number there."""
 
-    BF16 = 0
-    INT8 = 1
-    INT4 = 2
+    BF16 = 30
+    Q4_0 = 2
+    Q4_1 = 3
+    Q8_0 = 8
+    Q4_K = 12
+    Q6_K = 14
 
 
 class Matrix(Structure):
-    """N x K numbers of a kind, with scales where it has them, and a bias or none."""
+    """N x K numbers of a kind, and a bias or none. wide: see blocks.py."""
 
     _fields_ = [("kind", c_int64), ("rows", c_int64), ("columns", c_int64), ("numbers", c_void_p),
-                ("scales", c_void_p), ("bias", c_void_p)]  # fmt: skip
+                ("bias", c_void_p), ("wide", c_int64)]  # fmt: skip
 
 
 class Norm(Structure):
@@ -45,10 +48,10 @@ class Layer(Structure):
 
 
 class Model(Structure):
-    """All weights. embedding (V, C) and position_embedding (positions, C) bfloat16; cos, sin (positions, D / 2)."""
+    """All weights. position_embedding (positions, C) bfloat16; cos, sin (positions, D / 2)."""
 
     _fields_ = [("n_layers", c_int64), ("dim", c_int64), ("hidden_dim", c_int64), ("n_heads", c_int64),
-                ("n_kv_heads", c_int64), ("head_dim", c_int64), ("layers", POINTER(Layer)), ("embedding", c_void_p),
+                ("n_kv_heads", c_int64), ("head_dim", c_int64), ("layers", POINTER(Layer)), ("embedding", Matrix),
                 ("position_embedding", c_void_p), ("cos", c_void_p), ("sin", c_void_p), ("norm", Norm),
                 ("output", Matrix)]  # fmt: skip
 
@@ -73,7 +76,7 @@ class Call(Structure):
                 ("logits", c_void_p), ("threads", c_int64)]  # fmt: skip
 
 
-CONSTANTS = {**{kind.name: int(kind) for kind in Kind}, "WIDTH": WIDTH, "GROUP": GROUP, "BLOCK": LANES}
+CONSTANTS = {**{kind.name: int(kind) for kind in Kind}, "WIDTH": WIDTH, "GROUP": GROUP, "LANES": LANES}
 STRUCTURES: tuple[type[Structure], ...] = (Matrix, Norm, Layer, Model, Row, Cache, Call)
 
 

@@ -68,16 +68,11 @@ inline void transpose(__m512i (&r)[16]) {
     for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
-inline __m512 load_int8(const int8_t* p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
-}
 inline __m512i load_32(const bf16* p) { return _mm512_loadu_si512(p); }
-inline __m512i load_32(const int8_t* p) { return (__m512i)_mm512_cvtne2ps_pbh(load_int8(p + 16), load_int8(p)); }
 
 // Up to 64 rows of K numbers become K / 2 lines of 64 pairs: the two numbers of a row side by side. Past the last row,
 // it comes once more.
-template <class Number>
-void open_rows(const Number* rows, int64_t stride, int64_t count, int64_t K, int32_t* pairs) {
+inline void open_rows(const bf16* rows, int64_t stride, int64_t count, int64_t K, int32_t* pairs) {
     for (int64_t k = 0; k < K; k += 32)
         for (int64_t j = 0; j < 64; j += 16) {
             __m512i square[16];

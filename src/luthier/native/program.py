@@ -22,10 +22,10 @@ from luthier.model.hook_point import HookPoint
 from luthier.model.norm import RMSNorm
 from luthier.model.rope import Rope
 from luthier.model.transformer import Block, Transformer
+from luthier.native.blocks import BlockEmbedding, BlockLinear, size_of
 from luthier.native.build import Unavailable, library
 from luthier.native.layout import WIDTH, Cache, Call, Kind, Layer, Matrix, Model, Norm, Row
 from luthier.native.supported import Snapshot, Unfit, check, numbers_of
-from luthier.quantize.linear import GROUP, LANES, Int4Linear, Int8Linear, packing_is_known
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,9 @@ def native_step(model: Transformer, positions: int) -> NativeStep | None:
     supported.py. The reason is logged.
     """
     try:
-        if model.embedding.weight.device.type != "cpu":
-            raise Unfit(f"the model is on {model.embedding.weight.device}, and the step is for the processor")
+        if model.device.type != "cpu":
+            raise Unfit(f"the model is on {model.device}, and the step is for the processor")
         check(model)
-        numbers_of(model.embedding.weight, "the embedding")
         return NativeStep(library(), model, positions)
     except (Unfit, Unavailable) as reason:
         log.debug("PyTorch computes this model, not the compiled step: %s", reason)
@@ -75,7 +74,7 @@ class NativeStep:
         layers = (Layer * len(model.layers))(*map(self.layer, model.layers))
         self.model = Model(
             len(model.layers), self.dim, self.hidden_dim, self.n_heads, self.n_kv_heads, self.head_dim, layers,
-            self.pointer(model.embedding, "weight", (self.n_tokens, self.dim)),
+            self.table(model.embedding),
             None if table is None else self.pointer(table, "weight", (table.num_embeddings, self.dim)),
             None if self.cos is None else self.cos.data_ptr(), None if self.sin is None else self.sin.data_ptr(),
             self.norm(model.norm), self.matrix(model.output, self.vocab_size, self.dim),
@@ -141,23 +140,25 @@ class NativeStep:
         self.weights.append(tensor)
         return tensor.data_ptr()
 
+    def table(self, module: nn.Module) -> Matrix:
+        """The embedding, of either kind."""
+        shape = self.n_tokens, self.dim
+        if isinstance(module, BlockEmbedding):
+            return Matrix(Kind[module.kind], *shape, self.pointer(module, "numbers", (size_of(module.kind, *shape),)))
+        return Matrix(Kind.BF16, *shape, self.pointer(module, "weight", shape))
+
     def matrix(self, module: nn.Module, rows: int, columns: int) -> Matrix:
         """A linear layer of any kind, (rows, columns)."""
         if sizes_of(module) != (rows, columns) or columns % WIDTH:
             raise Unfit(f"a matrix is {sizes_of(module)}, not ({rows}, {columns}) with {columns} a multiple of {WIDTH}")
         bias = None if module.bias is None else self.pointer(module, "bias", (rows,))
         match module:
-            case Int4Linear() if rows % LANES == 0 and packing_is_known():
-                scales = self.pointer(module, "scales_and_zeros", (columns // GROUP, rows, 2))
-                return Matrix(
-                    Kind.INT4, rows, columns, self.pointer(module, "packed", (rows, columns // 2)), scales, bias
-                )
-            case Int8Linear():
-                scales = self.pointer(module, "scales", (rows,))
-                return Matrix(Kind.INT8, rows, columns, self.pointer(module, "numbers", (rows, columns)), scales, bias)
+            case BlockLinear():
+                numbers = self.pointer(module, "numbers", (size_of(module.kind, rows, columns),))
+                return Matrix(Kind[module.kind], rows, columns, numbers, bias, module.wide)
             case nn.Linear():
-                return Matrix(Kind.BF16, rows, columns, self.pointer(module, "weight", (rows, columns)), None, bias)
-        raise Unfit(f"a matrix of 4 bits has {rows} rows, no multiple of {LANES}, or this processor packs it otherwise")
+                return Matrix(Kind.BF16, rows, columns, self.pointer(module, "weight", (rows, columns)), bias)
+        raise Unfit(f"{type(module).__qualname__} in the place of a matrix")
 
     def norm(self, module: nn.Module) -> Norm:
         """RMS norm, or layer norm with its bias."""
@@ -224,6 +225,6 @@ def exactly(module: nn.Module, kind: type[nn.Module]) -> None:
 
 def sizes_of(module: nn.Module) -> tuple[int, int]:
     """(out, in) of a linear layer."""
-    if not isinstance(module, nn.Linear | Int8Linear | Int4Linear):
+    if not isinstance(module, nn.Linear | BlockLinear):
         raise Unfit(f"{type(module).__qualname__} in the place of a matrix")
     return module.out_features, module.in_features

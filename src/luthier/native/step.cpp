@@ -1,8 +1,8 @@
 // One step of a decoder for rows of tokens, each a new token of some text: all layers in one call, on a few threads.
-// For x86-64 with AVX-512 and its bfloat16 products. layout.h has the structures that program.py fills.
+// For x86-64 with AVX-512 and its products of bfloat16 and of 8 bits. layout.h has the structures that program.py fills.
 //
 // Each number depends on its own row alone and is summed in one order, whatever the rows beside it and the threads, as
-// long as a text has FEW new tokens or all are 4 bits; a prompt takes other ways, which round differently.
+// long as a text has FEW new tokens; a prompt takes other ways in attention and in bfloat16, which round differently.
 //
 // Shapes: M rows, C dim, F hidden_dim, H query heads, K key heads, D head_dim, V vocab_size.
 #include "attention.h"
@@ -10,7 +10,7 @@
 
 namespace {
 
-void normalise(const Norm& norm, const float* x, int64_t C, bf16* y) {
+void normalise(const Norm& norm, const float* x, int64_t C, float* y) {
     __m512 sum = _mm512_setzero_ps();
     float mean = 0;
     if (norm.bias) {
@@ -25,7 +25,7 @@ void normalise(const Norm& norm, const float* x, int64_t C, bf16* y) {
     for (int64_t c = 0; c < C; c += 16) {
         __m512 d = _mm512_sub_ps(_mm512_loadu_ps(x + c), _mm512_set1_ps(mean));
         d = _mm512_mul_ps(_mm512_mul_ps(d, _mm512_set1_ps(factor)), load_floats(norm.weight + c));
-        store_bf16(y + c, norm.bias ? _mm512_add_ps(d, load_floats(norm.bias + c)) : d);
+        _mm512_storeu_ps(y + c, norm.bias ? _mm512_add_ps(d, load_floats(norm.bias + c)) : d);
     }
 }
 
@@ -59,7 +59,6 @@ struct Queries {
 
 struct Step {
     static constexpr int64_t FEW = 17;     // new tokens of a text
-    static constexpr int64_t APART = 64;   // rows a thread, from which each takes rows of its own through the products
     static constexpr int64_t TOGETHER = 32;  // rows of a text that meet its keys together
 
     const Model& model;
@@ -69,7 +68,7 @@ struct Step {
     float* logits;
     Team team;
     std::vector<float> x, q, k, v;       // (M, C), (M, H * D), (M, K * D)
-    std::vector<bf16> mixed, hidden;     // (M, H * D), (M, F)
+    std::vector<float> mixed, hidden;    // (M, H * D), (M, F)
     bool alone;                          // each text has few new tokens, which are read as if they came one by one
     std::vector<Queries> queries;        // none of those
     std::vector<std::atomic<int64_t>> next;  // of the queries, in each layer
@@ -96,56 +95,28 @@ struct Step {
 
     int64_t position(int64_t row) const { return rows[row].slot - rows[row].start; }
 
-    // A thread's part of a product: these rows, and one part in so many of the blocks of the matrix.
-    struct Share {
-        int64_t begin, end, part, parts;
-    };
-
-    // Products of the rows of a share. store(matrix, row, first column, count, values)
-    template <class Store>
-    void multiply(const Share& share, std::initializer_list<const Matrix*> matrices, const Source& source, Store&& store) {
-        int64_t blocks = 0;
-        for (const Matrix* w : matrices) blocks += (w->rows + BLOCK - 1) / BLOCK;
-        const int64_t from = blocks * share.part / share.parts, to = blocks * (share.part + 1) / share.parts;
-        const int64_t rows = share.end - share.begin;
-        std::vector<float> out(rows * BLOCK);
-        int64_t before = 0, which = 0;
-        for (const Matrix* w : matrices) {
-            const int64_t n = (w->rows + BLOCK - 1) / BLOCK;
-            for (int64_t b = std::max(from, before); b < std::min(to, before + n); b++) {
-                const int64_t first = (b - before) * BLOCK, count = std::min<int64_t>(BLOCK, w->rows - first);
-                multiply_block(*w, first, source, rows, alone, out.data());
-                for (int64_t i = 0; i < rows; i++) store(which, share.begin + i, first, count, &out[i * BLOCK]);
-            }
-            before += n, which++;
-        }
-    }
-
     void work(int me) {
         const int64_t C = model.dim, H = model.n_heads, K = model.n_kv_heads, D = model.head_dim, F = model.hidden_dim;
-        const bool apart = M >= APART * team.size;
-        const Share share = apart ? Share{M * me / team.size, M * (me + 1) / team.size, 0, 1} : Share{0, M, me, team.size};
+        const Share share(M, me, team.size);
         const int64_t own = share.end - share.begin;
-        std::vector<bf16> normed(M * C);
+        std::vector<float> normed(M * C);
         Source source;
         SharedAttention attention;
-        auto norm = [&](const Norm& with) {  // rows that threads share, each normalises: waiting would take longer
+        // rows that threads share, each normalises: waiting would take longer
+        auto norm = [&](const Norm& with, std::initializer_list<const Matrix*> matrices) {
             for (int64_t r = 0; r < own; r++) normalise(with, &x[(share.begin + r) * C], C, &normed[r * C]);
-            source.take(normed.data(), own, C);
+            source.take(normed.data(), own, C, matrices);
         };
         auto add = [&](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {
             for (int64_t i = 0; i < n; i++) x[r * C + first + i] += y[i];
         };
         for (int64_t r = me; r < M; r += team.size)
-            for (int64_t c = 0; c < C; c++) {
-                x[r * C + c] = to_float(model.embedding[rows[r].token * C + c]);
-                if (model.position_embedding) x[r * C + c] += to_float(model.position_embedding[position(r) * C + c]);
-            }
+            embed(r);
         team.meet();
         for (int64_t l = 0; l < model.n_layers; l++) {
             const Layer& layer = model.layers[l];
-            norm(layer.attention_norm);
-            multiply(share, {&layer.query, &layer.key, &layer.value}, source,
+            norm(layer.attention_norm, {&layer.query, &layer.key, &layer.value});
+            multiply(share, alone, {&layer.query, &layer.key, &layer.value}, source,
                      [&](int64_t which, int64_t r, int64_t first, int64_t n, const float* y) {
                          auto& to = which == 0 ? q : which == 1 ? k : v;
                          std::memcpy(&to[r * (which == 0 ? H : K) * D + first], y, n * sizeof(float));
@@ -156,24 +127,38 @@ struct Step {
             if (queries.empty()) attend_singly(me, layer, caches[l]);
             else attend_together(l, attention);
             team.meet();
-            source.take(mixed.data() + share.begin * H * D, own, H * D);
-            multiply(share, {&layer.output}, source, add);
+            source.take(mixed.data() + share.begin * H * D, own, H * D, {&layer.output});
+            multiply(share, alone, {&layer.output}, source, add);
             team.meet();
-            norm(layer.feed_forward_norm);
+            if (layer.gate.numbers) norm(layer.feed_forward_norm, {&layer.gate, &layer.up});
+            else norm(layer.feed_forward_norm, {&layer.up});
             feed_forward(share, layer, source);
             team.meet();
-            source.take(hidden.data() + share.begin * F, own, F);
-            multiply(share, {&layer.down}, source, add);
+            source.take(hidden.data() + share.begin * F, own, F, {&layer.down});
+            multiply(share, alone, {&layer.down}, source, add);
             team.meet();
         }
         int64_t wanted = 0;
         for (int64_t r = 0; r < M; r++)
             if (rows[r].wanted) normalise(model.norm, &x[r * C], C, &normed[wanted++ * C]);
-        source.take(normed.data(), wanted, C);
-        multiply({0, wanted, me, team.size}, {&model.output}, source,
+        source.take(normed.data(), wanted, C, {&model.output});
+        multiply(Share{0, wanted, me, team.size}, alone, {&model.output}, source,
                  [&](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {
                      std::memcpy(logits + r * model.output.rows + first, y, n * sizeof(float));
                  });
+    }
+
+    void embed(int64_t row) {
+        const int64_t C = model.dim, token = rows[row].token;
+        float* y = &x[row * C];
+        if (model.embedding.kind == BF16)
+            for (int64_t c = 0; c < C; c++) y[c] = to_float(((const bf16*)model.embedding.numbers)[token * C + c]);
+        else
+            with_format(model.embedding.kind, [&](auto format) {
+                unpack_row<decltype(format)>((const uint8_t*)model.embedding.numbers, token, C, y);
+            });
+        if (model.position_embedding)
+            for (int64_t c = 0; c < C; c++) y[c] += to_float(model.position_embedding[position(row) * C + c]);
     }
 
     void turn(float* head, int64_t row) const {
@@ -231,16 +216,16 @@ struct Step {
 
     // hidden = silu(gate) * up, or GELU(up) where there is no gate.
     void feed_forward(const Share& share, const Layer& layer, const Source& source) {
-        std::vector<float> gate(layer.gate.numbers ? (share.end - share.begin) * BLOCK : 0);
+        const int64_t M = share.end - share.begin;
+        std::vector<float> gate(layer.gate.numbers ? M * BLOCK : 0);
         int64_t opened = -1;  // the columns of the gate that are there
-        multiply(share, {&layer.up}, source, [&](int64_t, int64_t r, int64_t first, int64_t n, const float* up) {
-            bf16* to = &hidden[r * model.hidden_dim + first];
+        multiply(share, alone, {&layer.up}, source, [&](int64_t, int64_t r, int64_t first, int64_t n, const float* up) {
             if (layer.gate.numbers && opened != first)
-                multiply_block(layer.gate, opened = first, source, share.end - share.begin, alone, gate.data());
+                multiply_block(layer.gate, opened = first, n, source, M, alone, gate.data());
             for (int64_t i = 0; i < n; i += 16) {
                 __m512 y = _mm512_loadu_ps(up + i);
                 y = gate.empty() ? gelu(y) : _mm512_mul_ps(silu(_mm512_loadu_ps(&gate[(r - share.begin) * BLOCK + i])), y);
-                store_bf16(to + i, y);
+                _mm512_storeu_ps(&hidden[r * model.hidden_dim + first + i], y);
             }
         });
     }
@@ -255,5 +240,40 @@ const char* layout() { return layout_text().c_str(); }
 void step(const Call* call) {
     Step one(*call->model, call->rows, call->n_rows, call->caches, call->logits);
     one.team.run(call->threads, [&](int me) { one.work(me); });
+}
+
+// Bytes of the numbers of a matrix in blocks.
+int64_t bytes_of(int64_t kind, int64_t rows, int64_t columns) {
+    int64_t bytes = 0;
+    with_format(kind, [&](auto format) { bytes = (rows + LANES - 1) / LANES * strip_bytes<decltype(format)>(columns); });
+    return bytes;
+}
+
+// Rows of a GGUF file, as they lie there, into a matrix in blocks from row `first` on, a multiple of LANES.
+void pack(const Matrix* w, const uint8_t* rows, int64_t first, int64_t count) {
+    with_format(w->kind, [&](auto format) {
+        pack_rows<decltype(format)>(rows, first, count, w->columns, (uint8_t*)w->numbers);
+    });
+}
+
+// Rows of a matrix in blocks as the numbers that they stand for: out (count, K) float32.
+void unpack(const Matrix* w, const int64_t* rows, int64_t count, float* out) {
+    with_format(w->kind, [&](auto format) {
+        for (int64_t i = 0; i < count; i++)
+            unpack_row<decltype(format)>((const uint8_t*)w->numbers, rows[i], w->columns, out + i * w->columns);
+    });
+}
+
+// x (M, K) float32 times a matrix: out (M, N) float32.
+void multiply_rows(const Matrix* w, const float* x, int64_t M, float* out, int64_t threads) {
+    Team team;
+    team.run(threads, [&](int me) {
+        const Share share(M, me, team.size);
+        Source source;
+        source.take(x + share.begin * w->columns, share.end - share.begin, w->columns, {w});
+        multiply(share, false, {w}, source, [&](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {
+            std::memcpy(out + r * w->rows + first, y, n * sizeof(float));
+        });
+    });
 }
 }

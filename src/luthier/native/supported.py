@@ -23,7 +23,7 @@ from luthier.model.norm import RMSNorm
 from luthier.model.overrides import GLOBAL_HOOKS, OWN_HOOKS, override
 from luthier.model.rope import Rope, RopeScaling
 from luthier.model.transformer import Block, Transformer
-from luthier.quantize.linear import Int4Linear, Int8Linear
+from luthier.native.blocks import BlockEmbedding, BlockLinear
 
 # each kind of module, and all that it may have: attributes, weights and modules within it. What a class is given anew,
 # step.cpp must compute before it is listed here
@@ -41,8 +41,8 @@ KNOWN: dict[type[nn.Module], frozenset[str]] = {
         RMSNorm: "eps weight",
         nn.LayerNorm: "normalized_shape eps elementwise_affine weight bias",
         nn.Linear: "in_features out_features weight bias",
-        Int8Linear: "in_features out_features numbers scales bias",
-        Int4Linear: "in_features out_features packed scales_and_zeros bias",
+        BlockLinear: "kind wide in_features out_features numbers bias",
+        BlockEmbedding: "kind num_embeddings embedding_dim numbers",
         nn.Embedding: "num_embeddings embedding_dim padding_idx max_norm norm_type scale_grad_by_freq sparse weight",
         Dropout: "p rank generator_seed seed",
     }.items()

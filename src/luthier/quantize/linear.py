@@ -1,4 +1,5 @@
-"""Linear layers whose weights are whole numbers of 8 or 4 bits, times scales: they stand in for `nn.Linear` on a CPU.
+"""Linear layers whose weights are whole numbers of 8 or 4 bits, times scales: they stand in for `nn.Linear` on a CPU
+that the compiled library (native/blocks.py) is not for.
 
 A single token asks for all the weights and little arithmetic, so its speed is that of reading them: there the packed
 weights are multiplied as they are. A long prompt is all arithmetic: there they are unpacked to bfloat16, one layer at a

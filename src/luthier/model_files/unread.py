@@ -1,0 +1,24 @@
+"""A GGUF file some of whose matrices are read in another way."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from luthier.formats.gguf_file import GGUFFile
+from luthier.formats.names import Shape
+
+
+class Unread:
+    """A GGUF file whose packed matrices come as `meta` tensors: a checkpoint for all the other weights."""
+
+    def __init__(self, file: GGUFFile, packed: set[str]) -> None:
+        self.file, self.packed = file, packed
+
+    def shapes(self) -> dict[str, Shape]:
+        return dict(self.file.shapes())
+
+    def tensor(self, name: str) -> Tensor:
+        if name in self.packed:
+            return torch.empty(self.file.places[name].shape, dtype=torch.bfloat16, device="meta")
+        return self.file.tensor(name)
