@@ -28,7 +28,7 @@ from rich.table import Table
 from child import Child
 from limits import CPU, LIMITS
 from luthier.model_files import kinds
-from smollm2 import smollm2
+from models import smollm2
 
 SCRIPT = Path(__file__).with_name("speakers.py")
 OURS, PLAIN = "luthier int4", "luthier int4, no guesses"

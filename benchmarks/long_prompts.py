@@ -33,7 +33,7 @@ from luthier.generation.reader import Reader
 from luthier.model.transformer import Transformer
 from luthier.model_files import kinds, quantized
 from luthier.training.machine import keep_freed_memory
-from smollm2 import smollm2
+from models import smollm2
 
 LENGTHS = (512, 2048, 8192)  # tokens
 CHUNK = 512  # tokens

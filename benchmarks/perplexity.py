@@ -27,7 +27,7 @@ from torch import Tensor
 from luthier.evaluation.perplexity import token_losses
 from luthier.evaluation.windows import Window, limited, runs_of, windows
 from luthier.language_model import load
-from smollm2 import smollm2
+from models import smollm2
 
 CONTEXT = 512  # tokens
 KINDS: dict[str, dict[str, Any]] = {
