@@ -73,5 +73,5 @@ class Writer:
         return "" if token in self.special else self.decoder.push(token)
 
     def flush(self) -> str:
-        """The end of the text: what is left to be shown."""
-        return "" if self.stopped else self.finder.push(self.decoder.flush()) + self.finder.flush()
+        """The end of the text: what is left to be shown, without a character whose last bytes were never written."""
+        return "" if self.stopped else self.finder.push(self.decoder.flush().rstrip("\ufffd")) + self.finder.flush()

@@ -6,17 +6,15 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from luthier.architectures import registry
-from luthier.data.batches import Batch
 from luthier.run import corpus
 from luthier.run.cost import Cost, estimate
+from luthier.run.length import Amount, amount_of, is_open, length_of
 from luthier.run.plan import Plan, with_vocabulary
+from luthier.run.timing import time_steps
 from luthier.run.watch import duration
 from luthier.terminal.printing import output_table
-from luthier.training.loop import Trainer
 from luthier.training.machine import (
     available_memory,
     choose_device,
@@ -24,9 +22,6 @@ from luthier.training.machine import (
     keep_freed_memory,
     matrix_product_peak,
 )
-
-TIMED = 4  # steps, the first of which prepares
-LONGEST = 30.0  # seconds given to timing
 
 
 @dataclass(frozen=True)
@@ -43,29 +38,6 @@ class Forecast:
     peak: float  # FLOP/s of a matrix product
 
 
-class RandomIds:
-    """Batches of a plan's shape with nothing to learn."""
-
-    epoch, batches_per_epoch = 0.0, 1
-
-    def __init__(self, plan: Plan) -> None:
-        generator = torch.Generator().manual_seed(0)
-        shape = (plan.settings.batch_size, plan.model.context_length + 1)
-        ids = torch.randint(plan.model.vocab_size, shape, generator=generator)
-        self.batch = Batch(ids[:, :-1], ids[:, 1:])
-
-    def next_batch(self) -> Batch:
-        """The same each time."""
-        return self.batch
-
-    def state(self) -> dict[str, int]:
-        """Nothing to keep."""
-        return {"batches": 0}
-
-    def restore(self, state: dict[str, int]) -> None:
-        """Nothing to restore."""
-
-
 def forecast(plan: Plan, *, with_data: bool) -> Forecast:
     """Count, and time a few uncompiled steps where the machine can hold them."""
     keep_freed_memory()
@@ -73,32 +45,26 @@ def forecast(plan: Plan, *, with_data: bool) -> Forecast:
     device = choose_device(settings.device)
     tokens, steps = None, settings.steps or None
     if with_data:
-        plan, tokens, steps = count_tokens(plan)
+        plan, tokens, steps, amount = count_tokens(plan)
     low = settings.precision == "bfloat16" or (settings.precision == "auto" and has_fast_bfloat16(device))
     dtype = torch.bfloat16 if low else torch.float32
     cost = estimate(plan)
     memory = available_memory(device)
     fits = cost.memory < 0.8 * memory
     seconds = time_steps(plan, device, dtype) * settings.accumulation if fits else None
+    if with_data and seconds is not None and is_open(settings):
+        steps = length_of(settings, seconds, amount).steps
     return Forecast(plan, cost, device.type, memory, tokens, steps, seconds, matrix_product_peak(device, dtype))
 
 
-def count_tokens(plan: Plan) -> tuple[Plan, int, int]:
+def count_tokens(plan: Plan) -> tuple[Plan, int, int, Amount]:
     """Prepare the text in a folder that goes again. The plan with its vocabulary, its training tokens and its steps."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer, place = corpus.prepare_tokens(plan, Path(folder) / "tokens")
-        tokens, _ = corpus.open_splits(place)
-        steps = corpus.steps_in_all(plan.settings, corpus.make_batches(plan, tokens, tokenizer))
-        return with_vocabulary(plan, tokenizer.vocab_size), len(tokens), steps
-
-
-def time_steps(plan: Plan, device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds of one batch, forward, backward and the optimizer, the best of a few."""
-    trainer = Trainer(registry.build(plan.model, device=device), RandomIds(plan), plan.settings, TIMED, dtype)
-    times = [trainer.train_step().seconds]
-    while len(times) < TIMED and sum(times) + times[-1] < LONGEST:
-        times.append(trainer.train_step().seconds)
-    return float(np.min(times))
+        tokens, validation = corpus.open_splits(place)
+        batches = corpus.make_batches(plan, tokens, tokenizer)
+        steps, amount = corpus.steps_in_all(plan.settings, batches), amount_of(plan, batches, tokens, validation)
+        return with_vocabulary(plan, tokenizer.vocab_size), len(tokens), steps, amount
 
 
 def show(forecast: Forecast) -> None:

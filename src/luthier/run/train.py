@@ -12,12 +12,13 @@ import torch
 from luthier.architectures import registry
 from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel, load
-from luthier.run import corpus, cost, launch, speed
+from luthier.run import corpus, cost, launch, length, speed
 from luthier.run.folder import RunFolder
 from luthier.run.plan import Plan, check_resumable, read_run, resolve, with_vocabulary
 from luthier.run.training_run import Run, newest
 from luthier.run.watch import tensorboard_writer
 from luthier.terminal.printing import mute, say, warn
+from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.load import load as load_tokenizer
 from luthier.training.distributed import World, joined
 from luthier.training.machine import choose_device, keep_freed_memory
@@ -58,12 +59,26 @@ def begin(plan: Plan, folder: RunFolder, device: torch.device, world: World) -> 
         plan = with_vocabulary(plan, tokenizer.vocab_size)
         for warning in cost.check(plan, folder, device):
             warn(warning)
+        plan = with_some_length(plan, tokens, tokenizer, device, world)
         model = registry.build(plan.model, seed=plan.settings.seed, device=device)
         run = Run(plan, folder, LanguageModel(model, tokenizer, plan.model), tokens, world)
         run.plan = replace(plan, settings=speed.choose_precision(run.trainer, plan.settings))
         if world.is_first:
             folder.recipe.write_text(run.plan.toml(), encoding="utf-8")
         return run
+
+
+def with_some_length(plan: Plan, tokens: Path, tokenizer: Tokenizer, device: torch.device, world: World) -> Plan:
+    """The plan, with a length chosen and said when it has none. Several processes would time each other: one epoch."""
+    if not length.is_open(plan.settings):
+        return plan
+    chosen = None
+    if world.size == 1:
+        train, validation = corpus.open_splits(tokens)
+        amount = length.amount_of(plan, corpus.make_batches(plan, train, tokenizer), train, validation)
+        chosen = length.choose_length(plan, amount, device)
+    say("one pass over the text, as neither --steps nor --epochs is given" if chosen is None else chosen.text())
+    return length.with_length(plan, chosen)
 
 
 def resume(

@@ -73,9 +73,9 @@ class Settings:
 
     # length and luck
     steps: int = 0
-    """Optimizer steps; 0: as `epochs` says."""
+    """Optimizer steps; 0: as `epochs` says; without either, as many as take about three minutes on this machine."""
     epochs: float = 0.0
-    """Passes over the training tokens; 0 with steps = 0: 1 pass."""
+    """Passes over the training tokens; 0: as `steps` says."""
     seed: int = 1
     """First weights, order of the batches and dropout."""
 
