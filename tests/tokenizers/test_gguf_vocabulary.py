@@ -12,13 +12,13 @@ from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, Remark
 from luthier.tokenizers.core.pieces import BYTE_ALPHABET, BYTE_OF
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.core.train import characters, train_bpe
 from luthier.tokenizers.formats.gguf_vocabulary import from_gguf, to_gguf
 from luthier.tokenizers.formats.gguf_words import NAMES, name_of, words_of
-from luthier.tokenizers.formats.tiktoken_model import LLAMA3_WORDS
+from luthier.tokenizers.formats.tiktoken_model import FAMILIES, LLAMA3_WORDS
 from luthier.tokenizers.load import load
 
 KINDS = ["characters", "bpe", "gpt2", "llama3", "llama4", "sentencepiece bpe"]
@@ -189,7 +189,8 @@ def test_byte_level_tokens_of_each_type():
 def test_a_file_of_gpt2_older_than_the_names_of_words_is_gpt2():
     old = {key: value for key, value in GPT2.items() if key != NAME + "pre"}
     assert from_gguf(old).fingerprint == from_gguf(GPT2).fingerprint
-    assert name_of(from_gguf(old | {"general.architecture": "llama"}).backend) == "default"
+    with pytest.warns(Remark, match="does not say how its model cuts words"):
+        assert name_of(from_gguf(old | {"general.architecture": "llama"}).backend) == "default"
 
 
 def test_a_special_tokens_name_that_is_a_word_is_plain_text():
@@ -217,15 +218,85 @@ WORDS = {  # how "It'S  12345 éA!\n\n x" is parted
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name, written in NAMES.items() if written in WORDS])
 def test_words_are_parted_as_their_name_says_and_the_name_is_found_again(name):
     words = words_of(name)
     parts = words.pre_tokenizer.pre_tokenize_str("It'S  12345 éA!\n\n x")
     written = "|".join(bytes(map(BYTE_OF.__getitem__, part)).decode() for part, _ in parts)
     assert written == WORDS[NAMES[name]]
-    backend = Backend(BPE())
+    backend = Backend(BPE(ignore_merges=words.takes_whole))
     backend.normalizer, backend.pre_tokenizer = words.normalizer, words.pre_tokenizer
     assert name_of(backend) == NAMES[name]
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(NAMES.values()))
+def test_the_name_that_is_written_means_the_same(name):
+    words = words_of(name)
+    backend = Backend(BPE(ignore_merges=words.takes_whole))
+    backend.normalizer, backend.pre_tokenizer = words.normalizer, words.pre_tokenizer
+    found = words_of(name_of(backend))
+    assert found.pre_tokenizer.__getstate__() == words.pre_tokenizer.__getstate__()
+    assert found.takes_whole == words.takes_whole
+    assert "".join(part for part, _ in words.pre_tokenizer.pre_tokenize_str("It'S  12345 éA!\n\n x"))
+
+
+def test_a_name_that_is_not_known_is_remarked_upon_and_opens():
+    with pytest.warns(Remark, match=r"'new-words' .* may be cut wrongly"):
+        tokenizer = from_gguf(GPT2 | {NAME + "pre": "new-words"})
+    assert name_of(tokenizer.backend) == "default"
+    with pytest.raises(LuthierError, match=r"'gemma4' .* is not byte-level"):
+        from_gguf(GPT2 | {NAME + "pre": "gemma4"})
+
+
+@pytest.mark.parametrize("family", ["llama3", "llama4"])
+def test_a_file_of_llama_3_older_than_the_names_of_words_is_known_by_its_vocabulary(family):
+    ranks, special = FAMILIES[family].ranks, FAMILIES[family].special_tokens()
+    tokens = [*BYTE_ALPHABET, *(f"ordinary {number}" for number in range(256, ranks)), *special]
+    fields = {"general.architecture": "llama", NAME + "model": "gpt2", NAME + "tokens": tokens, NAME + "merges": []}
+    fields[NAME + "token_type"] = [1] * ranks + [3] * len(special)
+    fields[NAME + "eos_token_id"] = ranks + 1
+    tokenizer = from_gguf(fields)
+    assert name_of(tokenizer.backend) == {"llama3": "llama-bpe", "llama4": "llama4"}[family]
+    if family == "llama3":  # <|end_of_text|>, <|eom_id|>, <|eot_id|>
+        assert tokenizer.eos_ids == (128_001, 128_008, 128_009)
+    tokens[ranks] = "<|other|>"
+    with pytest.warns(Remark, match="does not say how its model cuts words"):
+        assert name_of(from_gguf(fields).backend) == "default"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ends"),
+    [
+        (["a", "b", "<|im_end|>", "c"], [2]),
+        (["<|end|>", "<|eom_id|>", "<end_of_turn>", "<|eot_id|>", "<|endoftext|>"], [0, 1, 2, 3, 4]),
+        (["<|end|>", "<|return|>", "<|call|>"], [1, 2]),  # <|end|> ends a message there
+        (["</s>", "a"], [0]),
+        (["</s>", "<|tool_response>"], [1]),  # a "</s>" that is text
+        (["<|fim_pad|>", "<fim-pad>", "<|file_sep|>"], [0, 2]),
+        (["end", "<|im_start|>"], []),
+    ],
+)
+@pytest.mark.parametrize("kind", [1, 3, 4, None])
+def test_tokens_that_end_a_text_are_known_by_name(tokens, ends, kind):
+    fields = {NAME + "model": "gpt2", NAME + "pre": "gpt-2", NAME + "tokens": tokens, NAME + "merges": []}
+    if kind is not None:
+        fields[NAME + "token_type"] = [kind] * len(tokens)
+    tokenizer = from_gguf(fields)
+    assert list(tokenizer.eos_ids) == ends
+    assert set(ends) <= set(tokenizer.special_tokens.values())  # no text, whatever the file calls them
+
+
+@pytest.mark.parametrize("kinds", [None, [1] * 259])
+def test_byte_tokens_are_bytes_without_their_type(kinds):
+    tokens = ["<unk>", "<s>", "</s>", *BYTES]
+    fields = LLAMA | {NAME + "tokens": tokens, NAME + "scores": [0.0] * 259, NAME + "token_type": kinds}
+    fields[NAME + "add_space_prefix"] = False
+    if kinds is None:
+        fields.pop(NAME + "token_type")
+    tokenizer = from_gguf(fields)
+    assert tokenizer.decode(tokenizer.encode("hé")) == "hé"
+    assert tokenizer.piece(3 + 10) == b"\n"
+    assert tokenizer.special_tokens.items() >= {"<unk>": 0, "</s>": 2}.items()
 
 
 def test_other_writings_of_the_same_words_have_the_same_name():
@@ -235,8 +306,10 @@ def test_other_writings_of_the_same_words_have_the_same_name():
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     for behaviour, invert in (("isolated", False), ("removed", True)):
         split = pre_tokenizers.Split(Regex(LLAMA3_WORDS), behaviour, invert=invert)
-        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Sequence([split]), bytes_only])
-        assert name_of(backend) == "llama-bpe"
+        for whole, name in ((True, "llama-bpe"), (False, "dbrx")):
+            backend = Backend(BPE(ignore_merges=whole))
+            backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Sequence([split]), bytes_only])
+            assert name_of(backend) == name
 
 
 def _prefix_space() -> Tokenizer:
@@ -362,7 +435,7 @@ def test_llama_2_as_transformers_5_saves_it_gets_sentencepieces_own_rule(kinds, 
 BROKEN: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (GPT2, {"model": "bert"}, "of the kind 'bert'; known are 'gpt2'"),
     (GPT2, {"model": 3}, r"tokenizer\.ggml\.model must be a str, it is a int"),
-    (GPT2, {"pre": "viking"}, "'viking' .*known are: gpt-2, .*llama-bpe.*default"),
+    (GPT2, {"pre": "gemma4"}, "'gemma4' .*is not byte-level"),
     (GPT2, {"tokens": []}, "has 0 tokens"),
     (GPT2, {"tokens": "abc"}, "tokens must be a list, it is a str"),
     (GPT2, {"tokens": ["a", 1]}, "tokens must hold values of the type str, it holds a int"),

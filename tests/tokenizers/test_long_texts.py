@@ -21,7 +21,7 @@ from luthier.tokenizers.load import load
 from luthier.tokenizers.words import word_ids, word_patterns
 from luthier.tokenizers.words.word_patterns import words_of
 
-WAYS = [name for name in sorted(set(gguf_words.NAMES.values())) if name != "default"]
+WAYS = ["gpt-2", "llama-bpe", "llama4", "qwen2", "smollm", "tekken"]
 BY_WORDS = ["bpe", "gpt2", "llama3", "llama4", "sentencepiece bpe", *WAYS]
 OTHERS = ["characters", "sentencepiece unigram", "default"]
 FIRST_PLANE = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x10000)]))
@@ -40,7 +40,7 @@ mixed_text = st.lists(
 def all_kinds(kinds, gpt2_tokenizer) -> dict[str, Tokenizer]:
     """Tokenizers of every kind, and with GPT-2's vocabulary every way to part words that is known by a name."""
     made = dict(kinds)
-    for name in sorted(set(gguf_words.NAMES.values())):
+    for name in (*WAYS, "default"):
         words = gguf_words.words_of(name)
         made[name] = Tokenizer(backend_of(gpt2_tokenizer, words.pre_tokenizer, words.normalizer))
     return made
@@ -52,6 +52,14 @@ def _all_planes_at_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(word_patterns, "RARE", 0)
         yield
+
+
+@pytest.mark.parametrize("name", gguf_words.GROUPS)
+def test_every_way_of_llama_cpps_gives_the_backends_ids(gpt2_tokenizer, name):
+    words = gguf_words.words_of(name)
+    tokenizer = Tokenizer(backend_of(gpt2_tokenizer, words.pre_tokenizer, words.normalizer))
+    arrays = tokenizer.encode_arrays(HOSTILE)
+    assert [array.tolist() for array in arrays] == tokenizer.encode_batch(HOSTILE)
 
 
 def backend_of(tokenizer, pre_tokenizer, normalizer=None) -> Backend:

@@ -21,10 +21,11 @@ from tokenizers.models import BPE
 from luthier.errors import LuthierError
 from luthier.tokenizers.core.cleaning import FORMS, put_on
 from luthier.tokenizers.core.frame import set_frame
-from luthier.tokenizers.core.pieces import SPACE
+from luthier.tokenizers.core.pieces import BYTE, SPACE
 from luthier.tokenizers.core.tokenizer import LARGEST, Tokenizer
 from luthier.tokenizers.core.train import backend_of_characters
-from luthier.tokenizers.formats.gguf_words import words_of
+from luthier.tokenizers.formats.gguf_ends import ends_by_name
+from luthier.tokenizers.formats.gguf_words import unnamed, words_of
 from luthier.tokenizers.formats.gguf_writing import CLEANING, to_gguf
 from luthier.tokenizers.formats.sentencepiece_file import Algorithm, Kind, Model, Piece
 from luthier.tokenizers.formats.sentencepiece_model import build
@@ -78,6 +79,7 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer | None:
             raise LuthierError(f"the GGUF file's {CLEANING} is {cleaning!r:.80}; known are {', '.join(FORMS)}")
         put_on(backend, cleaning)
     ends = [vocabulary.roles[role] for role in ("eos", "eom", "eot") if role in vocabulary.roles]
+    ends += ends_by_name(vocabulary.tokens)
     return Tokenizer(
         backend,
         bos=names.get("bos"),
@@ -114,16 +116,23 @@ def _vocabulary(fields: Mapping[str, Any]) -> Vocabulary:
     # unused tokens at the end only fill the embedding's rows up
     used = (number for number in range(len(tokens) - 1, -1, -1) if numbers[number] != Kind.UNUSED)
     size = 1 + max(next(used, 0), *given.values(), 0)
-    kinds = {kind.value: kind for kind in Kind}
-    return Vocabulary(tokens[:size], [kinds[number] for number in numbers[:size]], given)
+    known = {kind.value: kind for kind in Kind}
+    kinds = [known[number] for number in numbers[:size]]
+    pieces = fields.get(KEY + "model") == "llama"
+    if pieces and {f"<0x{byte:02X}>" for byte in range(256)} <= ids.keys():
+        kinds = [Kind.BYTE if BYTE.fullmatch(token) else kind for token, kind in zip(tokens, kinds, strict=False)]
+    # what ends a text is no text, whatever a converter called it; nor is what has a role, where it said nothing
+    control = [*ends_by_name(tokens[:size]), *(given.values() if KEY + "token_type" not in fields else ())]
+    for number in control:
+        if kinds[number] is not Kind.UNKNOWN and number != given.get("unk"):
+            kinds[number] = Kind.CONTROL
+    return Vocabulary(tokens[:size], kinds, given)
 
 
 def _byte_level(fields: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[Backend, bool]:
     """The backend, and whether its texts begin with the bos token if the file does not say."""
-    # files of GPT-2 older than the names have none
-    unnamed = "gpt-2" if fields.get("general.architecture") == "gpt2" else "default"
-    words = words_of(_take(fields, "pre", str, unnamed))
     tokens, kinds, _ = vocabulary
+    words = words_of(_take(fields, "pre", str) or unnamed(tokens, fields.get("general.architecture")))
     size = len(tokens)
     while words.takes_whole and size and kinds[size - 1] in ADDED:
         size -= 1  # a special token's name among the ordinary ones would be taken for it where it is a word of a text
