@@ -29,6 +29,8 @@ from luthier.model_files.weights import Opened, Watch, silent
 from luthier.quantize.quantize import Kind, is_quantised
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
+WAY_OUT = ": special=True reads it so"
+
 
 class LanguageModel:
     """A Transformer, the tokenizer that it was trained with, and the config that built it."""
@@ -93,6 +95,7 @@ class LanguageModel:
         stop: str | Sequence[str] = (),
         seed: int = 1,
         use_cache: bool = True,
+        special: bool = False,
         draft: LanguageModel | None = None,
     ) -> list[str]:
         """What the model writes after each prompt (without the prompt), in the order of the prompts.
@@ -112,6 +115,8 @@ class LanguageModel:
         samples: texts for each prompt, which then stand together; text i (from 0) is drawn with seed + i.
         beams: over 1, beam search for the likeliest text, which draws nothing; a text's log-probability is divided
         by its length ** length_penalty. use_cache: False reads the whole text again for each token, for the same text.
+        special: read special tokens in a prompt ("<|im_start|>") as such; otherwise their names are plain text, with a
+        remark.
         draft: a small model with the same tokenizer, or this one opened in 4 bits, which guesses what comes next so
         that several tokens are read at once (arXiv 2211.17192): the same text, sooner where it guesses well. (In
         bfloat16 without the compiled step rounding may part them.) It is asked for a single text without beam search.
@@ -135,7 +140,8 @@ class LanguageModel:
             seed=seed,
             use_cache=use_cache,
         )
-        texts = encode_prompts(self.tokenizer, [prompts] if isinstance(prompts, str) else prompts)
+        given = [prompts] if isinstance(prompts, str) else prompts
+        texts = encode_prompts(self.tokenizer, given, special=special, way_out=WAY_OUT)
         chosen = None if draft is None else draft.draft_for(self)
         results = generate(self.model, self.tokenizer, texts, settings, self.config.context_length, chosen)
         return [result.text for result in results]
@@ -153,6 +159,7 @@ class LanguageModel:
         stop: str | Sequence[str] = (),
         seed: int = 1,
         use_cache: bool = True,
+        special: bool = False,
         draft: LanguageModel | None = None,
     ) -> Iterator[str]:
         """The text of `generate`, piece by piece as it is written. Settings and errors are those of `generate`.
@@ -173,7 +180,7 @@ class LanguageModel:
             seed=seed,
             use_cache=use_cache,
         )
-        [text] = encode_prompts(self.tokenizer, [prompt])
+        [text] = encode_prompts(self.tokenizer, [prompt], special=special, way_out=WAY_OUT)
         row = Row(self.tokenizer, text, settings, self.config.context_length)
         chosen = None if draft is None else draft.draft_for(self)
         return (piece for _, piece in grow(self.model, [row], settings, chosen))

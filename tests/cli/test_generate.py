@@ -10,12 +10,14 @@ from dataclasses import fields
 import pytest
 import torch
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 import luthier
 from luthier.architectures import llama, registry
 from luthier.cli.main import main
 from luthier.cli.screen import BOLD, PLAIN
+from luthier.errors import Remark
+from luthier.generation.generate import encode_prompts
 from luthier.generation.settings import Settings
 from luthier.language_model import LanguageModel
 from luthier.tokenizers.core.tokenizer import Tokenizer
@@ -218,3 +220,30 @@ def test_a_draft_with_another_vocabulary_is_refused(folder, capsys, tmp_path):
     assert f"{tmp_path / 'other'} has another vocabulary than the model: its token 0 is " in err
     assert "luthier train --tokenizer MODEL" in err
     assert err.count("\n") == 1
+
+
+def test_special_tokens_in_a_prompt_are_read_as_such_where_that_is_asked_for(folder, capsys):
+    prompt, settings = "Hi<|endoftext|>a", ("--max-new-tokens", "8", "--temperature", "0")
+    lm = luthier.load(folder)
+    [special] = lm.generate(prompt, max_new_tokens=8, temperature=0, special=True)
+    assert "".join(lm.stream(prompt, max_new_tokens=8, temperature=0, special=True)) == special
+    with pytest.warns(Remark, match=r"the prompt has <\|endoftext\|> in it, read as plain text .*: special=True"):
+        [plain] = lm.generate(prompt, max_new_tokens=8, temperature=0)
+    code, out, err = run(capsys, folder, prompt, "--special", *settings)
+    assert (code, out) == (0, f"{prompt}{special}\n")
+    assert "plain text" not in err
+    code, out, err = run(capsys, folder, prompt, *settings)
+    assert (code, out) == (0, f"{prompt}{plain}\n")
+    assert err.startswith(
+        "luthier: the prompt has <|endoftext|> in it, read as plain text and not as a special token: "
+    )
+    assert "--special" in err
+    assert special != plain
+
+
+def test_a_prompt_that_writes_the_token_that_begins_a_text_begins_so_once():
+    name, backend = "<|endoftext|>", byte_tokenizer("<|endoftext|>").backend
+    backend.post_processor = processors.TemplateProcessing(single=f"{name} $A", special_tokens=[(name, 256)])
+    tokenizer = Tokenizer(backend, bos=name, eos=name)
+    [a] = tokenizer.encode("a")
+    assert encode_prompts(tokenizer, [f"{name}a", "a", ""], special=True) == [[256, a], [256, a], [256]]

@@ -37,8 +37,10 @@ class ByteTokenizer:
         first = [self.bos_id] if bos and self.bos_id is not None else []
         return first + list(text.encode())
 
-    def encode_batch(self, texts: Sequence[str], *, bos: bool = False) -> list[list[int]]:
-        return [self.encode(text, bos=bos) for text in texts]
+    def encode_batch(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+        """special: "<end>" is the token of that name."""
+        parts = [text.split("<end>") if special else [text] for text in texts]
+        return [[i for part in row for i in (256, *part.encode())][1:] for row in parts]
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i < 256).decode(errors="replace")

@@ -47,6 +47,8 @@ class Arguments:
     ] = ()
     """Texts to go on with, all in one batch. One of them may be - to read it from stdin."""
     settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    special: bool = False
+    """Read special tokens in a prompt ("<|im_start|>") as what they are; without it, their names are plain text."""
     device: Device = "auto"
     """Where to compute; auto takes cuda, then mps, then cpu."""
     dtype: NumberType = "auto"
@@ -73,7 +75,7 @@ def main(arguments: list[str]) -> int:
         raise UsageError("stdin (-) can be one of the prompts only")
     prompts = [read_stdin() if prompt == "-" else prompt for prompt in given.prompts]
     lm = open_model(given.model, given.device, given.dtype, given.quantize)
-    speak(lm, prompts, given.settings, open_draft(given.draft, lm))
+    speak(lm, prompts, given.settings, open_draft(given.draft, lm), special=given.special)
     return 0
 
 
@@ -85,11 +87,12 @@ def read_stdin() -> str:
         raise LuthierError(f"the prompt on stdin is not UTF-8: byte {error.start} is wrong") from None
 
 
-def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings, draft: Draft | None) -> None:
+def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings, draft: Draft | None, *, special: bool) -> None:
     """Print each prompt with its text: a single one as it comes, several in their order at the end."""
     from luthier.generation.generate import encode_prompts, grow, new_rows
 
-    rows = new_rows(lm.tokenizer, encode_prompts(lm.tokenizer, prompts), settings, lm.config.context_length)
+    ids = encode_prompts(lm.tokenizer, prompts, special=special, way_out=": --special reads it so")
+    rows = new_rows(lm.tokenizer, ids, settings, lm.config.context_length)
     single = len(rows) == 1
     if draft is not None and (not single or settings.beams > 1):
         note("the draft guesses for a single text without beam search: it is not asked here")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, remark
 from luthier.generation import look_up
 from luthier.generation.ahead import FirstThatKnows, sample_ahead
 from luthier.generation.beam import beam_search
@@ -27,15 +27,34 @@ from luthier.model.transformer import Transformer
 if TYPE_CHECKING:
     from luthier.tokenizers.core.tokenizer import Tokenizer
 
+MOST_NAMES = 3  # of special tokens in a remark
 
-def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of prompts, begun with the bos token if the tokenizer does so. What they say is all plain text.
 
-    An empty prompt lets the model begin a text: it stands for the token that comes before or between texts, and is a
-    LuthierError if the tokenizer has none. So is a prompt that the tokenizer cannot encode.
+def encode_prompts(
+    tokenizer: Tokenizer, prompts: Sequence[str], *, special: bool = False, way_out: str = ""
+) -> list[list[int]]:
+    """Token ids of prompts, begun with the bos token if the tokenizer does so.
+
+    special: read special tokens in them ("<|im_start|>") as such. Otherwise all is plain text, and a special token's
+    name in it draws a remark, which ends with way_out: how `special` is asked for. An empty prompt lets the model begin
+    a text: it stands for the token that comes before or between texts, and is a LuthierError if the tokenizer has none.
+    So is a prompt that it cannot encode.
     """
-    texts = tokenizer.encode_batch(prompts, bos=tokenizer.adds_bos)
+    if not special:
+        remark_names(tokenizer, prompts, way_out)
+    texts = tokenizer.encode_batch(prompts, special=special)
+    begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+    texts = [ids if special and begin and ids[:1] == begin else begin + ids for ids in texts]  # not twice
     return [ids or [beginning(tokenizer)] for ids in texts]
+
+
+def remark_names(tokenizer: Tokenizer, prompts: Sequence[str], way_out: str) -> None:
+    """Remark upon special tokens' names in prompts that are read as plain text."""
+    found = [name for name in tokenizer.special_tokens if any(name in prompt for prompt in prompts)]
+    if found:
+        more = f" and {len(found) - MOST_NAMES} more" if len(found) > MOST_NAMES else ""
+        names = ", ".join(found[:MOST_NAMES]) + more
+        remark(f"the prompt has {names} in it, read as plain text and not as a special token{way_out}")
 
 
 def beginning(tokenizer: Tokenizer) -> int:
