@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import pytest
 import torch
-from peers import VOCAB, gpt2, llama, llama4, twin
+from peers import SCALINGS, VOCAB, gpt2, llama, llama4, scaled, twin
 
 from luthier.generation.generate import generate
 from luthier.generation.settings import Settings
@@ -93,3 +93,21 @@ def test_the_penalty_on_repetition_is_that_of_transformers():
     peer = gpt2()
     plain, penalised = theirs(peer, ()), theirs(peer, (), repetition_penalty=1.7)
     assert ours(peer, (), repetition_penalty=1.7) == penalised != plain
+
+
+@pytest.mark.parametrize("make", PEERS.values(), ids=PEERS)
+def test_beam_search_penalises_log_probabilities_as_transformers_does(make):
+    peer = make()
+    for penalty in (1.3, 1.8, 0.7):
+        free = theirs(peer, (), num_beams=4, repetition_penalty=penalty)
+        assert ours(peer, (), beams=4, repetition_penalty=penalty) == free
+        ends = {free[0][4], free[1][7]}
+        expected = theirs(peer, ends, num_beams=4, repetition_penalty=penalty)
+        assert ours(peer, ends, beams=4, repetition_penalty=penalty) == expected
+    assert free != theirs(peer, (), num_beams=4, repetition_penalty=1.8)
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_text_past_the_length_trained_on_is_that_of_transformers(name):
+    peer = scaled(SCALINGS[name])
+    assert ours(peer, ()) == theirs(peer, ())

@@ -3,7 +3,8 @@
 Of each prompt, the `beams` likeliest beginnings are kept. Each step goes on with their likeliest next tokens. A text
 that ends is set aside with its score: the sum of its log-probabilities over its length to the power length_penalty.
 The search is over when `beams` texts are set aside and no beginning would, at its present length, score above the
-worst of them. (The rules and their defaults are those of transformers' `generate`, so that the texts are the same.)
+worst of them. A repetition penalty multiplies log-probabilities. (The rules and their defaults are those of
+transformers' `generate`, so that the texts are the same.)
 
 Shapes: N beginnings of all prompts, V vocab_size, W candidates of each beginning.
 """
@@ -80,10 +81,10 @@ def beam_search(reader: Reader, rows: Sequence[Row], settings: Settings) -> Iter
     width = min(max(search.width for search in searches), reader.vocab_size)
     going = searches
     while going:
-        logits = reader.logits()  # (N, V)
-        if settings.repetition_penalty != 1:
-            logits = penalise_repetition(logits, reader.tokens, settings.repetition_penalty)
-        best = logits.log_softmax(-1).topk(width)  # (N, W)
+        scores = reader.logits().log_softmax(-1)  # (N, V)
+        if settings.repetition_penalty != 1:  # of log-probabilities, which then sum to another total than 1
+            scores = penalise_repetition(scores, reader.tokens, settings.repetition_penalty)
+        best = scores.topk(width)  # (N, W)
         logprobs, tokens = best.values.tolist(), best.indices.tolist()
         parents: list[int] = []
         first = 0  # the row of the reader where a prompt's beams begin

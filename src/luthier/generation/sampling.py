@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from luthier.generation.settings import Settings
+from luthier.model.seeds import seeded
 
 DROPPED = -math.inf
 
@@ -92,5 +93,5 @@ def choose(logits: Tensor, tokens: Tensor, settings: Settings, uniform: Tensor) 
 
 def uniforms(seed: int, samples: int, steps: int) -> Tensor:
     """Numbers in [0, 1) for each of the samples and steps, (samples, steps): row i comes from seed + i alone."""
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(samples)]
+    generators = [seeded(seed + i) for i in range(samples)]
     return torch.stack([torch.rand(steps, generator=generator) for generator in generators])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from luthier.errors import UsageError
 
+MOST_BEAMS, MOST_SAMPLES = 1_000, 10_000  # whether the memory is enough for so many is asked of the model
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -49,9 +51,9 @@ class Settings:
         require(self.top_p is None or 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         require(self.min_p is None or 0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")
         require(0 < self.repetition_penalty < math.inf, "repetition_penalty", self.repetition_penalty, "above 0")
-        require(self.beams >= 1, "beams", self.beams, "at least 1")
+        require(1 <= self.beams <= MOST_BEAMS, "beams", self.beams, f"between 1 and {MOST_BEAMS:,}")
         require(-10 <= self.length_penalty <= 10, "length_penalty", self.length_penalty, "between -10 and 10")
-        require(self.samples >= 1, "samples", self.samples, "at least 1")
+        require(1 <= self.samples <= MOST_SAMPLES, "samples", self.samples, f"between 1 and {MOST_SAMPLES:,}")
         require(all(self.stop), "stop", self.stop, "strings of at least one character")
         require(0 <= self.seed < 2**62, "seed", self.seed, "between 0 and 2^62 - 1")
         if self.beams > 1 and self.samples > 1:

@@ -20,6 +20,7 @@ from luthier.model.moe import MoE
 from luthier.model.norm import RMSNorm
 from luthier.model.rope import QueryTemperature, Rope, UnitQK
 from luthier.model.router import SigmoidRouter
+from luthier.model.seeds import seeded
 from luthier.model.transformer import Block, Transformer
 
 TOLERANCE = 0.02  # of the parameters
@@ -142,7 +143,7 @@ def build(parts: Parts, shape: Shape, hidden_dim: int, seed: int, device: torch.
     """A model of these parts with fresh weights: those that GPT-2 and Llama would draw from this seed."""
     model = on_meta(parts, shape, hidden_dim).to_empty(device="cpu")
     model.tie()
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     initialise_normal(model, generator, std=0.02, residual_scale=(2 * shape.n_layers) ** -0.5)
     if model.position_embedding is not None:
         model.position_embedding.weight.data.normal_(0, 0.01, generator=generator)

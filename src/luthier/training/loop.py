@@ -27,6 +27,7 @@ from luthier.errors import LuthierError
 from luthier.model.dropout import reseed
 from luthier.model.loss import IGNORE, Kernel, cross_entropy_sum, loss_and_gradient
 from luthier.model.overrides import must_be_called
+from luthier.model.seeds import seeded
 from luthier.model.transformer import Transformer
 from luthier.training.balance import Balancer
 from luthier.training.checkpoint import optimizer_tensors, restore_optimizers
@@ -77,7 +78,7 @@ class Trainer:
             self.objective = shard(self.objective, model) if self.sharded else replicate(self.objective)
         self.optimizers = build_optimizers(model, settings)
         self.balancer = Balancer(model, settings, world)
-        self.generator = torch.Generator().manual_seed(settings.seed)  # of dropout
+        self.generator = seeded(settings.seed)  # of dropout
         self.kernel: Kernel = loss_and_gradient
         self.step = 0
         self.tokens = 0
