@@ -9,8 +9,15 @@ import torch
 
 from luthier.architectures import gpt2, llama, llama4
 from luthier.architectures.registry import Config, build
+from luthier.model.rope_scaling import RopeScaling
 from luthier.model.transformer import Transformer
 
+LLAMA = llama.Config(61, 32, 32, 48, n_layers=2, n_heads=4, n_kv_heads=2, tie_embeddings=True, dropout=0.2)
+LINEAR = RopeScaling(4.0, kind="linear", attention_factor=1.2)
+YARN = RopeScaling(4.0, original_context_length=8, kind="yarn", beta_fast=2.0)
+LONGROPE = RopeScaling(
+    original_context_length=32, kind="longrope", short_factors=(1.0, 1.2, 1.5, 2.0), long_factors=(1.0, 2.0, 4.0, 8.0)
+)
 LLAMA4 = llama4.Config(
     vocab_size=61,
     context_length=32,
@@ -29,7 +36,15 @@ LLAMA4 = llama4.Config(
 )
 TINY: dict[str, Config] = {
     "gpt2": gpt2.Config(vocab_size=61, context_length=32, dim=32, n_layers=2, n_heads=4, dropout=0.2),
-    "llama": llama.Config(61, 32, 32, 48, n_layers=2, n_heads=4, n_kv_heads=2, tie_embeddings=True, dropout=0.2),
+    "llama": LLAMA,
+    "gpt2, other parts": gpt2.Config(
+        61, 32, 32, 3, 4, dropout=0.2, hidden_dim=40, exact_gelu=True, scale_by_layer=True, qkv_bias=False
+    ),
+    "llama, linear, biases": replace(LLAMA, rope_scaling=LINEAR, attention_bias=True, mlp_bias=True),
+    "llama, yarn": replace(LLAMA, rope_scaling=YARN),
+    # up to the length that they were trained on: beyond, they break the law of the cache, as in transformers
+    "llama, dynamic": replace(LLAMA, rope_scaling=RopeScaling(4.0, original_context_length=32, kind="dynamic")),
+    "llama, longrope": replace(LLAMA, rope_scaling=LONGROPE),
     "llama4": LLAMA4,
     "llama4, two experts a token": replace(LLAMA4, experts_per_token=2, moe_layers=(0, 1, 3), global_layers=(1,)),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.architectures.registry import Config
-from luthier.model.rope import RopeScaling
+from luthier.model.rope_scaling import RopeScaling
 from luthier.model.transformer import Transformer
 
 VOCAB = 97
@@ -15,6 +17,11 @@ LLAMA = {**GPT2, "hidden_dim": 48, "n_kv_heads": 2}
 # experts on the odd layers, layer 3 global
 LLAMA4 = {**LLAMA, "n_layers": 4, "dense_hidden_dim": 64, "n_experts": 4, "moe_every": 2}
 STRETCH, STRETCH4 = RopeScaling(8.0, 1.0, 4.0, 32), RopeScaling(16.0, 1.0, 1.0, 32)
+FACTOR = RopeScaling(1.0, kind="linear", attention_factor=1.25)
+YARN = RopeScaling(4.0, original_context_length=8, kind="yarn", beta_fast=2.0)
+LONGROPE = RopeScaling(
+    2.0, original_context_length=32, kind="longrope", short_factors=(1.0, 1.2, 1.5, 2.0), long_factors=(1.0, 2, 4, 8)
+)
 
 # those that llama.cpp computes as we do
 CONFIGS: dict[str, Config] = {
@@ -24,11 +31,19 @@ CONFIGS: dict[str, Config] = {
     "llama, tied": llama.Config(**LLAMA, tie_embeddings=True, rope_theta=500_000.0, norm_eps=1e-3),
     "llama 3.1": llama.Config(**LLAMA, rope_scaling=STRETCH, dropout=0.1),
     "llama with wide heads": llama.Config(**LLAMA, head_dim=16),
+    "llama, biases": llama.Config(**LLAMA, attention_bias=True, mlp_bias=True),
+    "llama, linear": llama.Config(**LLAMA, rope_scaling=RopeScaling(4.0, kind="linear")),
+    "llama, attention factor": llama.Config(**LLAMA, rope_scaling=FACTOR),
+    "llama, yarn": llama.Config(**LLAMA, rope_scaling=YARN),
+    "llama, yarn with a factor": llama.Config(**LLAMA, rope_scaling=replace(YARN, attention_factor=1.5)),
+    "llama4, yarn": llama4.Config(**LLAMA4, rope_scaling=YARN),
+    "gpt2, narrow": gpt2.Config(**GPT2, hidden_dim=96),
     "llama4": llama4.Config(**LLAMA4),
     "llama4, two experts a token": llama4.Config(**LLAMA4, experts_per_token=2, rope_scaling=STRETCH4, head_dim=16),
 }
 # and those that it has no setting for
 OURS: dict[str, Config] = {
+    "llama, longrope": llama.Config(**LLAMA, rope_scaling=LONGROPE),  # it goes by the context there, not by the text
     "llama4, own layers": llama4.Config(**LLAMA4, moe_layers=(0, 3), global_layers=(), tie_embeddings=True),
     "llama4, own chunks": llama4.Config(**LLAMA4, attention_chunk=8, temperature_floor=4, global_every=2),
     "llama4, no norm": llama4.Config(**LLAMA4, qk_norm=False, temperature_tuning=False),

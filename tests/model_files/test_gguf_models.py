@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.architectures.names.gguf.metadata import rope_factors
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, Remark, UsageError
 from luthier.formats import gguf_writing
 from luthier.formats.gguf_file import GGUFFile
-from luthier.model.rope import RopeScaling
+from luthier.model.rope_scaling import RopeScaling
 from luthier.model_files import gguf
 from luthier.model_files.weights import Opened
 from luthier.tokenizers.core.train import train_bpe
@@ -194,6 +194,55 @@ def test_a_stretch_that_cannot_be_found_is_refused(factors, tmp_path):
         gguf.read(path, CPU, None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"llama.rope.scaling.attn_factor": 1.5}, RopeScaling(1.0, kind="linear", attention_factor=1.5)),
+        ({"llama.rope.scaling.factor": 4.0}, RopeScaling(4.0, kind="linear")),
+        ({"llama.rope.scale_linear": 4.0}, RopeScaling(4.0, kind="linear")),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, None),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1.0}, None),
+        (
+            {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0},
+            RopeScaling(4.0, original_context_length=64, kind="yarn"),
+        ),
+        (
+            {
+                "llama.rope.scaling.type": "yarn",
+                "llama.rope.scaling.factor": 4.0,
+                "llama.rope.scaling.original_context_length": 16,
+                "llama.rope.scaling.yarn_log_multiplier": 1.0,
+            },
+            RopeScaling(4.0, original_context_length=16, kind="yarn", attention_factor=1.0),
+        ),
+    ],
+)
+def test_the_scalings_of_llama_cpp_are_read_from_its_settings(changes, expected, tmp_path):
+    assert read_config(foreign(tmp_path / "a.gguf", CONFIGS["llama"], **changes)).rope_scaling == expected
+
+
+def test_a_setting_of_the_architecture_that_is_not_understood_draws_a_remark(tmp_path):
+    path = foreign(tmp_path / "a.gguf", CONFIGS["llama"], **{"llama.attention.temperature": 2.0})
+    with pytest.warns(Remark, match=r"'llama\.attention\.temperature' is not understood here"):
+        gguf.read(path, CPU, None)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (llama.Config(**LLAMA, rope_scaling=RopeScaling(4.0, kind="dynamic")), "rope_scaling dynamic of llama"),
+        (llama.Config(**LLAMA, rope_scaling=RopeScaling(kind="yarn", truncate=False)), "yarn's truncate"),
+        (llama4.Config(**LLAMA4, rope_scaling=OURS["llama, longrope"].rope_scaling), "rope_scaling longrope of llama4"),
+        (gpt2.Config(**GPT2, exact_gelu=True), "exact_gelu of gpt2"),
+        (gpt2.Config(**GPT2, scale_by_layer=True), "scale_by_layer of gpt2"),
+    ],
+)
+def test_what_the_format_has_no_words_for_is_named_and_nothing_written(config, message, tmp_path):
+    with pytest.raises(LuthierError, match=f"GGUF has no setting for {message}"):
+        gguf.write(tmp_path / "a.gguf", Opened(random_model(config), config, None))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_factors_that_are_not_those_of_the_settings_are_refused(tmp_path):
     config = CONFIGS["llama 3.1"]
     other = rope_factors(8, config.rope_theta, replace(STRETCH, factor=4.0))
@@ -243,9 +292,20 @@ WRONG = {
     "heads that do not divide": ("llama", {"llama.attention.head_count_kv": 3}, "n_kv_heads 3"),
     "half-turning heads": ("llama", {"llama.rope.dimension_count": 4}, "4 is not supported, only 8"),
     "mixtral": ("llama", {"llama.expert_count": 8}, r"'llama\.expert_count': 8 is not supported"),
-    "linear stretch": ("llama", {"llama.rope.scaling.type": "linear"}, "'linear' is not supported"),
+    "another scaling": ("llama", {"llama.rope.scaling.type": "dynamic"}, "'dynamic' is not supported"),
+    "longrope without factors": (
+        "llama",
+        {"llama.rope.scaling.type": "longrope"},
+        "_short.weight' is missing",
+    ),
+    "longrope in llama 4": ("llama4", {"llama4.rope.scaling.type": "longrope"}, "'longrope' is not supported"),
+    "two scalings": ("llama 3.1", {"llama.rope.scaling.factor": 2.0}, "beside 'llama.rope.scaling.type' linear"),
     "scaled attention": ("llama", {"llama.attention.scale": 0.5}, r"'llama\.attention\.scale': 0.5 is not supported"),
-    "wide feed-forward": ("gpt2", {"gpt2.feed_forward_length": 100}, "100 is not supported, only 128"),
+    "wide feed-forward": (
+        "gpt2",
+        {"gpt2.feed_forward_length": 100},
+        r"'blk\.0\.ffn_up\.weight' is \(128, 32\) and",
+    ),
     "no experts": ("llama4", {"llama4.expert_count": 0}, r"'llama4\.expert_count' must be a whole number"),
     "more experts a token": ("llama4", {"llama4.expert_used_count": 5}, "experts_per_token 5"),
     "attention without chunks": ("llama4", {"llama4.attention.sliding_window": 0}, "sliding_window' must be a whole"),
@@ -273,7 +333,8 @@ def test_settings_that_fit_no_model_are_one_line_that_names_them(wrong, tmp_path
     ("tensors", "message"),
     [
         ({"output_norm.weight": None}, r"missing: 'output_norm\.weight' \(32,\)"),
-        ({"blk.0.attn_q.bias": torch.zeros(32)}, r"unknown: 'blk\.0\.attn_q\.bias'"),
+        ({"blk.1.attn_q.bias": torch.zeros(32)}, r"unknown: 'blk\.1\.attn_q\.bias'"),
+        ({"blk.0.attn_q.bias": torch.zeros(32)}, r"missing: 'blk\.0\.attn_k\.bias'"),
         ({"token_embd.weight": None}, r"'token_embd\.weight' is missing"),
         ({"token_embd.weight": torch.zeros(5)}, r"'token_embd\.weight' is missing, or no matrix"),
     ],
@@ -367,6 +428,7 @@ NUMBERS = st.sampled_from([0, 1, 2, 2**16, 2**31, 2**32 - 1, 2**40, 2**63, 2**64
 )
 
 
+@pytest.mark.filterwarnings("ignore::luthier.errors.Remark")
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(data=st.data(), bytes_=st.binary(min_size=1, max_size=9) | NUMBERS)
 def test_a_file_with_foreign_bytes_opens_or_is_a_clear_error(data, bytes_, whole):

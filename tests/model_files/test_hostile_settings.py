@@ -52,6 +52,7 @@ def change(values: dict[str, Any], data: st.DataObject) -> dict[str, Any]:
     return changed
 
 
+@pytest.mark.filterwarnings("ignore::luthier.errors.Remark")
 @pytest.mark.parametrize("kind", READERS)
 @given(data=st.data())
 @fuzz

@@ -10,17 +10,22 @@ from hypothesis import strategies as st
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.generation import ahead
 from luthier.generation.reader import Reader
-from luthier.model.rope import RopeScaling
+from luthier.model.rope_scaling import RopeScaling
 from luthier.native import build
 from luthier.native.program import native_step
 from luthier.quantize.quantize import quantize
 
 law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 SIZES = {"vocab_size": 128, "context_length": 256, "dim": 128, "n_layers": 2, "n_heads": 4}
+YARN = RopeScaling(8.0, original_context_length=16, kind="yarn", attention_factor=1.1, beta_fast=4.0)
 CONFIGS = {
     "llama": llama.Config(**SIZES, hidden_dim=192, n_kv_heads=2),
     "llama 3.1": llama.Config(**SIZES, hidden_dim=192, n_kv_heads=1, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32)),
     "llama, wide heads": llama.Config(**SIZES, hidden_dim=96, n_kv_heads=4, head_dim=64, tie_embeddings=True),
+    "llama, biases, yarn": llama.Config(
+        **SIZES, hidden_dim=192, n_kv_heads=2, rope_scaling=YARN, attention_bias=True, mlp_bias=True
+    ),
+    "gpt2, narrow, scores by layer": gpt2.Config(**SIZES, hidden_dim=192, scale_by_layer=True),
     "gpt2": gpt2.Config(**{**SIZES, "vocab_size": 131}),
     "gpt2-course": gpt2.Config(**SIZES, qkv_bias=False, tie_embeddings=False),
 }
@@ -200,5 +205,13 @@ def test_what_it_does_not_know_is_left_to_the_model():
     experts = llama4.Config(128, 64, 64, 32, 64, 4, 4, 2, None, n_experts=4, moe_every=2, attention_chunk=8)
     assert native_step(registry.build(experts, dtype=torch.bfloat16), 64) is None
     assert native_step(registry.build(CONFIGS["llama"]), 64) is None  # float32
+    for scaling in (
+        RopeScaling(4.0, original_context_length=8, kind="dynamic"),
+        RopeScaling(4.0, kind="longrope", short_factors=(1.0,) * 16, long_factors=(2.0,) * 16),
+    ):
+        config = llama.Config(**SIZES, hidden_dim=192, n_kv_heads=2, rope_scaling=scaling)
+        assert native_step(registry.build(config, dtype=torch.bfloat16), 64) is None, scaling.kind
+    exact = gpt2.Config(**SIZES, exact_gelu=True)
+    assert native_step(registry.build(exact, dtype=torch.bfloat16), 64) is None
     odd = llama.Config(128, 64, 48, 96, 1, 4, 2)
     assert native_step(registry.build(odd, dtype=torch.bfloat16), 64) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,37 @@ SCALING_31 = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 4.0,  # within 16 tokens no pair makes the usual 32 turns
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "short_factor": [1.0, 1.1, 1.5, 2.0],
+    "long_factor": [1.0, 2.0, 3.5, 8.0],
+}
+# each past the length that it was trained on: the tests read 20 tokens
+SCALINGS = {
+    "linear": LINEAR,
+    "dynamic": DYNAMIC,
+    "yarn": YARN,
+    "yarn, ramp between pairs": {**YARN, "truncate": False, "beta_slow": 0.5, "attention_factor": 1.3},
+    "yarn, attention factor from two": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.4},
+    "longrope": LONGROPE,
+    "longrope, own attention factor": {**LONGROPE, "attention_factor": 0.8},
+    "linear, factor 1": {**LINEAR, "factor": 1.0},
+    "dynamic, factor 1": {**DYNAMIC, "factor": 1.0},
+    "yarn, factor 1": {**YARN, "factor": 1.0},
+    "llama3, factor 1": {**SCALING_31, "factor": 1.0},
 }
 SCALING_SCOUT = {**SCALING_31, "rope_theta": 500_000.0, "factor": 16.0, "high_freq_factor": 1.0}
 
@@ -77,6 +109,11 @@ def llama4(**changes: Any) -> Any:
     return randomise(transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**{**LLAMA4, **changes})))
 
 
+def scaled(rope: dict[str, Any], make: Any = llama) -> Any:
+    # the context of "dynamic" is the one trained on
+    return make(rope_parameters=dict(rope), max_position_embeddings=16 if rope["rope_type"] == "dynamic" else 64)
+
+
 MODELS = {
     "gpt2": gpt2,
     "gpt2 untied": lambda: gpt2(tie_word_embeddings=False),
@@ -85,6 +122,15 @@ MODELS = {
     "llama 3.1": lambda: llama(rope_parameters=SCALING_31),
     "llama 3.2, tied": lambda: llama(rope_parameters=SCALING_31, tie_word_embeddings=True),
     "llama with wide heads": lambda: llama(head_dim=12),
+    "llama with biases": lambda: llama(attention_bias=True, mlp_bias=True),
+    "llama with biases on attention": lambda: llama(attention_bias=True),
+    "gpt2, narrow": lambda: gpt2(n_inner=40),
+    "gpt2, exact gelu": lambda: gpt2(activation_function="gelu"),
+    "gpt2, scores by layer": lambda: gpt2(scale_attn_by_inverse_layer_idx=True, n_layer=3),
+    **{f"llama, {name}": partial(scaled, rope) for name, rope in SCALINGS.items()},
+    "llama 4, yarn": lambda: scaled({**YARN, "attention_factor": 1.7}, llama4),
+    "llama 4, yarn without norm": lambda: llama4(rope_parameters={**YARN, "attention_factor": 1.7}, use_qk_norm=False),
+    "llama 4, dynamic": lambda: scaled(DYNAMIC, llama4),
     "llama 4": llama4,
     "llama 4 scout": lambda: llama4(rope_parameters=SCALING_SCOUT),
     "llama 4 maverick": lambda: llama4(interleave_moe_layer_step=2, use_qk_norm=False, num_local_experts=8),

@@ -9,7 +9,7 @@ from torch import nn
 
 from luthier.architectures.initialise import empty_embedding, initialise_normal
 from luthier.model.attention import Attention
-from luthier.model.feed_forward import FeedForward
+from luthier.model.feed_forward import ExactGELUFeedForward, FeedForward
 from luthier.model.transformer import Block, Transformer
 
 
@@ -37,6 +37,12 @@ class Config:
     """Probability, in training only: embeddings, attention weights and both residual branches."""
     embedding_std: float = 0.02
     """Spread of the first embeddings. GPT-2 has 0.02, and 0.01 for positions; another value is that of both."""
+    hidden_dim: int | None = None
+    """Width of the feed-forward; 4 * dim unless given."""
+    exact_gelu: bool = False
+    """The exact GELU in the feed-forward; GPT-2 itself has its tanh form."""
+    scale_by_layer: bool = False
+    """Divide the attention scores of layer i, counted from 1, by i as well."""
 
 
 SIZES = {
@@ -58,7 +64,7 @@ def build(config: Config) -> Transformer:
     """Parts joined as GPT-2 joins them, with weights that are not yet set (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
-        [build_block(config) for _ in range(config.n_layers)],
+        [build_block(config, layer) for layer in range(config.n_layers)],
         nn.LayerNorm(config.dim, eps=config.norm_eps),
         position_embedding=empty_embedding(config.context_length, config.dim),
         tie_embeddings=config.tie_embeddings,
@@ -66,13 +72,15 @@ def build(config: Config) -> Transformer:
     )
 
 
-def build_block(config: Config) -> Block:
-    """One of the n_layers equal blocks."""
+def build_block(config: Config, layer: int) -> Block:
+    """Block number `layer`, counted from 0. They are equal but for the scale of scores, where the config says so."""
+    feed_forward = ExactGELUFeedForward if config.exact_gelu else FeedForward
+    scale = (config.dim // config.n_heads) ** -0.5 / (layer + 1) if config.scale_by_layer else None
     return Block(
         nn.LayerNorm(config.dim, eps=config.norm_eps),
-        Attention(config.dim, config.n_heads, bias=config.qkv_bias, out_bias=True, dropout=config.dropout),
+        Attention(config.dim, config.n_heads, scale=scale, bias=config.qkv_bias, out_bias=True, dropout=config.dropout),
         nn.LayerNorm(config.dim, eps=config.norm_eps),
-        FeedForward(config.dim, 4 * config.dim),
+        feed_forward(config.dim, config.hidden_dim or 4 * config.dim),
         dropout=config.dropout,
     )
 

@@ -10,7 +10,8 @@ from luthier.architectures.initialise import empty_embedding, initialise_normal
 from luthier.model.attention import Attention
 from luthier.model.feed_forward import SwiGLU
 from luthier.model.norm import RMSNorm
-from luthier.model.rope import Rope, RopeScaling
+from luthier.model.rope import rope
+from luthier.model.rope_scaling import RopeScaling
 from luthier.model.transformer import Block, Transformer
 
 
@@ -39,11 +40,15 @@ class Config:
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """Llama 3.1's stretch for long contexts."""
+    """How rotary positions are scaled for a context longer than the one trained on."""
     tie_embeddings: bool = False
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. Llama itself uses none."""
+    attention_bias: bool = False
+    """Biases on queries, keys, values and the output of attention."""
+    mlp_bias: bool = False
+    """Biases on the three matrices of the feed-forward."""
 
 
 LLAMA2 = Config()
@@ -86,7 +91,8 @@ def build(config: Config) -> Transformer:
 
 def build_block(config: Config) -> Block:
     """One of the n_layers equal blocks."""
-    rope = Rope(config.head_dim or config.dim // config.n_heads, config.rope_theta, config.rope_scaling)
+    head_dim = config.head_dim or config.dim // config.n_heads
+    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # of queries and of keys
     return Block(
         RMSNorm(config.dim, config.norm_eps),
         Attention(
@@ -94,11 +100,14 @@ def build_block(config: Config) -> Block:
             config.n_heads,
             config.n_kv_heads,
             config.head_dim,
-            qk_steps=(rope,),
+            qk_steps=(rope(head_dim, config.rope_theta, config.rope_scaling),),
+            scale=head_dim**-0.5 * magnitude**2,
+            bias=config.attention_bias,
+            out_bias=config.attention_bias,
             dropout=config.dropout,
         ),
         RMSNorm(config.dim, config.norm_eps),
-        SwiGLU(config.dim, config.hidden_dim),
+        SwiGLU(config.dim, config.hidden_dim, bias=config.mlp_bias),
         dropout=config.dropout,
     )
 

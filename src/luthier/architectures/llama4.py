@@ -14,7 +14,8 @@ from luthier.model.feed_forward import SwiGLU
 from luthier.model.mask import Chunked, causal
 from luthier.model.moe import MoE
 from luthier.model.norm import RMSNorm
-from luthier.model.rope import QueryTemperature, Rope, RopeScaling, UnitQK
+from luthier.model.rope import QueryTemperature, UnitQK, rope
+from luthier.model.rope_scaling import RopeScaling
 from luthier.model.router import SigmoidRouter
 from luthier.model.transformer import Block, Transformer
 
@@ -68,7 +69,7 @@ class Config:
     rope_theta: float = 500_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """Stretch for long contexts."""
+    """How rotary positions are scaled for a context longer than the one trained on."""
     tie_embeddings: bool = False
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
@@ -134,6 +135,7 @@ def build_block(config: Config, layer: int) -> Block:
             config.head_dim,
             qk_steps=qk_steps(config, layer),
             mask=causal if config.is_global(layer) else Chunked(config.attention_chunk),
+            scale=score_scale(config, layer),
             dropout=config.dropout,
         ),
         RMSNorm(config.dim, config.norm_eps),
@@ -157,8 +159,26 @@ def qk_steps(config: Config, layer: int) -> tuple[nn.Module, ...]:
     if config.is_global(layer):
         temperature = QueryTemperature(config.temperature_floor, config.temperature_scale)
         return (temperature,) if config.temperature_tuning else ()
-    rope = Rope(config.head_dim or config.dim // config.n_heads, config.rope_theta, config.rope_scaling)
-    return (rope, UnitQK(config.norm_eps)) if config.qk_norm else (rope,)
+    turn = rope(head_dim(config), config.rope_theta, config.rope_scaling)
+    return (turn, UnitQK(config.norm_eps / magnitude(config) ** 2)) if config.qk_norm else (turn,)
+
+
+def score_scale(config: Config, layer: int) -> float:
+    """What scores are multiplied by: also by what the scaling of rotary positions makes of queries and keys, unless
+    their norm takes that away again.
+    """
+    factor = 1.0 if config.is_global(layer) or config.qk_norm else magnitude(config)
+    return float(head_dim(config) ** -0.5 * factor**2)
+
+
+def magnitude(config: Config) -> float:
+    """What the scaling of rotary positions multiplies queries and keys by."""
+    return config.rope_scaling.magnitude if config.rope_scaling else 1.0
+
+
+def head_dim(config: Config) -> int:
+    """Width of a head."""
+    return config.head_dim or config.dim // config.n_heads
 
 
 def initialise(model: Transformer, config: Config, generator: torch.Generator) -> None:

@@ -12,11 +12,19 @@ import torch
 from torch import Tensor
 
 from luthier.architectures import gpt2, llama, llama4
+from luthier.architectures.names.settings import LARGEST, LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS
 from luthier.errors import UsageError
+from luthier.model.memory import check_fits
 from luthier.model.moe import MoE
+from luthier.model.seeds import seeded
 from luthier.model.transformer import Transformer
 
 ARCHITECTURES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
+MOST = {
+    "n_layers": LARGEST_DEPTH,
+    "n_experts": LARGEST_EXPERTS,
+    **dict.fromkeys(("context_length", "attention_chunk", "temperature_floor"), LARGEST_CONTEXT),
+}
 Config = gpt2.Config | llama.Config | llama4.Config
 
 
@@ -49,11 +57,15 @@ def module_of(config: Config) -> ModuleType:
 
 
 def check(config: Config) -> None:
-    """A size below 1 is a UsageError here; in a layer it would be a division by zero."""
+    """A size below 1 is a UsageError here; in a layer it would be a division by zero. So is one beyond all reason."""
     for field in fields(config):
         value = getattr(config, field.name)
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-            raise UsageError(f"{field.name} {value} must be at least 1")
+        if isinstance(value, int) and not isinstance(value, bool):
+            most = MOST.get(field.name, LARGEST)
+            if value < 1:
+                raise UsageError(f"{field.name} {value} must be at least 1")
+            if value > most:
+                raise UsageError(f"{field.name} {value:,} must be at most {most:,}")
 
 
 def build_on_meta(config: Config) -> Transformer:
@@ -78,9 +90,15 @@ def build(
         weight.data = weight.data.to(dtype)
     if torch.device(device).type == "meta":
         return model
+    check_fits(
+        sum(weight.nbytes for weight in model.parameters()),
+        torch.device("cpu"),
+        f"a model of {sum(weight.numel() for weight in model.parameters()):,} parameters takes",
+        "take fewer layers, or narrower ones",
+    )
     model.to_empty(device="cpu")  # drawn on the CPU, whose generator gives the same numbers everywhere
     model.tie()
-    module_of(config).initialise(model, config, torch.Generator().manual_seed(seed))
+    module_of(config).initialise(model, config, seeded(seed))
     return model.to(device)
 
 

@@ -22,7 +22,10 @@ from luthier.generation.reader import Reader
 from luthier.generation.row import Result, Row
 from luthier.generation.sampling import choose, uniforms
 from luthier.generation.settings import Settings
+from luthier.model.memory import check_fits
 from luthier.model.transformer import Transformer
+
+LOGITS = 4  # copies of a text's logits in float32: as they come, penalised, filtered, as probabilities
 
 if TYPE_CHECKING:
     from luthier.tokenizers.core.tokenizer import Tokenizer
@@ -110,17 +113,45 @@ def grow(
     prompts = [row.prompt for row in rows[:: settings.samples]]
     room = max(row.room for row in rows)
     vocab_size = rows[0].tokenizer.vocab_size
+    check_memory(model, rows, settings)
     with evaluating(model), evaluating(draft.model) if draft else nullcontext():
         reader = Reader(model, prompts, room, vocab_size=vocab_size, use_cache=settings.use_cache)
         if settings.beams > 1:
             yield from beam_search(reader, rows, settings)
-        elif draft is not None and len(rows) == 1:
+        elif draft is not None and len(rows) == 1 and reads_in_any_pieces(model, len(rows[0].prompt) + room):
             guesser = FirstThatKnows(LookUp(rows[0].prompt), DraftGuesser(draft, rows[0], settings))
             yield from sample_ahead(reader, rows[0], settings, guesser)
         elif look_up.pays(reader, rows):
             yield from sample_ahead(reader, rows[0], settings, LookUp(rows[0].prompt))
         else:
             yield from sample(reader, rows, settings, room)
+
+
+def reads_in_any_pieces(model: Transformer, length: int) -> bool:
+    """Whether several tokens of a text of this length can be read at once, for the logits that they have alone."""
+    return model.steady_length is None or length <= model.steady_length
+
+
+def check_memory(model: Transformer, rows: Sequence[Row], settings: Settings) -> None:
+    """Raise a LuthierError with numbers where keys, values and logits of so many texts do not fit into memory."""
+    texts = len(rows) * settings.beams
+    if texts == 1:
+        return
+    weight = model.embedding.weight
+    slots = max(len(row.prompt) for row in rows) + max(row.room for row in rows)
+    keys = sum(
+        2 * block.attention.n_kv_heads * block.attention.head_dim * min(slots, block.attention.mask.window or slots)
+        for block in model.layers
+    )
+    logits = 4 * LOGITS * model.output.out_features
+    each = (keys * weight.element_size() if settings.use_cache else 0) + logits
+    smaller = "beams" if settings.beams > 1 else "samples or prompts"
+    check_fits(
+        texts * each,
+        weight.device,
+        f"{texts:,} texts of {slots:,} tokens at once need about",
+        f"take fewer {smaller}, or a lower --max-new-tokens",
+    )
 
 
 def sample(reader: Reader, rows: Sequence[Row], settings: Settings, room: int) -> Iterator[tuple[Row, str]]:

@@ -92,6 +92,10 @@ class Reader:
 
     def ends_of_pieces(self, begin: int) -> Iterator[int]:
         """Where each piece ends of what comes from slot `begin` on. A batch shares the tokens of a piece."""
+        steady = self.model.steady_length
+        if steady is not None and self.slots > steady:  # the logits would depend on the pieces
+            yield self.slots
+            return
         piece = max(PIECE // len(self.padding), SMALLEST_PIECE)
         while self.slots - begin > piece:
             begin += piece

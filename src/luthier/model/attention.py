@@ -19,7 +19,7 @@ from luthier.model.cores.core import Need
 from luthier.model.dropout import Dropout
 from luthier.model.hook_point import HookPoint
 from luthier.model.mask import MaskRule, build_mask, causal, first_slot
-from luthier.model.rope import Rope
+from luthier.model.rope import LengthRope, Rope
 
 
 class Attention(nn.Module):
@@ -106,9 +106,9 @@ class Attention(nn.Module):
         return LayerCache(capacity, self.mask.window)
 
     @property
-    def rope(self) -> Rope | None:
+    def rope(self) -> Rope | LengthRope | None:
         """The rotary positions among the steps on q and k."""
-        return next((step for step in self.qk_steps if isinstance(step, Rope)), None)
+        return next((step for step in self.qk_steps if isinstance(step, Rope | LengthRope)), None)
 
     @property
     def kind(self) -> Hashable:

@@ -8,9 +8,7 @@ Shapes: B batch (or 1), T tokens, H query heads, K key heads, D head_dim.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +16,13 @@ from torch import Tensor, nn
 from luthier.errors import UsageError
 from luthier.model.context import Angles, AttentionContext
 from luthier.model.norm import unit_rms
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1's stretch of the slow rotations, for a context longer than the one trained on.
-
-    Wavelengths under original / high_freq_factor stay, those over original / low_freq_factor are divided by `factor`,
-    and those between are mixed. Llama 4 Scout has low = high = 1: then nothing lies between.
-    """
-
-    factor: float = 8.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_context_length: int = 8192  # tokens
+from luthier.model.rope_scaling import (
+    RopeScaling,
+    dynamic_frequencies,
+    long_frequencies,
+    plain_frequencies,
+    scale_frequencies,
+)
 
 
 class Rope(nn.Module):
@@ -39,19 +30,22 @@ class Rope(nn.Module):
 
     The pairs lie in halves, as in Hugging Face's Llama. Weights from formats whose pairs are interleaved have the rows
     of q and k permuted when they are read; scores do not change when q and k are permuted alike.
+
+    scaling: of the frequencies, in a way that does not depend on the text's length (see LengthRope, and `rope`). Its
+    `magnitude` is not applied here: it belongs into the scale of the scores.
     """
 
     def __init__(self, head_dim: int, theta: float = 10_000.0, scaling: RopeScaling | None = None) -> None:
         super().__init__()
-        if head_dim % 2:
-            raise UsageError(f"head_dim {head_dim} (dim / n_heads) is odd: rotary positions turn pairs, make it even")
+        check_rope(head_dim, theta, scaling)
+        if scaling is not None and scaling.depends_on_length:
+            raise UsageError(f"rope_scaling {scaling.kind} depends on the text's length: that is a LengthRope")
         self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
 
     def frequencies(self, device: torch.device | None = None) -> Tensor:
         """Radians per token of each pair, (D/2,). Made anew at each call: a buffer would be empty after `meta`."""
-        exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
-        frequencies = 1.0 / self.theta**exponents
-        return frequencies if self.scaling is None else scale_frequencies(frequencies, self.scaling)
+        frequencies = plain_frequencies(self.head_dim, self.theta, device)
+        return frequencies if self.scaling is None else scale_frequencies(frequencies, self.scaling, self.theta)
 
     @property
     def kind(self) -> Hashable:
@@ -68,20 +62,68 @@ class Rope(nn.Module):
         return rotate(q, context.angles), rotate(k, context.angles)
 
 
+class LengthRope(nn.Module):
+    """Rotary positions whose frequencies depend on how long the text is: scaling of the kinds dynamic and longrope.
+
+    A text's length is its last position of this call, plus 1, in each row by itself. As in transformers, keys that are
+    in the cache keep the angles that they were given when they were read: beyond `scaling.original_context_length`
+    tokens, logits depend on how the text was cut into calls.
+    """
+
+    def __init__(self, head_dim: int, theta: float, scaling: RopeScaling) -> None:
+        super().__init__()
+        check_rope(head_dim, theta, scaling)
+        if not scaling.depends_on_length:
+            raise UsageError(f"rope_scaling {scaling.kind} does not depend on the text's length: that is a Rope")
+        self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
+
+    @property
+    def kind(self) -> Hashable:
+        """What the angles depend on: layers with equal kinds share them."""
+        return self.head_dim, self.theta, self.scaling
+
+    def angles(self, positions: Tensor) -> Angles:
+        """Of tokens at these positions, (B or 1, T), of which the last ends the text."""
+        lengths = positions.amax(-1, keepdim=True) + 1  # (B, 1)
+        frequencies = dynamic_frequencies if self.scaling.kind == "dynamic" else long_frequencies
+        each = frequencies(self.head_dim, self.theta, self.scaling, lengths)  # (B, D/2)
+        angles = positions[:, None, :, None].float() * each[:, None, None, :]  # (B, 1, T, D/2)
+        return Angles(angles.cos(), angles.sin())
+
+    def forward(self, q: Tensor, k: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
+        assert context.angles is not None
+        return rotate(q, context.angles), rotate(k, context.angles)
+
+
+def rope(head_dim: int, theta: float, scaling: RopeScaling | None) -> Rope | LengthRope:
+    """The part that computes this scaling."""
+    if scaling is not None and scaling.depends_on_length:
+        return LengthRope(head_dim, theta, scaling)
+    return Rope(head_dim, theta, scaling)
+
+
+def check_rope(head_dim: int, theta: float, scaling: RopeScaling | None) -> None:
+    """Raise a UsageError for sizes that this scaling cannot be computed with."""
+    if head_dim % 2:
+        raise UsageError(f"head_dim {head_dim} (dim / n_heads) is odd: rotary positions turn pairs, make it even")
+    if scaling is None:
+        return
+    if scaling.kind == "yarn" and theta <= 1:
+        raise UsageError(f"rope_theta is {theta:g}: with rope_scaling yarn it must be above 1")
+    if scaling.kind == "dynamic" and head_dim < 4:
+        raise UsageError(f"head_dim is {head_dim}: with rope_scaling dynamic it must be at least 4")
+    if scaling.kind == "longrope" and len(scaling.long_factors) != head_dim // 2:
+        raise UsageError(
+            f"rope_scaling: longrope has {len(scaling.long_factors)} factors, and a head of {head_dim} dimensions "
+            f"needs {head_dim // 2}"
+        )
+
+
 def rotate(x: Tensor, angles: Angles) -> Tensor:
     """Rotate each pair (x[i], x[i + D/2]) by its angle, in float32."""
     cos, sin = angles
     first, second = x.float().chunk(2, dim=-1)  # (B, H, T, D/2) each
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).type_as(x)
-
-
-def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Apply Llama 3.1's scaling to (D/2,) frequencies."""
-    turns = scaling.original_context_length * frequencies / (2 * math.pi)  # over the original context
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    # share of the frequency that is kept as it is: 0 for slow pairs, 1 for fast ones. low == high must not divide by 0
-    kept = ((turns - low) / (high - low)).clamp(0, 1) if high > low else (turns >= low).float()
-    return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
 class UnitQK(nn.Module):

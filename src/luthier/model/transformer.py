@@ -19,6 +19,7 @@ from luthier.model.cache import KVCache, LayerCache
 from luthier.model.context import AttentionContext
 from luthier.model.dropout import Dropout
 from luthier.model.moe import MoE, uncounted
+from luthier.model.rope import LengthRope
 
 
 class Block(nn.Module):
@@ -154,6 +155,15 @@ class Transformer(nn.Module):
     def layers(self) -> list[Block]:
         """The blocks, typed."""
         return cast("list[Block]", list(self.blocks))
+
+    @property
+    def steady_length(self) -> int | None:
+        """Texts up to so many tokens have the same logits however they are cut into calls; None: all texts.
+
+        Beyond, a scaling of rotary positions depends on the length of the text (see LengthRope).
+        """
+        steps = [step for block in self.layers for step in block.attention.qk_steps]
+        return min((s.scaling.original_context_length for s in steps if isinstance(s, LengthRope)), default=None)
 
     def positions(self, n_keys: int, valid: Tensor | None, device: torch.device) -> Tensor:
         """Positions of all tokens so far, (B or 1, S). Padding has position 0 and is masked."""

@@ -186,7 +186,7 @@ class NativeStep:
         gate = Matrix()
         if isinstance(hidden, SwiGLU):
             gate = self.matrix(hidden.gate, self.hidden_dim, self.dim)
-        elif not isinstance(hidden, FeedForward):
+        elif type(hidden) is not FeedForward:
             raise Unfit(f"{type(hidden).__qualname__} where it knows SwiGLU and FeedForward")
         return Layer(
             self.norm(block.attention_norm), self.norm(block.feed_forward_norm),

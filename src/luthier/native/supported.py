@@ -21,7 +21,8 @@ from luthier.model.hook_point import HookPoint
 from luthier.model.mask import Causal, Chunked, SlidingWindow
 from luthier.model.norm import RMSNorm
 from luthier.model.overrides import GLOBAL_HOOKS, OWN_HOOKS, override
-from luthier.model.rope import Rope, RopeScaling
+from luthier.model.rope import Rope
+from luthier.model.rope_scaling import RopeScaling
 from luthier.model.transformer import Block, Transformer
 from luthier.native.blocks import BlockEmbedding, BlockLinear
 

@@ -51,7 +51,7 @@ def verify(path: Path, lm: LanguageModel) -> Iterator[Check]:
         }
         lm.model.eval()
         generator = torch.Generator().manual_seed(1)
-        length = min(LONGEST, lm.config.context_length)
+        length = min(LONGEST, lm.config.context_length, lm.model.steady_length or LONGEST)
         tokens = torch.randint(lm.config.vocab_size, (3, length), generator=generator).to(lm.device)
         whole = lm.model(tokens).float()
         allowed = TOLERANCE[lm.dtype] * max(1.0, whole.std().item())

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, remark
 
 LARGEST = 2**20  # of a width or a count; products of three still fit 64 bits
 LARGEST_CONTEXT = 2**40  # tokens
 LARGEST_NUMBER = 2**53  # beyond, floats are no longer whole numbers
 LARGEST_EXPERTS = 2**12
 LARGEST_DEPTH = 2**12  # layers: each costs memory before any weight is read
+LARGEST_HEAD = 2**14  # dimensions of a head
 
 
 class ConfigJson:
@@ -23,22 +24,39 @@ class ConfigJson:
     def __init__(self, values: Mapping[str, Any], source: str = "config.json") -> None:
         self.values = {name: value for name, value in values.items() if value is not None}
         self.source = source
+        self.taken: set[str] = set()  # the names that were asked for
 
     def finite(self, name: str, default: float | None) -> float:
         """A finite number."""
-        value = self.values.get(name, default)
+        value = self.value(name, default)
         if value is None:
             raise LuthierError(f"{self.source}: '{name}' is missing")
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < LARGEST_NUMBER:
             raise LuthierError(f"{self.source}: '{name}' must be a number, it is {value!r:.60}")
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
-        """A number above 0."""
+    def value(self, name: str, default: Any = None) -> Any:
+        """Anything, unchecked."""
+        self.taken.add(name)
+        return self.values.get(name, default)
+
+    def number(self, name: str, default: float | None = None, *, least: float | None = None) -> float:
+        """A number above 0, or from `least` on."""
         value = self.finite(name, default)
-        if value <= 0:
-            raise LuthierError(f"{self.source}: '{name}' must be above 0, it is {value}")
+        if value < least if least is not None else value <= 0:
+            bound = "above 0" if least is None else f"at least {least:g}"
+            raise LuthierError(f"{self.source}: '{name}' must be {bound}, it is {value}")
         return float(value)
+
+    def positive_numbers(self, name: str, most: int) -> tuple[float, ...]:
+        """A list of 1 to `most` numbers above 0."""
+        value = self.value(name)
+        if value is None:
+            raise LuthierError(f"{self.source}: '{name}' is missing")
+        good = isinstance(value, list) and 0 < len(value) <= most
+        if not good or not all(type(number) in (int, float) and 0 < number < LARGEST_NUMBER for number in value):
+            raise LuthierError(f"{self.source}: '{name}' must be a list of numbers above 0, it is {value!r:.60}")
+        return tuple(map(float, value))
 
     def share(self, name: str, default: float) -> float:
         """A number from 0 to under 1."""
@@ -61,28 +79,39 @@ class ConfigJson:
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
-        value = self.values.get(name, default)
+        value = self.value(name, default)
         if not isinstance(value, bool):
             raise LuthierError(f"{self.source}: '{name}' must be true or false, it is {value!r:.60}")
         return value
 
     def numbers(self, name: str) -> list[int] | None:
         """A list of whole numbers, or None where there is none."""
-        value = self.values.get(name)
+        value = self.value(name)
         if value is not None and not (isinstance(value, list) and all(type(number) is int for number in value)):
             raise LuthierError(f"{self.source}: '{name}' must be a list of whole numbers, it is {value!r:.60}")
         return value
 
     def section(self, name: str) -> ConfigJson:
         """An object within, empty where there is none."""
-        value = self.values.get(name, {})
+        value = self.value(name, {})
         if not isinstance(value, dict):
             raise LuthierError(f"{self.source}: '{name}' must be an object, it is {value!r:.60}")
         return ConfigJson(value, self.source)
 
     def only(self, name: str, *supported: Any) -> None:
         """Refuse a setting that we cannot honour. The first supported value is what a missing one means."""
-        value = self.values.get(name, supported[0])
+        value = self.value(name, supported[0])
         if value not in supported:
             known = " or ".join(f"{value!r:.60}" for value in supported)
             raise LuthierError(f"{self.source}: '{name}': {value!r:.60} is not supported, only {known}")
+
+    def pass_over(self, *names: str) -> None:
+        """Settings that change nothing of what is computed here: `mention_others` does not mention them."""
+        self.taken.update(names)
+
+    def mention_others(self, where: str = "") -> None:
+        """Say which settings nobody has asked for: they are not understood, and may matter."""
+        others = [name for name in self.values if name not in self.taken]
+        if others:
+            names = ", ".join(f"'{name:.60}'" for name in others[:5]) + (" and more" if len(others) > 5 else "")
+            remark(f"{where or self.source}: {names} is not understood here and is not used")

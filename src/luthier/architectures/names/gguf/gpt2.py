@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.architectures.gpt2 import Config
-from luthier.architectures.names.gguf.metadata import EMBEDDING, OUTPUT, is_tied, read_depth, read_vocab_size
+from luthier.architectures.names.gguf.metadata import (
+    EMBEDDING,
+    OUTPUT,
+    is_tied,
+    mention_others,
+    read_depth,
+    read_vocab_size,
+)
 from luthier.architectures.names.settings import ConfigJson
+from luthier.errors import LuthierError
 from luthier.formats.names import Checkpoint, Rule, Split, Table, ZeroBias, each_layer
 
 
@@ -43,13 +51,16 @@ def table(config: Config) -> Table:
 
 
 def write_config(config: Config) -> dict[str, Any]:
-    """The settings of a file."""
+    """The settings of a file. A LuthierError for parts that llama.cpp's gpt2 has not."""
+    for name, setting in (("exact_gelu", config.exact_gelu), ("scale_by_layer", config.scale_by_layer)):
+        if setting:
+            raise LuthierError(f"GGUF has no setting for {name} of gpt2: write the model as hf")
     return {
         "general.architecture": "gpt2",
         "gpt2.vocab_size": config.vocab_size,
         "gpt2.context_length": config.context_length,
         "gpt2.embedding_length": config.dim,
-        "gpt2.feed_forward_length": 4 * config.dim,
+        "gpt2.feed_forward_length": config.hidden_dim or 4 * config.dim,
         "gpt2.block_count": config.n_layers,
         "gpt2.attention.head_count": config.n_heads,
         "gpt2.attention.layer_norm_epsilon": config.norm_eps,
@@ -63,13 +74,13 @@ def read_config(values: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
     """The Config of a file. Files of old hold the embedding twice, as the output matrix too: they are tied."""
     settings = ConfigJson(values, "the settings")
     dim, n_heads = settings.count("gpt2.embedding_length"), settings.count("gpt2.attention.head_count")
-    settings.only("gpt2.feed_forward_length", 4 * dim)
+    width = settings.count("gpt2.feed_forward_length", 4 * dim)
     settings.only("gpt2.attention.head_count_kv", n_heads)
     shapes = checkpoint.shapes()
     tied = is_tied(checkpoint) or (
         shapes[OUTPUT] == shapes.get(EMBEDDING) and checkpoint.tensor(OUTPUT).equal(checkpoint.tensor(EMBEDDING))
     )
-    return Config(
+    config = Config(
         vocab_size=read_vocab_size(checkpoint),
         context_length=settings.count("gpt2.context_length"),
         dim=dim,
@@ -80,4 +91,7 @@ def read_config(values: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
         tie_embeddings=tied,
         dropout=settings.share("luthier.dropout", 0.1),
         embedding_std=settings.number("luthier.embedding_std", 0.02),
+        hidden_dim=None if width == 4 * dim else width,
     )
+    mention_others(settings, "gpt2")
+    return config

@@ -9,7 +9,9 @@ from luthier.architectures.llama import Config
 from luthier.architectures.names.gguf.metadata import (
     EMBEDDING,
     OUTPUT,
+    has_biases,
     is_tied,
+    mention_others,
     read_depth,
     read_head_dim,
     read_rope,
@@ -27,15 +29,17 @@ def table(config: Config) -> Table:
     ours, theirs = "blocks.{layer}.", "blk.{layer}."
     block = [
         Rule(theirs + "attn_norm.weight", ours + "attention_norm.weight"),
-        Rule(theirs + "attn_q.weight", ours + "attention.query.weight", PairsToHalves((config.n_heads,))),
-        Rule(theirs + "attn_k.weight", ours + "attention.key.weight", PairsToHalves((config.n_kv_heads,))),
-        Rule(theirs + "attn_v.weight", ours + "attention.value.weight"),
-        Rule(theirs + "attn_output.weight", ours + "attention.output.weight"),
         Rule(theirs + "ffn_norm.weight", ours + "feed_forward_norm.weight"),
-        Rule(theirs + "ffn_gate.weight", ours + "feed_forward.gate.weight"),
-        Rule(theirs + "ffn_up.weight", ours + "feed_forward.up.weight"),
-        Rule(theirs + "ffn_down.weight", ours + "feed_forward.down.weight"),
     ]
+    for what in ("weight", *["bias"] * config.attention_bias):
+        block += [
+            Rule(f"{theirs}attn_q.{what}", f"{ours}attention.query.{what}", PairsToHalves((config.n_heads,))),
+            Rule(f"{theirs}attn_k.{what}", f"{ours}attention.key.{what}", PairsToHalves((config.n_kv_heads,))),
+            Rule(f"{theirs}attn_v.{what}", f"{ours}attention.value.{what}"),
+            Rule(f"{theirs}attn_output.{what}", f"{ours}attention.output.{what}"),
+        ]
+    for what in ("weight", *["bias"] * config.mlp_bias):
+        block += [Rule(f"{theirs}ffn_{a}.{what}", f"{ours}feed_forward.{a}.{what}") for a in ("gate", "up", "down")]
     head_dim = config.head_dim or config.dim // config.n_heads
     rules = [
         Rule(EMBEDDING, "embedding.weight"),
@@ -75,10 +79,11 @@ def read_config(values: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
         settings.only(f"llama.{name}", None)
     dim, n_heads = settings.count("llama.embedding_length"), settings.count("llama.attention.head_count")
     head_dim = read_head_dim(settings, "llama", dim, n_heads)
-    theta, scaling = read_rope(settings, "llama", head_dim or dim // n_heads, checkpoint)
-    return Config(
+    context = settings.count("llama.context_length", most=LARGEST_CONTEXT)
+    theta, scaling = read_rope(settings, "llama", head_dim or dim // n_heads, checkpoint, context=context)
+    config = Config(
         vocab_size=read_vocab_size(checkpoint),
-        context_length=settings.count("llama.context_length", most=LARGEST_CONTEXT),
+        context_length=context,
         dim=dim,
         hidden_dim=settings.count("llama.feed_forward_length"),
         n_layers=read_depth(settings, "llama", checkpoint),
@@ -90,4 +95,8 @@ def read_config(values: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
         rope_scaling=scaling,
         tie_embeddings=is_tied(checkpoint),
         dropout=settings.share("luthier.dropout", 0.0),
+        attention_bias=has_biases(checkpoint, "attn_"),
+        mlp_bias=has_biases(checkpoint, "ffn_"),
     )
+    mention_others(settings, "llama")
+    return config

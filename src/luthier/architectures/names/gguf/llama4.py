@@ -14,6 +14,7 @@ from luthier.architectures.names.gguf.metadata import (
     EMBEDDING,
     OUTPUT,
     is_tied,
+    mention_others,
     read_depth,
     read_head_dim,
     read_rope,
@@ -30,6 +31,7 @@ from luthier.formats.names import Checkpoint, Join, PairsToHalves, Rule, Table, 
 CHUNK = 8192  # tokens, of local attention and of the temperature's steps
 TEMPERATURE_SCALE = 0.1
 GLOBAL_EVERY = 4
+ROPE_KINDS = ("none", "linear", "yarn")
 MAVERICK_EXPERTS = 128  # with as many, queries and keys have no norm
 
 
@@ -84,7 +86,7 @@ def write_config(config: Config) -> dict[str, Any]:
         "llama4.attention.temperature_length": config.temperature_floor,
         "llama4.attention.temperature_scale": config.temperature_scale,
         "llama4.attention.layer_norm_rms_epsilon": config.norm_eps,
-        **write_rope("llama4", config.rope_theta, config.rope_scaling),
+        **write_rope("llama4", config.rope_theta, config.rope_scaling, ROPE_KINDS),
         "luthier.qk_norm": config.qk_norm,
         "luthier.temperature_tuning": config.temperature_tuning,
         "luthier.dropout": config.dropout,
@@ -98,10 +100,13 @@ def read_config(values: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
     dim, n_heads = settings.count("llama4.embedding_length"), settings.count("llama4.attention.head_count")
     n_experts = settings.count("llama4.expert_count", most=LARGEST_EXPERTS)
     head_dim = read_head_dim(settings, "llama4", dim, n_heads)
-    theta, scaling = read_rope(settings, "llama4", head_dim or dim // n_heads, checkpoint)
-    return Config(
+    context = settings.count("llama4.context_length", most=LARGEST_CONTEXT)
+    theta, scaling = read_rope(
+        settings, "llama4", head_dim or dim // n_heads, checkpoint, context=context, kinds=ROPE_KINDS
+    )
+    config = Config(
         vocab_size=read_vocab_size(checkpoint),
-        context_length=settings.count("llama4.context_length", most=LARGEST_CONTEXT),
+        context_length=context,
         dim=dim,
         hidden_dim=settings.count("llama4.expert_feed_forward_length"),
         dense_hidden_dim=settings.count("llama4.feed_forward_length"),
@@ -126,6 +131,8 @@ def read_config(values: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
         tie_embeddings=is_tied(checkpoint),
         dropout=settings.share("luthier.dropout", 0.0),
     )
+    mention_others(settings, "llama4")
+    return config
 
 
 def read_layers(settings: ConfigJson, name: str) -> tuple[int, ...] | None:

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.architectures.gpt2 import Config
+from luthier.architectures.names.hugging_face.config_json import WRAPPERS, mention_others
 from luthier.architectures.names.settings import LARGEST_DEPTH, ConfigJson
 from luthier.formats.names import Rule, Split, Table, Transpose, ZeroBias, each_layer
 
-CLASSES = {"GPT2LMHeadModel": "gpt2"}  # class -> model_type
+CLASSES = {"GPT2LMHeadModel": "gpt2", "GPT2Model": "gpt2"}  # class -> model_type
+# n_ctx: n_positions once more. reorder_and_upcast_attn: scores in float32, as here in any case
+PASSED_OVER = ("n_ctx", "embd_pdrop", "attn_pdrop", "reorder_and_upcast_attn")
+
+PREFIXES = ("transformer.", *WRAPPERS)
 
 
 def table(config: Config) -> Table:
@@ -50,8 +55,8 @@ def table(config: Config) -> Table:
     ignored = ("h.*.attn.bias", "h.*.attn.masked_bias")  # the causal mask, in files of old
     if config.tie_embeddings:
         repeats = (("lm_head.weight", "transformer.wte.weight"),)
-        return Table(rules, ("transformer.",), ignored, repeats)
-    return Table([*rules, Rule("lm_head.weight", "output.weight")], ("transformer.",), ignored)
+        return Table(rules, PREFIXES, ignored, repeats)
+    return Table([*rules, Rule("lm_head.weight", "output.weight")], PREFIXES, ignored)
 
 
 def write_config(config: Config) -> dict[str, Any]:
@@ -65,7 +70,9 @@ def write_config(config: Config) -> dict[str, Any]:
         "n_layer": config.n_layers,
         "n_head": config.n_heads,
         "layer_norm_epsilon": config.norm_eps,
-        "activation_function": "gelu_new",
+        "n_inner": config.hidden_dim,
+        "activation_function": "gelu" if config.exact_gelu else "gelu_new",
+        "scale_attn_by_inverse_layer_idx": config.scale_by_layer,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
@@ -79,12 +86,11 @@ def read_config(values: Mapping[str, Any]) -> Config:
     """The Config of a config.json. Of its three dropouts we take that of the residual branches."""
     settings = ConfigJson(values)
     dim = settings.count("n_embd")
-    settings.only("n_inner", 4 * dim)
-    settings.only("activation_function", "gelu_new", "gelu_pytorch_tanh")
+    width = settings.count("n_inner", 4 * dim)
+    settings.only("activation_function", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu")
     settings.only("scale_attn_weights", True)
-    settings.only("scale_attn_by_inverse_layer_idx", False)
     settings.only("add_cross_attention", False)
-    return Config(
+    config = Config(
         vocab_size=settings.count("vocab_size"),
         context_length=settings.count("n_positions", 1024),
         dim=dim,
@@ -95,4 +101,9 @@ def read_config(values: Mapping[str, Any]) -> Config:
         tie_embeddings=settings.flag("tie_word_embeddings", True),
         dropout=settings.share("resid_pdrop", 0.1),
         embedding_std=settings.number("embedding_std", 0.02),
+        hidden_dim=None if width == 4 * dim else width,
+        exact_gelu=settings.value("activation_function") == "gelu",
+        scale_by_layer=settings.flag("scale_attn_by_inverse_layer_idx", False),
     )
+    mention_others(settings, *PASSED_OVER, *(name for name in settings.values if name.startswith("summary_")))
+    return config

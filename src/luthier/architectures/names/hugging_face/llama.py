@@ -6,26 +6,39 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.architectures.llama import Config
-from luthier.architectures.names.hugging_face.config_json import read_rope, write_rope
+from luthier.architectures.names.hugging_face.config_json import (
+    WRAPPERS,
+    mention_others,
+    read_context,
+    read_rope,
+    write_rope,
+)
 from luthier.architectures.names.settings import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigJson
 from luthier.formats.names import Rule, Table, each_layer
 
-CLASSES = {"LlamaForCausalLM": "llama"}  # class -> model_type
+CLASSES = {"LlamaForCausalLM": "llama", "LlamaModel": "llama", "LLaMAForCausalLM": "llama"}  # class -> model_type
+
+PREFIXES = ("model.", *WRAPPERS)
 
 
 def table(config: Config) -> Table:
     """Names of LlamaForCausalLM. Its rotary pairs lie in halves, as ours: nothing is moved."""
     ours, theirs = "blocks.{layer}.", "model.layers.{layer}."
+    attention = ["weight", *["bias"] * config.attention_bias]
+    hidden = ["weight", *["bias"] * config.mlp_bias]
     block = [
         Rule(theirs + "input_layernorm.weight", ours + "attention_norm.weight"),
-        Rule(theirs + "self_attn.q_proj.weight", ours + "attention.query.weight"),
-        Rule(theirs + "self_attn.k_proj.weight", ours + "attention.key.weight"),
-        Rule(theirs + "self_attn.v_proj.weight", ours + "attention.value.weight"),
-        Rule(theirs + "self_attn.o_proj.weight", ours + "attention.output.weight"),
+        *(
+            Rule(f"{theirs}self_attn.{a}_proj.{what}", f"{ours}attention.{b}.{what}")
+            for a, b in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "output"))
+            for what in attention
+        ),
         Rule(theirs + "post_attention_layernorm.weight", ours + "feed_forward_norm.weight"),
-        Rule(theirs + "mlp.gate_proj.weight", ours + "feed_forward.gate.weight"),
-        Rule(theirs + "mlp.up_proj.weight", ours + "feed_forward.up.weight"),
-        Rule(theirs + "mlp.down_proj.weight", ours + "feed_forward.down.weight"),
+        *(
+            Rule(f"{theirs}mlp.{part}_proj.{what}", f"{ours}feed_forward.{part}.{what}")
+            for part in ("gate", "up", "down")
+            for what in hidden
+        ),
     ]
     rules = [
         Rule("model.embed_tokens.weight", "embedding.weight"),
@@ -34,8 +47,8 @@ def table(config: Config) -> Table:
     ]
     ignored = ("*rotary_emb.inv_freq",)  # in files of old
     if config.tie_embeddings:
-        return Table(rules, ("model.",), ignored, (("lm_head.weight", "model.embed_tokens.weight"),))
-    return Table([*rules, Rule("lm_head.weight", "output.weight")], ("model.",), ignored)
+        return Table(rules, PREFIXES, ignored, (("lm_head.weight", "model.embed_tokens.weight"),))
+    return Table([*rules, Rule("lm_head.weight", "output.weight")], PREFIXES, ignored)
 
 
 def write_config(config: Config) -> dict[str, Any]:
@@ -44,7 +57,6 @@ def write_config(config: Config) -> dict[str, Any]:
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
         "hidden_size": config.dim,
         "intermediate_size": config.hidden_dim,
         "num_hidden_layers": config.n_layers,
@@ -53,9 +65,9 @@ def write_config(config: Config) -> dict[str, Any]:
         "head_dim": config.head_dim or config.dim // config.n_heads,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
-        **write_rope(config.rope_theta, config.rope_scaling),
-        "attention_bias": False,
-        "mlp_bias": False,
+        **write_rope(config.rope_theta, config.rope_scaling, config.context_length),
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
         "attention_dropout": config.dropout,
         "tie_word_embeddings": config.tie_embeddings,
     }
@@ -65,13 +77,13 @@ def read_config(values: Mapping[str, Any]) -> Config:
     """The Config of a config.json. What is missing means what it does in transformers' LlamaConfig."""
     settings = ConfigJson(values)
     settings.only("hidden_act", "silu", "swish")
-    settings.only("attention_bias", False)
-    settings.only("mlp_bias", False)
+    settings.only("rope_interleaved", False)
     dim, n_heads = settings.count("hidden_size"), settings.count("num_attention_heads")
-    theta, scaling = read_rope(settings, theta=10_000.0)
-    return Config(
+    context = settings.count("max_position_embeddings", 2048, most=LARGEST_CONTEXT)
+    theta, scaling = read_rope(settings, theta=10_000.0, context=context)
+    config = Config(
         vocab_size=settings.count("vocab_size"),
-        context_length=settings.count("max_position_embeddings", 2048, most=LARGEST_CONTEXT),
+        context_length=read_context(settings, context, scaling),
         dim=dim,
         hidden_dim=settings.count("intermediate_size"),
         n_layers=settings.count("num_hidden_layers", most=LARGEST_DEPTH),
@@ -83,4 +95,8 @@ def read_config(values: Mapping[str, Any]) -> Config:
         rope_scaling=scaling,
         tie_embeddings=settings.flag("tie_word_embeddings", False),
         dropout=settings.share("attention_dropout", 0.0),
+        attention_bias=settings.flag("attention_bias", False),
+        mlp_bias=settings.flag("mlp_bias", False),
     )
+    mention_others(settings)
+    return config

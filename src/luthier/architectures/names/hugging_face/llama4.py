@@ -6,13 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.architectures.llama4 import Config
-from luthier.architectures.names.hugging_face.config_json import read_rope, write_rope
+from luthier.architectures.names.hugging_face.config_json import (
+    WRAPPERS,
+    mention_others,
+    read_context,
+    read_rope,
+    write_rope,
+)
 from luthier.architectures.names.settings import LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS, ConfigJson
 from luthier.errors import LuthierError
 from luthier.formats.names import PairsToHalves, Rule, Table, each_layer
 
 # class -> model_type; of the multimodal model we take the text part
 CLASSES = {"Llama4ForCausalLM": "llama4_text", "Llama4ForConditionalGeneration": "llama4"}
+
+TRAINING = ("router_aux_loss_coef", "router_jitter_noise", "output_router_logits", "for_llm_compressor")
 
 
 def table(config: Config) -> Table:
@@ -44,7 +52,7 @@ def table(config: Config) -> Table:
     for layer in range(config.n_layers):
         rules += each_layer([layer], block + (mixture if config.is_moe(layer) else dense))
     rules += [Rule("model.norm.weight", "norm.weight")]
-    prefixes = ("language_model.", "model.")
+    prefixes = ("language_model.", "model.", *WRAPPERS)
     ignored = ("vision_model.*", "multi_modal_projector.*", "*rotary_emb.inv_freq")
     if config.tie_embeddings:
         return Table(rules, prefixes, ignored, (("lm_head.weight", "model.embed_tokens.weight"),))
@@ -58,7 +66,6 @@ def write_config(config: Config) -> dict[str, Any]:
         "architectures": ["Llama4ForCausalLM"],
         "model_type": "llama4_text",
         "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
         "hidden_size": config.dim,
         "intermediate_size": config.hidden_dim,
         "intermediate_size_mlp": config.dense_hidden_dim,
@@ -79,7 +86,7 @@ def write_config(config: Config) -> dict[str, Any]:
         "attn_scale": config.temperature_scale,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
-        **write_rope(config.rope_theta, config.rope_scaling),
+        **write_rope(config.rope_theta, config.rope_scaling, config.context_length),
         "attention_bias": False,
         "attention_dropout": config.dropout,
         "tie_word_embeddings": config.tie_embeddings,
@@ -97,10 +104,11 @@ def read_config(values: Mapping[str, Any]) -> Config:
     n_layers = settings.count("num_hidden_layers", 48, most=LARGEST_DEPTH)
     moe_every, moe_layers = read_moe_layers(settings, n_layers)
     global_every, global_layers = read_global_layers(settings, n_layers)
-    theta, scaling = read_rope(settings, theta=500_000.0)
-    return Config(
+    context = settings.count("max_position_embeddings", 131_072, most=LARGEST_CONTEXT)
+    theta, scaling = read_rope(settings, theta=500_000.0, context=context)
+    config = Config(
         vocab_size=settings.count("vocab_size", 202_048),
-        context_length=settings.count("max_position_embeddings", 131_072, most=LARGEST_CONTEXT),
+        context_length=read_context(settings, context, scaling),
         dim=dim,
         hidden_dim=settings.count("intermediate_size", 8192),
         dense_hidden_dim=settings.count("intermediate_size_mlp", 16_384),
@@ -125,6 +133,8 @@ def read_config(values: Mapping[str, Any]) -> Config:
         tie_embeddings=settings.flag("tie_word_embeddings", False),
         dropout=settings.share("attention_dropout", 0.0),
     )
+    mention_others(settings, *TRAINING)
+    return config
 
 
 def read_moe_layers(settings: ConfigJson, n_layers: int) -> tuple[int, tuple[int, ...] | None]:

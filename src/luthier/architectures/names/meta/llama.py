@@ -55,6 +55,9 @@ def bands(config: Config) -> dict[str, tuple[int, ...]]:
 
 def write_config(config: Config) -> dict[str, Any]:
     """The params.json of a model."""
+    for name, setting in (("attention_bias", config.attention_bias), ("mlp_bias", config.mlp_bias)):
+        if setting:
+            raise LuthierError(f"Meta's format has no place for {name}: write the model as hf or gguf")
     multiple_of = multiple_in(config.hidden_dim)
     multiplier = multiplier_for(config.hidden_dim, 4 * config.dim, multiple_of)
     return {
@@ -96,8 +99,9 @@ def read_config(params: Mapping[str, Any], *, vocab_size: int, tied: bool) -> Co
     )
     theta = settings.number("rope_theta", 10_000.0)
     scaling = read_scaling(settings, factor=32.0 if (dim, n_layers) in LLAMA32 else 8.0, high=4.0)
+    settings.pass_over("max_batch_size", "max_seq_len")
     published = {10_000.0: 4096, 500_000.0: 8192}.get(theta, 16_384)  # Llama 2, Llama 3, Code Llama
-    return Config(
+    config = Config(
         vocab_size=vocab_size,
         context_length=ours.count("context_length", published if scaling is None else 131_072, most=LARGEST_CONTEXT),
         dim=dim,
@@ -112,3 +116,5 @@ def read_config(params: Mapping[str, Any], *, vocab_size: int, tied: bool) -> Co
         tie_embeddings=ours.flag("tie_embeddings", tied),
         dropout=ours.share("dropout", 0.0),
     )
+    settings.mention_others()
+    return config

@@ -179,7 +179,7 @@ def read_config(params: Mapping[str, Any], *, vocab_size: int, tied: bool) -> Co
     published = 10_485_760 if n_experts == 16 else 1_048_576
     context = ours.count("context_length", published, most=LARGEST_CONTEXT)
     dense_width, expert_width = read_widths(settings, mixture, dim)
-    return Config(
+    config = Config(
         vocab_size=vocab_size,
         context_length=context,
         dim=dim,
@@ -206,6 +206,9 @@ def read_config(params: Mapping[str, Any], *, vocab_size: int, tied: bool) -> Co
         tie_embeddings=ours.flag("tie_embeddings", tied),
         dropout=ours.share("dropout", 0.0),
     )
+    settings.pass_over("max_batch_size", "max_seq_len", "vision_args", "vocab_size", "head_dim")
+    settings.mention_others()
+    return config
 
 
 def read_widths(settings: ConfigJson, mixture: ConfigJson, dim: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from luthier.architectures.names.settings import LARGEST_CONTEXT, ConfigJson
 from luthier.errors import LuthierError
-from luthier.model.rope import RopeScaling
+from luthier.model.rope_scaling import RopeScaling
 
 OURS = "luthier"
 ORIGINAL_CONTEXT = 8192  # tokens, and low_freq_factor 1: written nowhere, both are fixed in Meta's programs
@@ -55,13 +55,17 @@ def multiple_in(*widths: int) -> int:
 
 def read_scaling(settings: ConfigJson, factor: float, high: float) -> RopeScaling | None:
     """The stretch of the rotary positions. factor and high: what they are where the file does not say it."""
+    settings.pass_over("rope_scaling_factor", "rope_high_freq_factor")
     if not settings.flag("use_scaled_rope", False):
         return None
     ours = settings.section(OURS)
+    low, high = ours.number("rope_low_freq_factor", 1.0), settings.number("rope_high_freq_factor", high)
+    if low > high:
+        raise LuthierError(f"params.json: rope_low_freq_factor {low:g} is above rope_high_freq_factor {high:g}")
     return RopeScaling(
         settings.number("rope_scaling_factor", factor),
-        ours.number("rope_low_freq_factor", 1.0),
-        settings.number("rope_high_freq_factor", high),
+        low,
+        high,
         ours.count("rope_original_context_length", ORIGINAL_CONTEXT, most=LARGEST_CONTEXT),
     )
 
@@ -70,6 +74,9 @@ def write_scaling(scaling: RopeScaling | None) -> dict[str, Any]:
     """The settings that say it in Meta's words."""
     if scaling is None:
         return {"use_scaled_rope": False}
+    if scaling.kind != "llama3" or scaling.magnitude != 1:
+        what = f"rope_scaling {scaling.kind}" if scaling.kind != "llama3" else "an attention factor"
+        raise LuthierError(f"params.json has no setting for {what}: write the model as hf")
     return {
         "use_scaled_rope": True,
         "rope_scaling_factor": scaling.factor,
