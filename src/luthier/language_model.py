@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from luthier.architectures.registry import Config
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, UsageError, remark
 from luthier.formats.safetensors_files import SHARD_BYTES
 from luthier.generation.draft import Draft, check_vocabulary
 from luthier.generation.generate import encode_prompts, generate, grow
@@ -25,7 +25,7 @@ from luthier.generation.row import Row
 from luthier.generation.settings import Settings
 from luthier.model.transformer import Transformer
 from luthier.model_files import hub, kinds, quantized
-from luthier.model_files.weights import Opened, Watch, silent
+from luthier.model_files.weights import Opened, Watch, broken_weights, silent
 from luthier.quantize.quantize import Kind, is_quantised
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
@@ -213,6 +213,12 @@ def load(
         model, config, tokenizer = quantized.read(place, quantize)
     else:
         model, config, tokenizer = kinds.read(place, existing(device), dtype)
+    if broken := broken_weights(model):
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        remark(
+            f"{path}: weights are NaN or infinite, in {broken[0]}{more}: the file is damaged, or its training failed, "
+            "and what the model computes means nothing"
+        )
     return LanguageModel(model.eval(), tokenizer, config)
 
 

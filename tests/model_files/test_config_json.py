@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.architectures import gpt2, llama, llama4, registry
-from luthier.errors import LuthierError
-from luthier.model.rope import RopeScaling
+from luthier.errors import LuthierError, Remark
+from luthier.model.rope_scaling import RopeScaling
 from luthier.model_files import hugging_face
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 10, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2}
@@ -98,12 +98,18 @@ def test_a_config_without_architecture_is_refused(values):
 @pytest.mark.parametrize(
     ("base", "change", "message"),
     [
-        (LLAMA, {"attention_bias": True}, "'attention_bias': True is not supported, only False"),
-        (LLAMA, {"mlp_bias": True}, "mlp_bias"),
         (LLAMA, {"hidden_act": "gelu"}, "'hidden_act': 'gelu' is not supported"),
-        (LLAMA, {"quantization_config": {"bits": 4}}, "quantised"),
-        (LLAMA, {"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "'rope_type': 'yarn' is not supported"),
-        (LLAMA, {"rope_scaling": {"type": "linear", "factor": 2}}, "'type': 'linear' is not supported"),
+        (LLAMA, {"quantization_config": {"bits": 4}}, "quantized in 4 bits by transformers, which is not read: take"),
+        (LLAMA, {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized in 4 bits by GPTQ"),
+        (LLAMA, {"quantization_config": {"quant_method": "awq"}}, "quantized by AWQ"),
+        (LLAMA, {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantized by bitsandbytes"),
+        (LLAMA, {"quantization": {"group_size": 64, "bits": 8}}, "quantized in 8 bits by MLX"),
+        (LLAMA, {"rope_scaling": {"rope_type": "mrope"}}, "'rope_type': 'mrope' is not supported"),
+        (LLAMA, {"rope_scaling": {"type": "linear"}}, "'factor' is missing"),
+        (LLAMA, {"rope_scaling": {"rope_type": "yarn", "factor": 2}, "rope_theta": 1}, "yarn it must be above 1"),
+        (LLAMA, {"rope_scaling": {"rope_type": "longrope", "long_factor": [1]}}, "'short_factor' is missing"),
+        (LLAMA, {"rope_scaling": {"rope_type": "longrope", "short_factor": [0]}}, "'short_factor' must be a list"),
+        (LLAMA, {"attention_bias": "yes"}, "'attention_bias' must be true or false"),
         (LLAMA, {"rope_parameters": {"full_attention": {}}}, "differ by layer"),
         (LLAMA, {"rope_scaling": {**STRETCH, "low_freq_factor": 5}}, "low_freq_factor 5 is above"),
         (LLAMA, {"rope_scaling": {**STRETCH, "factor": None}}, "'factor' is missing"),
@@ -121,9 +127,9 @@ def test_a_config_without_architecture_is_refused(values):
         (LLAMA, {"rope_theta": 0}, "'rope_theta' must be above 0"),
         (LLAMA, {"attention_dropout": 1}, "'attention_dropout' must lie from 0 to under 1"),
         (LLAMA, {"tie_word_embeddings": "yes"}, "must be true or false"),
-        (GPT2, {"activation_function": "gelu"}, "'gelu' is not supported, only 'gelu_new'"),
-        (GPT2, {"n_inner": 33}, "'n_inner': 33 is not supported, only 32"),
-        (GPT2, {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        (GPT2, {"activation_function": "relu"}, "'relu' is not supported, only 'gelu_new'"),
+        (GPT2, {"n_inner": 0}, "'n_inner' must be a whole number from 1"),
+        (GPT2, {"scale_attn_weights": False}, "scale_attn_weights"),
         (LLAMA4, {"no_rope_layers": [1, 0]}, "names 2 layers of 48"),
         (LLAMA4, {"no_rope_layers": "all"}, "list of whole numbers"),
         (LLAMA4, {"layer_types": ["full_attention"] * 48}, "'layer_types'"),
@@ -180,6 +186,49 @@ json = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    ("classes", "kind"),
+    [
+        (["LLaMAForCausalLM"], "llama"),
+        (["LlamaModel"], "llama"),
+        (["MistralForCausalLM"], "llama"),
+        (None, "llama"),
+        (["LlamaModel"], None),
+        (["LLaMAForCausalLM"], None),
+    ],
+)
+def test_the_model_type_says_what_a_model_is_and_then_its_class(classes, kind):
+    found = hugging_face.read_config({**LLAMA, "architectures": classes, "model_type": kind})
+    assert isinstance(found, llama.Config)
+
+
+def test_another_model_type_is_not_taken_for_a_known_class():
+    with pytest.raises(LuthierError, match="no architecture 'mistral'"):
+        hugging_face.read_config({**LLAMA, "model_type": "mistral"})
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        (LLAMA, {"sliding_window": 4096}),
+        (GPT2, {"rotary_dim": 3}),
+        (LLAMA4, {"new_in_2027": True}),
+        (LLAMA, {"rope_scaling": {"rope_type": "linear", "factor": 2, "alpha": 3}}),
+    ],
+)
+def test_a_setting_that_is_not_understood_draws_a_remark(base, change):
+    with pytest.warns(Remark, match="is not understood here and is not used") as caught:
+        hugging_face.read_config({**base, **change})
+    assert len(caught) == 1
+
+
+def test_the_length_trained_on_may_stand_beside_the_rotary_settings():
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 99}
+    values = {**LLAMA, "rope_scaling": rope, "original_max_position_embeddings": 16}
+    assert hugging_face.read_config(values).rope_scaling.original_context_length == 16
+
+
+@pytest.mark.filterwarnings("ignore::luthier.errors.Remark")
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from([GPT2, LLAMA, LLAMA4]), st.data())
 def test_any_value_in_any_setting_is_a_config_or_a_clear_error(base, data):

@@ -30,7 +30,8 @@ def fetch(name: str) -> Path:
     Raises a LuthierError where the hub has no such model or cannot be reached.
     """
     found = NAME.fullmatch(name.removeprefix(PREFIX))
-    if found is None:
+    parts = [part for text in found.groupdict().values() for part in (text or "").split("/")] if found else []
+    if found is None or ".." in parts or "." in parts:
         raise UsageError(f"'{name}' is no name on the hub: hf:ORG/NAME, hf:ORG/NAME@REVISION or hf:ORG/NAME/FILE.gguf")
     try:
         from huggingface_hub import hf_hub_download, snapshot_download

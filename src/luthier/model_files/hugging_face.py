@@ -1,12 +1,13 @@
 """Hugging Face model folders, what `transformers` opens and saves.
 
 config.json, generation_config.json, model.safetensors (or shards with an index), tokenizer.json, tokenizer_config.json.
-A training run is such a folder.
+A training run is such a folder. Of older folders pytorch_model.bin is read, where there is no model.safetensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,10 +17,12 @@ import torch
 from luthier.architectures import registry
 from luthier.architectures.names.hugging_face import gpt2, llama, llama4
 from luthier.architectures.registry import Config
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, remark
 from luthier.files.atomic_folder import replacing
 from luthier.files.json_files import read_json, write_json
-from luthier.formats import safetensors_files
+from luthier.formats import pth_folder, safetensors_files
+from luthier.formats.names import Checkpoint, bare_names
+from luthier.formats.pth_folder import PthFolder
 from luthier.formats.safetensors_files import SHARD_BYTES, SafetensorsFolder
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
 from luthier.tokenizers.core.tokenizer import STALE
@@ -27,13 +30,17 @@ from luthier.tokenizers.load import load as load_tokenizer
 
 NAMES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json")
-CONFIG = "config.json"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
+OUTPUT = "lm_head.weight"
+# what quantizes weights in other ways: the name in config.json, and the one that people know
+PACKED = {".qweight": "GPTQ or AWQ", ".absmax": "bitsandbytes", ".SCB": "bitsandbytes", ".biases": "MLX"}
+QUANTIZERS = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "fp8": "FP8", "mxfp4": "MXFP4"}
 WEIGHTS = ("model*.safetensors", safetensors_files.INDEX)  # patterns of the files with weights
 
 
 def recognises(path: Path) -> bool:
     """Whether a path looks like such a folder."""
-    return (path / CONFIG).is_file() and safetensors_files.has_weights(path)
+    return (path / CONFIG).is_file() and (safetensors_files.has_weights(path) or pth_folder.has_weights(path))
 
 
 def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
@@ -41,12 +48,18 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
 
     Raises a LuthierError that names what is unsupported, missing, unknown or of another shape.
     """
-    values, checkpoint = read_json(folder / CONFIG), SafetensorsFolder(folder)
+    values = read_json(folder / CONFIG)
     try:
         config = read_config(values)
+        checkpoint = SafetensorsFolder(folder) if safetensors_files.has_weights(folder) else PthFolder(folder)
+        check_packed(checkpoint)
+        config = untied_if_it_differs(config, checkpoint)
         model = read_weights(checkpoint, names_of(config).table(config), config, device, dtype)
     except LuthierError as error:
-        raise LuthierError(f"{folder}: {error}") from None
+        text = str(error)
+        raise LuthierError(text if text.startswith(str(folder)) else f"{folder}: {text}") from None
+    if (folder / ADAPTER).is_file():
+        remark(f"{folder}: its {ADAPTER} is not read, the model is opened without that adapter")
     found = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return Opened(model, config, load_tokenizer(folder) if found else None)
 
@@ -57,15 +70,33 @@ def write(folder: Path, opened: Opened, watch: Watch = silent, *, shard_bytes: i
     The folder changes in one go at the end: an error on the way leaves it as it was.
     """
     model, config, tokenizer = opened
-    names, ids = names_of(config), token_ids(tokenizer)
+    names, ids = names_of(config), token_ids(tokenizer, config.vocab_size)
+    settings = names.write_config(config)
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
     with replacing(folder, stale=(*WEIGHTS, *STALE), last=CONFIG) as staging:
-        write_json(staging / CONFIG, {**names.write_config(config), "dtype": dtype, **ids})
+        write_json(staging / CONFIG, {**settings, "dtype": dtype, **ids})
         write_json(staging / "generation_config.json", ids)
         table = names.table(config)
         safetensors_files.write(staging, layout_of(table, model), written(table, model, watch), shard_bytes)
         if tokenizer is not None:
             tokenizer.save(staging)
+
+
+def untied_if_it_differs(config: Config, checkpoint: Checkpoint) -> Config:
+    """The config without tied embeddings, where the file has an output matrix of its own. (So does transformers.)"""
+    if not config.tie_embeddings:
+        return config
+    table = names_of(config).table(config)
+    names = bare_names(table, checkpoint.shapes())
+    [(_, first)] = table.repeats
+    output, embedding = names.get(OUTPUT), names.get(table.bare(first))
+    if output is None or embedding is None or checkpoint.tensor(output).equal(checkpoint.tensor(embedding)):
+        return config
+    remark(
+        f"config.json says that the output matrix is the embedding, and '{output}' differs from '{embedding}': the "
+        "model is opened with both, untied"
+    )
+    return replace(config, tie_embeddings=False)
 
 
 def names_of(config: Config) -> ModuleType:
@@ -75,12 +106,42 @@ def names_of(config: Config) -> ModuleType:
 
 def read_config(values: Mapping[str, Any]) -> Config:
     """The Config of a config.json. Nothing that it says is executed: `auto_map` is not looked at."""
-    if values.get("quantization_config") is not None:
-        raise LuthierError("config.json: weights quantised for transformers cannot be read; take the original model")
-    classes = values.get("architectures")
-    asked = classes[0] if isinstance(classes, list) and classes else values.get("model_type")
-    known = {name: module for module in NAMES.values() for pair in module.CLASSES.items() for name in pair}
+    check_quantization(values)
+    types = {kind: module for module in NAMES.values() for kind in module.CLASSES.values()}
+    classes = {name: module for module in NAMES.values() for name in module.CLASSES}
+    named, kind = values.get("architectures"), values.get("model_type")
+    name = named[0] if isinstance(named, list) and named else None
+    known, asked = (types, kind) if kind is not None else (classes, name)
     if not isinstance(asked, str) or asked not in known:
-        raise LuthierError(f"config.json: no architecture {asked!r:.60}; there are {', '.join(known)}")
+        there = ", ".join([*classes, *types])
+        raise LuthierError(f"config.json: no architecture {asked!r:.60}; there are {there}")
     config: Config = known[asked].read_config(values)
     return config
+
+
+def check_packed(checkpoint: Checkpoint) -> None:
+    """Raise a LuthierError for tensors that only quantized weights have, where no setting speaks of them."""
+    for name in checkpoint.shapes():
+        for ending, whose in PACKED.items():
+            if name.endswith(ending):
+                raise LuthierError(
+                    f"'{name:.80}': the weights are quantized by {whose}, which is not read: take the original model, "
+                    "or a .gguf file of it"
+                )
+
+
+def check_quantization(values: Mapping[str, Any]) -> None:
+    """Raise a LuthierError for weights that were quantized by other programs: it names the program."""
+    found = values.get("quantization_config") or values.get("quantization")
+    if found is None:
+        return
+    method = found.get("quant_method") if isinstance(found, dict) else None
+    if method is None and values.get("quantization") is not None:
+        method = "mlx"
+    bits = found.get("bits") if isinstance(found, dict) else None
+    whose = {**QUANTIZERS, "mlx": "MLX"}.get(str(method), f"{method!r:.40}" if method else "transformers")
+    in_bits = f" in {bits} bits" if type(bits) is int else ""
+    raise LuthierError(
+        f"config.json: the weights are quantized{in_bits} by {whose}, which is not read: take the original model, or "
+        "a .gguf file of it"
+    )

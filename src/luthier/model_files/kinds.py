@@ -7,33 +7,38 @@ from types import ModuleType
 
 import torch
 
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, UsageError, remark
 from luthier.model_files import book, gguf, hugging_face, meta, openai
+from luthier.model_files.refusals import check_files, refusal
 from luthier.model_files.weights import Opened, Watch, silent
 
 READERS: tuple[ModuleType, ...] = (hugging_face, gguf, meta, openai, book)
 FORMATS = ("hf", "gguf", "meta")  # that can be written
-OPENS = (
-    "what opens is a training run, a folder of Hugging Face's (config.json, model.safetensors), Meta's (params.json, "
-    "consolidated.00.pth) or OpenAI's (hparams.json, model.ckpt.index), a .gguf file, a .pth file of the book, "
-    "or hf:ORG/NAME"
-)
 
 
 def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
     """Open a model, whatever the kind. Raises a LuthierError that says what opens, or what is wrong with the file."""
-    if not path.exists():
-        raise LuthierError(f"there is no {path}: {OPENS}")
+    check_files(path)
     reader = next((reader for reader in READERS if reader.recognises(path)), None)
     if reader is None:
-        raise LuthierError(f"{path} holds no model that can be read: {OPENS}")
+        raise refusal(path)
     opened: Opened = reader.read(path, device, dtype)
-    _, config, tokenizer = opened
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        raise LuthierError(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model knows {config.vocab_size}"
-        )
+    check_tokens(path, opened)
     return opened
+
+
+def check_tokens(path: Path, opened: Opened) -> None:
+    """Each token must have its row of the embedding. A padding token alone may have none: it is never read."""
+    _, config, tokenizer = opened
+    if tokenizer is None or tokenizer.vocab_size <= config.vocab_size:
+        return
+    if tokenizer.vocab_size == config.vocab_size + 1 and tokenizer.pad_id == config.vocab_size:
+        remark(
+            f"{path}: the padding token {tokenizer.pad_id} is beyond the model's {config.vocab_size} tokens: it cannot "
+            "stand in a text"
+        )
+        return
+    raise LuthierError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model knows {config.vocab_size}")
 
 
 def write(

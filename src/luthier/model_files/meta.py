@@ -8,8 +8,10 @@ where the tokenizer is of the kind of Llama 2, 3 or 4.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -22,6 +24,7 @@ from luthier.formats import pth_files
 from luthier.formats.names import to_theirs
 from luthier.formats.pth_files import PthFile
 from luthier.formats.shards import Shards
+from luthier.model_files.refusals import MISTRAL
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
 from luthier.tokenizers.core.tokenizer import STALE
 from luthier.tokenizers.formats.sentencepiece_writing import sentencepiece_file
@@ -49,6 +52,8 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
     params = read_json(folder / PARAMS)
     parts = [PthFile(folder / name) for name in shard_names(folder)]
     try:
+        if is_mistral(params):
+            raise LuthierError(f"this {MISTRAL}")
         names = llama4 if llama4.is_llama4(params) else llama
         config = names.read_config(params, vocab_size=vocab_size(parts), tied=is_tied(parts))
         table = names.table(config)
@@ -60,6 +65,11 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
         raise LuthierError(f"{folder}: {error}") from None
     found = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return Opened(model, config, load_tokenizer(folder) if found else None)
+
+
+def is_mistral(params: Mapping[str, Any]) -> bool:
+    """Whether a params.json is one of Mistral's: it says the width that Meta's leave to be computed."""
+    return "hidden_dim" in params and "multiple_of" not in params
 
 
 def shard_names(folder: Path) -> list[str]:
@@ -107,7 +117,7 @@ def write(folder: Path, opened: Opened, watch: Watch = silent) -> None:
     table = names.table(config)
     with replacing(folder, stale=("consolidated*.pth", *TOKENIZER_FILES, *STALE), last=PARAMS) as staging:
         write_json(staging / PARAMS, names.write_config(config))
-        write_json(staging / "generation_config.json", token_ids(tokenizer))
+        write_json(staging / "generation_config.json", token_ids(tokenizer, config.vocab_size))
         pth_files.write(staging / "consolidated.00.pth", layout_of(table, model), written(table, model, watch))
         if tokenizer is not None:
             tokenizer.save(staging)
