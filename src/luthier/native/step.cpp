@@ -112,7 +112,7 @@ struct Step {
         };
         for (int64_t r = me; r < M; r += team.size)
             embed(r);
-        team.meet();
+        team.barrier();
         for (int64_t l = 0; l < model.n_layers; l++) {
             const Layer& layer = model.layers[l];
             norm(layer.attention_norm, {&layer.query, &layer.key, &layer.value});
@@ -121,22 +121,22 @@ struct Step {
                          auto& to = which == 0 ? q : which == 1 ? k : v;
                          std::memcpy(&to[r * (which == 0 ? H : K) * D + first], y, n * sizeof(float));
                      });
-            team.meet();
+            team.barrier();
             remember(me, caches[l]);
-            team.meet();
+            team.barrier();
             if (queries.empty()) attend_singly(me, layer, caches[l]);
             else attend_together(l, attention);
-            team.meet();
+            team.barrier();
             source.take(mixed.data() + share.begin * H * D, own, H * D, {&layer.output});
             multiply(share, alone, {&layer.output}, source, add);
-            team.meet();
+            team.barrier();
             if (layer.gate.numbers) norm(layer.feed_forward_norm, {&layer.gate, &layer.up});
             else norm(layer.feed_forward_norm, {&layer.up});
             feed_forward(share, layer, source);
-            team.meet();
+            team.barrier();
             source.take(hidden.data() + share.begin * F, own, F, {&layer.down});
             multiply(share, alone, {&layer.down}, source, add);
-            team.meet();
+            team.barrier();
         }
         int64_t wanted = 0;
         for (int64_t r = 0; r < M; r++)
@@ -239,7 +239,7 @@ const char* layout() { return layout_text().c_str(); }
 
 void step(const Call* call) {
     Step one(*call->model, call->rows, call->n_rows, call->caches, call->logits);
-    one.team.run(call->threads, [&](int me) { one.work(me); });
+    one.team.run(call->threads, call->n_rows, [&](int me) { one.work(me); });
 }
 
 // Bytes of the numbers of a matrix in blocks.
