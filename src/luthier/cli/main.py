@@ -9,10 +9,12 @@ from __future__ import annotations
 import difflib
 import sys
 import warnings
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TextIO
 
 from luthier import __version__
+from luthier.cli.surroundings import shown_log, spin_little
 from luthier.errors import LuthierError, Remark, UsageError
 from luthier.terminal.printing import fail, note, output
 from luthier.terminal.streams import abandon, accept_any_character, hold_standard_streams
@@ -43,10 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     hold_standard_streams()
     accept_any_character()
+    spin_little()
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        with warnings.catch_warnings():
+        with shown_log() if debug else nullcontext(), warnings.catch_warnings():
             warnings.simplefilter("always", Remark)
             warnings.showwarning = show_warning
             return run(arguments)
@@ -111,5 +114,8 @@ def usage() -> str:
     """The first screen: what there is, one line a verb."""
     lines = ["usage: luthier VERB ...", ""]
     lines += [f"  {verb:<10} {text}" for verb, (_, text) in VERBS.items()]
-    lines += ["", "luthier VERB --help says more; --debug shows the traceback of an error; --version."]
+    lines += [
+        "",
+        "luthier VERB --help says more; --debug shows the traceback of an error, and which code computes; --version.",
+    ]
     return "\n".join(lines)

@@ -45,12 +45,25 @@ def native_step(model: Transformer, positions: int) -> NativeStep | None:
         return None
 
 
+def why_not(model: Transformer) -> str | None:
+    """Why PyTorch would compute a model that is built so, in one line; None where the compiled step would. The weights
+    may be on the meta device.
+    """
+    try:
+        check(model)
+        NativeStep(library(), model, positions=1)
+    except (Unfit, Unavailable) as reason:
+        return str(reason)
+    return None
+
+
 class NativeStep:
     """A model's weights, as they lie in memory, and the compiled step over them. It may be used while `holds()`."""
 
     def __init__(self, compiled: ctypes.CDLL, model: Transformer, positions: int) -> None:
         """Takes a model that `check` has passed. Raises Unfit."""
         self.compiled, self.positions = compiled, positions
+        self.device = model.device
         self.weights: list[Tensor] = []  # that pointers point to, and that belong to modules
         first, table = model.layers[0].attention, model.position_embedding
         self.dim, self.head_dim = model.embedding.embedding_dim, first.head_dim
@@ -134,7 +147,9 @@ class NativeStep:
 
     def pointer(self, module: nn.Module, name: str, shape: tuple[int, ...]) -> int:
         """Where a weight's numbers lie."""
-        tensor = numbers_of(getattr(module, name), name)
+        tensor = numbers_of(getattr(module, name), f"the {name} of a {type(module).__qualname__}")
+        if tensor.device != self.device:
+            raise Unfit(f"a {name} is on {tensor.device}, the embedding on {self.device}")
         if tensor.shape != shape:
             raise Unfit(f"a {name} is {tuple(tensor.shape)}, not {shape}")
         self.weights.append(tensor)

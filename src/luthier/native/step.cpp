@@ -267,7 +267,7 @@ void unpack(const Matrix* w, const int64_t* rows, int64_t count, float* out) {
 // x (M, K) float32 times a matrix: out (M, N) float32.
 void multiply_rows(const Matrix* w, const float* x, int64_t M, float* out, int64_t threads) {
     Team team;
-    team.run(threads, [&](int me) {
+    team.run(threads, M, [&](int me) {
         const Share share(M, me, team.size);
         Source source;
         source.take(x + share.begin * w->columns, share.end - share.begin, w->columns, {w});

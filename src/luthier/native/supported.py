@@ -154,8 +154,8 @@ def numbers_of(tensor: Tensor, name: str) -> Tensor:
     """A weight that a step can read where it lies: bfloat16, int8 or uint8, row by row. Raises Unfit."""
     if type(tensor) not in (Tensor, nn.Parameter):
         raise Unfit(f"{name} is a {type(tensor).__qualname__}, not a plain tensor")
-    if tensor.device.type != "cpu" or not tensor.is_contiguous():
-        raise Unfit(f"{name} does not lie row by row in the processor's memory")
+    if not tensor.is_contiguous():
+        raise Unfit(f"{name} does not lie row by row in memory")
     if tensor.dtype not in (torch.bfloat16, torch.int8, torch.uint8):
         raise Unfit(f"{name} is in {str(tensor.dtype).removeprefix('torch.')}, and it computes in bfloat16")
     return tensor

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from luthier.architectures import registry
+from luthier.native.program import why_not
 from luthier.run import corpus
 from luthier.run.cost import Cost, estimate
 from luthier.run.length import Amount, amount_of, is_open, length_of
@@ -98,7 +100,15 @@ def show(forecast: Forecast) -> None:
             rows.append((f"the run of {forecast.steps:,} steps", duration(forecast.steps * forecast.step_seconds)))
         else:
             rows.append(("the run", "name a text, or --steps, to know"))
+    rows.append(("generation with the model", generation(plan)))
     output_table(rows, title=f"{settings.preset} on {forecast.device}")
+
+
+def generation(plan: Plan) -> str:
+    """What will compute the model when it generates text on the processor: the compiled step, or why not."""
+    model = registry.build(plan.model, device="meta", dtype=torch.bfloat16).eval()
+    reason = why_not(model)
+    return "compiled, in bfloat16, int8 or int4" if reason is None else f"by PyTorch, not compiled: {reason}"
 
 
 def size(n: float) -> str:
