@@ -45,7 +45,9 @@ def test_compiling_works_with_a_space_in_the_path_of_temporary_files(tmp_path):
     (tmp_path / "a b").mkdir()
     code = """
 import torch
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from luthier.training.compiling import use_own_folders
+cache_dir()  # as an evaluation before the first step asks for it
 use_own_folders()
 print(torch.compile(lambda x: x.cos() + 1)(torch.zeros(8)).sum().item())
 """

@@ -18,6 +18,7 @@ from pathlib import Path
 from luthier.files.unfinished import unfinished
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
+GIVEN = os.environ.get(CACHE)  # read when this is imported: later PyTorch sets it to a folder in TMPDIR by itself
 
 
 @cache
@@ -29,7 +30,8 @@ def use_own_folders() -> None:
     base = own_folder()
     if base is None:
         return
-    os.environ.setdefault(CACHE, str(base / "kept"))
+    if not GIVEN:
+        os.environ[CACHE] = str(base / "kept")
     stack = ExitStack()
     atexit.register(stack.close)
     folder = str(stack.enter_context(unfinished(base / "temporary", folder=True)))
