@@ -44,10 +44,9 @@ def test_a_failure_is_what_the_compiler_said(tmp_path, monkeypatch):
 def test_compiling_works_with_a_space_in_the_path_of_temporary_files(tmp_path):
     (tmp_path / "a b").mkdir()
     code = """
-import torch
-from torch._inductor.runtime.cache_dir_utils import cache_dir
+import torch, torch._inductor.runtime.cache_dir_utils
 from luthier.training.compiling import use_own_folders
-cache_dir()  # as an evaluation before the first step asks for it
+torch._inductor.runtime.cache_dir_utils.cache_dir()  # as an evaluation before the first step asks for it
 use_own_folders()
 print(torch.compile(lambda x: x.cos() + 1)(torch.zeros(8)).sum().item())
 """

@@ -80,8 +80,8 @@ class Compiler:
     def compile(self, reason: str) -> None:
         """Tell the trainer to compile with its next step, if a trial shows that the machine can."""
         self.decided = True
-        use_own_folders()
         try:
+            use_own_folders()
             torch.compile(lambda x: x.cos() + 1)(torch.ones(8, device=self.trainer.device))
         except Exception as error:  # of whatever the compiler lacks: headers, a linker, room for its files
             say(f"training uncompiled: compiling does not work here ({failure(error)})")

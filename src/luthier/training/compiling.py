@@ -11,14 +11,15 @@ import atexit
 import os
 import re
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from luthier.files.unfinished import unfinished
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-GIVEN = os.environ.get(CACHE)  # read when this is imported: later PyTorch sets it to a folder in TMPDIR by itself
+OF_PYTORCH = "torchinductor_"  # how the folder in TMPDIR begins that PyTorch names in CACHE by itself
 
 
 @cache
@@ -30,8 +31,13 @@ def use_own_folders() -> None:
     base = own_folder()
     if base is None:
         return
-    if not GIVEN:
-        os.environ[CACHE] = str(base / "kept")
+    kept = str(base / "kept")
+    if Path(os.environ.get(CACHE, OF_PYTORCH)).name.startswith(OF_PYTORCH):
+        os.environ[CACHE] = kept
+    tempfile.tempdir = kept
+    Path(kept).mkdir(exist_ok=True)
+    with suppress(ImportError):  # it keeps its compiled headers among the temporary files of now
+        import_module("torch._inductor.codecache")
     stack = ExitStack()
     atexit.register(stack.close)
     folder = str(stack.enter_context(unfinished(base / "temporary", folder=True)))
