@@ -17,7 +17,7 @@ import tyro
 
 from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_model
 from luthier.cli.screen import Screen
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, UsageError, remark
 from luthier.generation.settings import Settings
 from luthier.terminal.printing import note
 from luthier.terminal.streams import is_terminal
@@ -71,6 +71,8 @@ def main(arguments: list[str]) -> int:
     )
     if given.settings.samples > 1:
         raise UsageError(f"samples is {given.settings.samples}: a conversation goes on with one reply")
+    for line in given.settings.idle():
+        remark(line)
     lm = open_model(given.model, given.device, given.dtype, given.quantize)
 
     from luthier.generation.conversation import Conversation

@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
     given = tyro.cli(Arguments, prog="luthier convert", description=ABOUT, args=arguments)
     if given.quantize and given.to != "gguf":
         raise UsageError(f"--quantize is for --to gguf; the number type of {given.to} is set by --dtype")
+    if given.shard_size != Arguments.shard_size and given.to != "hf":
+        raise UsageError(f"--shard-size is for --to hf: {given.to} is written as one file")
     from luthier.files.atomic_file import is_special
     from luthier.files.atomic_folder import is_free
 

@@ -15,7 +15,7 @@ import tyro
 
 from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_model
 from luthier.cli.screen import Screen
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, UsageError, remark
 from luthier.generation.settings import Settings
 from luthier.terminal.printing import note
 
@@ -74,6 +74,8 @@ def main(arguments: list[str]) -> int:
     if given.prompts.count("-") > 1:
         raise UsageError("stdin (-) can be one of the prompts only")
     prompts = [read_stdin() if prompt == "-" else prompt for prompt in given.prompts]
+    for line in given.settings.idle():
+        remark(line)
     lm = open_model(given.model, given.device, given.dtype, given.quantize)
     speak(lm, prompts, given.settings, open_draft(given.draft, lm), special=given.special)
     return 0

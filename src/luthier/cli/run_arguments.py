@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from luthier.architectures.registry import Config
+from luthier.errors import UsageError
 from luthier.run.plan import Plan, read_recipe, read_run, recipes, resolve
 from luthier.training.settings import Settings
 
@@ -43,6 +44,10 @@ def parse(verb: str, about: str, arguments: list[str]) -> Given:
     name = Path(known.recipe).stem if known.recipe else known.preset or Settings.preset
     out = known.out or Path("runs") / name
     recipe, where = {}, "the command line"
+    if known.resume and known.recipe:
+        raise UsageError("--resume goes on with the recipe of the run: leave --recipe out, and give what is to change")
+    if "--anyway" in arguments and not known.resume:
+        raise UsageError("--anyway is for --resume: a new run has nothing that it could differ from")
     if known.resume:
         recipe, where = read_run(out), str(out)
     elif known.recipe:

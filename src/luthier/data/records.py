@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from luthier.data.decoding import Invalid, decode, decoded, without_surrogates
 from luthier.errors import LuthierError
 
+RECORDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 LONGEST = 1 << 28  # bytes of one record: a hostile file must not fill the memory
 SHOWN = 60  # characters of what was found instead of a text
 DELIMITERS = ",;\t|"

@@ -21,8 +21,8 @@ from typing import BinaryIO, cast
 from luthier.data import python_docs
 from luthier.data.decoding import Invalid
 from luthier.data.download import digest_of, download
-from luthier.data.finding import find_files, identity
-from luthier.data.records import need_pyarrow
+from luthier.data.finding import find_files, identity, kind_of
+from luthier.data.records import RECORDS, need_pyarrow
 from luthier.data.text import Piece, Reading, join, read_file, read_stream
 from luthier.errors import LuthierError, UsageError, remark
 from luthier.tokenizers.core.cleaning import Normalisation, clean
@@ -226,6 +226,9 @@ class Texts:
                 else:
                     pieces = _counted(pieces, SEPARATORS, seen)
                 yield from pieces
+        kinds = {kind_of(path) for _, paths in self._files for path in paths}
+        if self.field != "text" and kinds.isdisjoint(RECORDS):
+            self._remark(f"--field {self.field} does nothing: there is no {', '.join(RECORDS)} file")
         if separator and not seen:
             self._remark(f"the document separator {self.document_separator!r} is nowhere in the text")
         for name, count in seen.items() if not separator else ():

@@ -62,6 +62,24 @@ class Settings:
                 "take samples 1, or beams 1 to draw several"
             )
 
+    def idle(self) -> list[str]:
+        """The settings that do nothing beside the others, and why, one line each."""
+        drawing = ("top_k", "top_p", "min_p", "seed")
+        rules = (
+            (self.beams > 1, ("temperature", *drawing), "beam search draws nothing"),
+            (self.beams == 1, ("length_penalty",), "it belongs to beam search (--beams)"),
+            (self.temperature == 0 and self.beams == 1, drawing, "--temperature 0 always takes the likeliest token"),
+        )
+        found = [
+            f"--{name.replace('_', '-')} {getattr(self, name)} does nothing: {reason}"
+            for holds, names, reason in rules
+            for name in names
+            if holds and getattr(self, name) != getattr(Settings, name)
+        ]
+        if self.temperature == 0 and self.samples > 1:
+            found.append(f"--samples {self.samples} gives equal texts: --temperature 0 takes the likeliest token")
+        return found
+
 
 def require(holds: bool, name: str, value: object, range_: str) -> None:
     """Raise a UsageError that names the setting, its value and its range, unless it holds."""

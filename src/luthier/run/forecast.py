@@ -12,6 +12,7 @@ from luthier.architectures import registry
 from luthier.native.program import why_not
 from luthier.run import corpus
 from luthier.run.cost import Cost, estimate
+from luthier.run.idle_settings import say_idle, say_vocabulary
 from luthier.run.length import Amount, amount_of, is_open, length_of
 from luthier.run.plan import Plan, with_vocabulary
 from luthier.run.timing import time_steps
@@ -63,6 +64,8 @@ def count_tokens(plan: Plan) -> tuple[Plan, int, int, Amount]:
     """Prepare the text in a folder that goes again. The plan with its vocabulary, its training tokens and its steps."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer, place = corpus.prepare_tokens(plan, Path(folder) / "tokens")
+        say_idle(plan, prepared=place != Path(folder) / "tokens", processes=0)
+        say_vocabulary(plan, tokenizer.vocab_size)
         tokens, validation = corpus.open_splits(place)
         batches = corpus.make_batches(plan, tokens, tokenizer)
         steps, amount = corpus.steps_in_all(plan.settings, batches), amount_of(plan, batches, tokens, validation)

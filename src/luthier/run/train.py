@@ -14,6 +14,7 @@ from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel, load
 from luthier.run import corpus, cost, launch, length, speed
 from luthier.run.folder import RunFolder
+from luthier.run.idle_settings import say_idle, say_vocabulary
 from luthier.run.plan import Plan, check_resumable, read_run, resolve, with_vocabulary
 from luthier.run.training_run import Run, newest
 from luthier.run.watch import tensorboard_writer
@@ -22,7 +23,6 @@ from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.load import load as load_tokenizer
 from luthier.training.distributed import World, joined
 from luthier.training.machine import choose_device, keep_freed_memory
-from luthier.training.settings import Settings
 
 
 def start(plan: Plan, out: Path) -> Path:
@@ -54,8 +54,9 @@ def begin(plan: Plan, folder: RunFolder, device: torch.device, world: World) -> 
         if not world.is_first:
             tokens = corpus.prepared_folder(plan) or folder.tokens
             tokenizer = load_tokenizer(tokens)
-        if tokens != folder.tokens and plan.settings.tokenizer != Settings.tokenizer:
-            warn(f"{tokens} is prepared: its own tokenizer is taken, not '{plan.settings.tokenizer}'")
+        if world.is_first:
+            say_idle(plan, prepared=tokens != folder.tokens, processes=world.size)
+            say_vocabulary(plan, tokenizer.vocab_size)
         plan = with_vocabulary(plan, tokenizer.vocab_size)
         for warning in cost.check(plan, folder, device):
             warn(warning)

@@ -1,0 +1,108 @@
+"""Settings of a run that do nothing beside its other settings: they are said, never dropped without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from luthier.architectures import registry
+from luthier.architectures.registry import Config
+from luthier.errors import remark
+from luthier.run.plan import Plan
+from luthier.training.settings import Settings
+
+
+class Rule(NamedTuple):
+    """Settings that do nothing where `holds`, and why."""
+
+    names: tuple[str, ...]
+    holds: Callable[[Settings, Config], bool]
+    reason: str
+
+
+RULES = (
+    Rule(("decay",), lambda s, c: s.schedule != "wsd", "it belongs to --schedule wsd"),
+    Rule(("final_learning_rate",), lambda s, c: s.schedule == "constant", "--schedule constant does not fall"),
+    Rule(("muon_learning_rate",), lambda s, c: s.optimizer != "muon", "it belongs to --optimizer muon"),
+    Rule(("balance", "balance_rate"), lambda s, c: not hasattr(c, "n_experts"), "the model has no experts"),
+    Rule(("balance_rate",), lambda s, c: s.balance == "none", "--balance none leaves the load of experts alone"),
+    Rule(
+        ("split_by",),
+        lambda s, c: not s.test and (isinstance(s.validation, str) or not s.validation),
+        "no share of the text is held out",
+    ),
+    Rule(("vocab_size",), lambda s, c: s.tokenizer != "bpe", "the tokenizer has its own vocabulary"),
+)
+OF_MODELS = (  # by the fields of a Config; compared with the preset's
+    Rule(("temperature_floor", "temperature_scale"), lambda s, c: not _of(c, "temperature_tuning"), "tuning is off"),
+    Rule(("moe_every",), lambda s, c: _of(c, "moe_layers") is not None, "model.moe_layers names the layers"),
+    Rule(("global_every",), lambda s, c: _of(c, "global_layers") is not None, "model.global_layers names the layers"),
+    Rule(
+        ("attention_chunk",),
+        lambda s, c: _of(c, "attention_chunk") >= c.context_length,
+        "a chunk is no shorter than the context",
+    ),
+    Rule(
+        ("dense_hidden_dim",),
+        lambda s, c: _of(c, "moe_every") == 1 and _of(c, "moe_layers") is None,
+        "every layer has experts",
+    ),
+)
+OF_TEXT = (
+    "tokenizer", "vocab_size", "validation", "test", "split_by", "field", "normalisation", "invalid",
+    "document_separator",
+)  # fmt: skip
+
+
+def idle_settings(plan: Plan, *, prepared: bool = False, processes: int = 1) -> Iterator[str]:
+    """What is set and does nothing, and why, one line each.
+
+    prepared: the text is a prepared folder. processes: that train together.
+    """
+    settings, usual, preset = plan.settings, Settings(), registry.preset(plan.settings.preset)
+    rules = list(RULES)
+    if prepared:
+        rules = [Rule(OF_TEXT, lambda s, c: True, "the text is prepared already"), *rules]
+    if processes == 1:
+        rules.append(Rule(("parallel",), lambda s, c: True, "one process trains alone"))
+    said: set[str] = set()
+    for rule in rules:
+        if not rule.holds(settings, plan.model):
+            continue
+        for name in rule.names:
+            value = getattr(settings, name)
+            if value != getattr(usual, name) and name not in said:
+                said.add(name)
+                yield _line(name.replace("_", "-"), value, rule.reason)
+    known = {field.name for field in fields(plan.model)}
+    for rule in OF_MODELS:
+        for name in known.intersection(rule.names):
+            if getattr(plan.model, name) != getattr(preset, name) and rule.holds(settings, plan.model):
+                yield _line(f"model.{name.replace('_', '-')}", getattr(plan.model, name), rule.reason)
+
+
+def say_idle(plan: Plan, *, prepared: bool, processes: int) -> None:
+    """Remark on the settings that do nothing."""
+    for line in idle_settings(plan, prepared=prepared, processes=processes):
+        remark(line)
+
+
+def say_vocabulary(plan: Plan, vocab_size: int) -> None:
+    """Remark on a vocabulary of another size than was asked for: a text may be too short for it."""
+    of_preset = registry.preset(plan.settings.preset).vocab_size
+    asked = plan.settings.vocab_size or (plan.model.vocab_size if plan.model.vocab_size != of_preset else 0)
+    if not asked or asked == vocab_size:
+        return
+    if plan.settings.tokenizer == "bpe":
+        remark(f"of {asked:,} tokens asked for, {vocab_size:,} were made: no more pairs of this text occur twice")
+    elif not plan.settings.vocab_size:  # or it has been said
+        remark(_line("model.vocab-size", asked, f"the tokenizer has its own vocabulary of {vocab_size:,}"))
+
+
+def _of(config: Config, name: str) -> Any:
+    return getattr(config, name)
+
+
+def _line(option: str, value: object, reason: str) -> str:
+    return f"--{option} {value} does nothing: {reason}"
