@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a run: the step is finished and saved first."""
+"""Ctrl-C, SIGTERM, and under torchrun SIGHUP, during a run: the step is finished and saved first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class InterruptedRunError(LuthierError):
 
 @contextmanager
 def finish_on_signal() -> Iterator[list[int]]:
-    """Yields a list that a first Ctrl-C or SIGTERM fills, so that the step can end. A second one interrupts at once."""
+    """Yields a list that a first signal fills, so that the step can end. A second one interrupts at once."""
     received: list[int] = []
 
     def handle(number: int, frame: object) -> None:
@@ -30,8 +30,14 @@ def finish_on_signal() -> Iterator[list[int]]:
         line = "stopping after this step (once more to stop at once)"
         threading.Thread(target=say, args=(line,), daemon=True).start()
 
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # it is ignored already but under torchrun: see terminal.streams.outliving_terminal
+    if (
+        hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    ):  # terminal.outliving_terminal
+        numbers.append(signal.SIGHUP)
     try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, handle) for number in numbers}
     except ValueError:  # not the main thread: then signals are not ours to take
         yield received
         return

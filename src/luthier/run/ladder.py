@@ -25,6 +25,7 @@ from luthier.run.pictures import perplexity
 from luthier.run.plan import Plan, resolve, with_vocabulary
 from luthier.run.rungs import Shape, budget, build, count, hidden_dim_for, rungs
 from luthier.terminal.printing import say
+from luthier.terminal.streams import outliving_terminal
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.training.loop import Trainer
 from luthier.training.machine import choose_device, keep_freed_memory
@@ -63,6 +64,7 @@ class Climb:
         return self.looks[-1].loss
 
 
+@outliving_terminal()
 def climb(
     data: tuple[str, ...],
     out: Path,

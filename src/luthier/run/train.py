@@ -19,12 +19,14 @@ from luthier.run.plan import Plan, check_resumable, read_run, resolve, with_voca
 from luthier.run.training_run import Run, newest
 from luthier.run.watch import tensorboard_writer
 from luthier.terminal.printing import mute, say, warn
+from luthier.terminal.streams import outliving_terminal
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.load import load as load_tokenizer
 from luthier.training.distributed import World, joined
 from luthier.training.machine import choose_device, keep_freed_memory
 
 
+@outliving_terminal()
 def start(plan: Plan, out: Path) -> Path:
     """Train what the plan says into a new folder. Returns the folder."""
     folder = RunFolder(out)
@@ -82,6 +84,7 @@ def with_some_length(plan: Plan, tokens: Path, tokenizer: Tokenizer, device: tor
     return length.with_length(plan, chosen)
 
 
+@outliving_terminal()
 def resume(
     out: Path, options: dict[str, Any], model: dict[str, Any], data: tuple[str, ...], *, anyway: bool = False
 ) -> Path:
