@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TextIO
 
 from luthier import __version__
+from luthier.cli.memory import explanation, guarded, is_memory_error
 from luthier.cli.surroundings import shown_log, spin_little
 from luthier.errors import LuthierError, Remark, UsageError
 from luthier.terminal.printing import fail, note, output
@@ -46,6 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
     hold_standard_streams()
     accept_any_character()
     spin_little()
+    return guarded(lambda: answer(arguments))
+
+
+def answer(arguments: list[str]) -> int:
+    """Run one verb; an error is a line and an exit code."""
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
@@ -71,6 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        if is_memory_error(error):
+            fail(explanation(error))
+            return 1
         first_line = next(iter(str(error).strip().splitlines()), "")
         fail(f"unexpected {type(error).__name__}: {first_line} (run again with --debug to see where)")
         return 1
