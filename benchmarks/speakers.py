@@ -1,15 +1,17 @@
-"""Those who speak in benchmarks/generate.py, each alone in its process: `python speakers.py NAME FILE THREADS`.
+"""The programs of benchmarks/generate.py, each alone in its process: `python speakers.py NAME FILE THREADS`.
 
-A speaker opens a GGUF file, and then answers each line of JSON on its standard input, {"task", "prompts", "new"}, with
+A program opens a GGUF file, and then answers each line of JSON on its standard input, {"task", "prompts", "new"}, with
 a line: the seconds that the task took, and the most memory that it has held.
 
 read: read a prompt, up to the first new token. decode: go on with prompts already read, all at once, by `new` tokens
-each, always the likeliest. say: both, as a person meets it. (An end token ends nothing here.)
+each, always the likeliest. say: both, as a person meets it. (An end token ends nothing here.) A name that begins with
+"llama-bench:" is the path of that program of llama.cpp, which measures itself.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -84,13 +86,35 @@ def llama_cpp(path: str, threads: int) -> Timed:
     return timed
 
 
-def transformers(path: str) -> Timed:
+def llama_bench(program: str, path: str, threads: int) -> Timed:
+    """llama.cpp's own benchmark, of a build for this machine: random tokens, of which the model knows no more."""
+
+    def timed(task: str, prompts: Prompts, new: int) -> float:
+        [prompt] = prompts
+        what = (
+            ["-p", str(len(prompt)), "-n", "0"]
+            if task == "read"
+            else ["-p", "0", "-n", str(new), "-d", str(len(prompt))]
+        )
+        command = [program, "-m", path, "-t", str(threads), "-r", "1", "-o", "json", "-ngl", "0", *what]
+        made = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+        [found] = json.loads(made)
+        return float(found["avg_ns"]) / 1e9
+
+    return timed
+
+
+def transformers(path: str, *, compiled: bool) -> Timed:
     """Hugging Face's transformers in bfloat16; the file's numbers unpacked."""
     import torch
     import transformers as peer
 
     file = Path(path)
     model: Any = peer.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
+    more: dict[str, Any] = {}
+    if compiled:  # a cache of one size, so that a graph serves every token
+        model.forward = torch.compile(model.forward)
+        more = {"cache_implementation": "static", "disable_compile": True}
 
     @torch.inference_mode()
     def say(prompts: Prompts, new: int) -> float:
@@ -98,7 +122,7 @@ def transformers(path: str) -> Timed:
         start = time.perf_counter()
         model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new, do_sample=False,
-            pad_token_id=0,
+            pad_token_id=0, **more,
         )  # fmt: skip
         return time.perf_counter() - start
 
@@ -111,12 +135,14 @@ def transformers(path: str) -> Timed:
 
 def speaker(name: str, path: str, threads: int) -> Timed:
     """The one of a name."""
-    if name == "llama.cpp":
+    program, _, rest = name.partition(", ")
+    if program.startswith("llama-bench:"):
+        return llama_bench(program.removeprefix("llama-bench:"), path, threads)
+    if program == "llama.cpp":
         return llama_cpp(path, threads)
-    if name == "transformers":
-        return transformers(path)
-    kind, _, rest = name.removeprefix("luthier ").partition(", ")
-    return luthier(path, kind, guess=rest != "no guesses")
+    if program == "transformers":
+        return transformers(path, compiled=rest == "compiled")
+    return luthier(path, program.removeprefix("luthier "), guess=rest != "no guesses")
 
 
 def main() -> None:
@@ -132,12 +158,11 @@ def main() -> None:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held."""
-    import torch
+    """The most bytes that this process has held, or a program that it ran."""
+    import resource
 
-    from luthier.training.machine import peak_memory
-
-    return peak_memory(torch.device("cpu"))
+    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return most * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

