@@ -8,9 +8,12 @@
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "blocks.h"
+
+#define ALWAYS_INLINE __attribute__((always_inline))
 
 constexpr int64_t SIDE = 6;       // rows of tokens that are multiplied at once: 6 sums and their 6 parts, 8 of the matrix
 constexpr int64_t NEAR = 1024;    // columns after which the next rows of tokens come: the nearest cache holds both
@@ -51,20 +54,25 @@ struct Groups {
     // Group number g of a side of m rows that begins at place `side`; its row r.
     void put(int64_t side, int64_t g, int64_t m, int64_t r, __m512i first, __m512i second, float scale) {
         alignas(64) int32_t four[8];
-        _mm_store_si128((__m128i*)four, _mm512_cvtsepi32_epi8(first));
-        _mm_store_si128((__m128i*)(four + 4), _mm512_cvtsepi32_epi8(second));
+        const __m128i low = _mm512_cvtsepi32_epi8(first), high = _mm512_cvtsepi32_epi8(second);
+        _mm_store_si128((__m128i*)four, low);
+        _mm_store_si128((__m128i*)(four + 4), high);
         for (int64_t i = 0; i < 8; i++) numbers[8 * side + (8 * g + i) * m + r] = four[i];
-        const int32_t a = _mm512_reduce_add_epi32(first), b = _mm512_reduce_add_epi32(second);
+        const int32_t a = sum(low), b = sum(high);
         const int64_t at = side + g * m + r, half = 2 * side + 2 * g * m + r;
         scales[at] = scale, sums[at] = scale * float(a + b);
         starts_8[at] = -8 * (a + b), starts_128[at] = -128 * (a + b);
         starts_32[half] = -32 * a, starts_32[half + m] = -32 * b;
     }
+    static int32_t sum(__m128i bytes) {  // the processor adds unsigned ones
+        const __m128i sums = _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8(char(128))), _mm_setzero_si128());
+        return _mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 2) - 16 * 128;
+    }
     template <int OFFSET>
     const int32_t* starts(int64_t place) const {
-        if constexpr (OFFSET == 8) return &starts_8[place];
-        if constexpr (OFFSET == 128) return &starts_128[place];
-        if constexpr (OFFSET == 32) return &starts_32[2 * place];
+        if constexpr (OFFSET == 8) return starts_8.data() + place;
+        if constexpr (OFFSET == 128) return starts_128.data() + place;
+        if constexpr (OFFSET == 32) return starts_32.data() + 2 * place;
         return nullptr;
     }
 };
@@ -127,36 +135,59 @@ struct EightBits {
     }
 };
 
-// Adds the product of a group of M rows, which lies at `place` in x, and a group of a strip's block: total[m] in each lane.
+// Where a group of M rows lies.
 template <class Format, int M>
-inline void add_group(const uint8_t* p, int64_t group, const Groups& x, int64_t place, __m512 (&total)[M]) {
-    const int32_t *numbers = &x.numbers[8 * place], *starts = x.starts<Format::OFFSET>(place);
+struct At {
+    const int32_t *numbers, *starts;
+    const float *scales, *sums;
+    At(const Groups& x, int64_t place)
+        : numbers(x.numbers.data() + 8 * place), starts(x.starts<Format::OFFSET>(place)), scales(x.scales.data() + place),
+          sums(x.sums.data() + place) {}
+    void next() { numbers += 8 * M, starts += Format::HALVES ? 2 * M : M, scales += M, sums += M; }
+};
+
+// f(0) to f(M - 1), each a constant: a compiler keeps an array in registers only where it sees every index.
+template <int M, class F>
+ALWAYS_INLINE inline void each(F&& f) {
+    [&]<int... m>(std::integer_sequence<int, m...>) ALWAYS_INLINE {
+        (f(std::integral_constant<int, m>()), ...);
+    }(std::make_integer_sequence<int, M>());
+}
+
+// Adds the product of a group of M rows and a group of a strip's block: total[m] in each lane.
+template <class Format, int M>
+ALWAYS_INLINE inline void add_group(const uint8_t* p, int64_t group, const At<Format, M>& x, __m512 (&total)[M]) {
     __m512i v[8], sum[M];
     Format::read(p, group, v);
-    auto add = [&](int first, int last) {
-        for (int i = first; i < last; i++)
-            for (int m = 0; m < M; m++) sum[m] = _mm512_dpbusd_epi32(sum[m], v[i], _mm512_set1_epi32(numbers[i * M + m]));
+    auto add = [&](auto i) ALWAYS_INLINE {
+        each<M>([&](auto m) ALWAYS_INLINE {
+            sum[m] = _mm512_dpbusd_epi32(sum[m], v[i], _mm512_set1_epi32(x.numbers[i * M + m]));
+        });
     };
     if constexpr (Format::HALVES) {
         const __m512i first = Format::whole(p, group, 0), second = Format::whole(p, group, 1);
         __m512i before[M];
-        for (int m = 0; m < M; m++) sum[m] = _mm512_set1_epi32(starts[m]);
-        add(0, 4);
-        for (int m = 0; m < M; m++) before[m] = _mm512_mullo_epi32(sum[m], first), sum[m] = _mm512_set1_epi32(starts[M + m]);
-        add(4, 8);
-        for (int m = 0; m < M; m++) sum[m] = _mm512_add_epi32(before[m], _mm512_mullo_epi32(sum[m], second));
+        each<M>([&](auto m) ALWAYS_INLINE { sum[m] = _mm512_set1_epi32(x.starts[m]); });
+        each<4>(add);
+        each<M>([&](auto m) ALWAYS_INLINE {
+            before[m] = _mm512_mullo_epi32(sum[m], first), sum[m] = _mm512_set1_epi32(x.starts[M + m]);
+        });
+        each<4>([&](auto i) ALWAYS_INLINE { add(std::integral_constant<int, 4 + i>()); });
+        each<M>([&](auto m) ALWAYS_INLINE { sum[m] = _mm512_add_epi32(before[m], _mm512_mullo_epi32(sum[m], second)); });
     } else {
-        for (int m = 0; m < M; m++) sum[m] = Format::OFFSET ? _mm512_set1_epi32(starts[m]) : _mm512_setzero_si512();
-        add(0, 8);
+        each<M>([&](auto m) ALWAYS_INLINE {
+            sum[m] = Format::OFFSET ? _mm512_set1_epi32(x.starts[m]) : _mm512_setzero_si512();
+        });
+        each<8>(add);
     }
     const __m512 scale = Format::scale(p, group);
-    for (int m = 0; m < M; m++) {
-        const __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[place + m]));
+    each<M>([&](auto m) ALWAYS_INLINE {
+        const __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[m]));
         total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[m]), factor, total[m]);
-    }
+    });
     if constexpr (Format::LOWEST) {
         const __m512 lowest = Format::lowest(p, group);
-        for (int m = 0; m < M; m++) total[m] = _mm512_fmadd_ps(lowest, _mm512_set1_ps(x.sums[place + m]), total[m]);
+        each<M>([&](auto m) ALWAYS_INLINE { total[m] = _mm512_fmadd_ps(lowest, _mm512_set1_ps(x.sums[m]), total[m]); });
     }
 }
 
@@ -166,19 +197,19 @@ template <class Format, int M>
 void add_strip(const uint8_t* strip, const EightBits& x, int64_t row, int64_t from, int64_t to, float* out, int64_t width) {
     constexpr int64_t own = Format::NUMBERS / GROUP;
     __m512 total[M];
-    for (int m = 0; m < M; m++) total[m] = _mm512_loadu_ps(out + m * width);
+    each<M>([&](auto m) ALWAYS_INLINE { total[m] = _mm512_loadu_ps(out + m * width); });
+    At<Format, M> at(x.all, row * x.groups + from * own * M);
     for (int64_t b = from; b < to; b++) {
         const uint8_t* p = strip + b * Format::BYTES;
         for (int64_t i = 0; i < Format::BYTES; i += 64) ask(p + i);
-        for (int64_t group = 0; group < own; group++)
-            add_group<Format, M>(p, group, x.all, row * x.groups + (b * own + group) * M, total);
+        for (int64_t group = 0; group < own; group++, at.next()) add_group<Format, M>(p, group, at, total);
     }
     const int64_t begin = x.begins[row / SIDE], end = x.begins[row / SIDE + 1];
     const int64_t* which = x.which.data();
     for (int64_t i = std::lower_bound(which + begin, which + end, from * own) - which; i < end && which[i] < to * own; i++)
-        add_group<Format, M>(strip + which[i] / own * Format::BYTES, which[i] % own, x.rest,
-                             begin * SIDE + (i - begin) * M, total);
-    for (int m = 0; m < M; m++) _mm512_storeu_ps(out + m * width, total[m]);
+        add_group<Format, M>(strip + which[i] / own * Format::BYTES, which[i] % own,
+                             At<Format, M>(x.rest, begin * SIDE + (i - begin) * M), total);
+    each<M>([&](auto m) ALWAYS_INLINE { _mm512_storeu_ps(out + m * width, total[m]); });
 }
 
 // M rows times `count` rows of a matrix from `first` on, a multiple of LANES: out (M, width). What lacks to a whole strip
