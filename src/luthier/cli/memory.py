@@ -13,11 +13,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from luthier.terminal.printing import fail
-from luthier.terminal.streams import offer
+from luthier.terminal.streams import flush, offer
 
 SAYS_MEMORY = re.compile(
     r"not enough memory|out of memory|cannot allocate|can't allocate|failed to map segment|bad_alloc|bad alloc"
@@ -89,8 +88,7 @@ def guarded(act: Callable[[], int]) -> int:
             code = act()
         except BaseException:  # --debug
             sys.excepthook(*sys.exc_info())
-        with suppress(Exception):
-            sys.stdout.flush()
+        flush()
         os._exit(code)  # not the interpreter's own end, which may run out of memory too
     os.close(writing)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):

@@ -133,6 +133,13 @@ class Guarded(io.TextIOBase):
                 _lose(self.to, error)
 
 
+def flush() -> None:
+    """Send on what libraries have printed."""
+    for found in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            found.flush()
+
+
 def hold_standard_streams() -> None:
     """Give closed standard streams a place that takes nothing and gives nothing, and have writes to the others wait.
 
