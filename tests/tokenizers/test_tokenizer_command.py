@@ -78,13 +78,16 @@ def test_the_tokenizer_in_a_gguf_file_is_shown(tmp_path, capsys):
     assert [int(line.split()[0]) for line in lines[:-1]] == tokenizer.encode("Hello\n")
     for fields, complaint in (
         ({"tokenizer.ggml.model": "none"}, "holds no tokenizer"),
-        ({"tokenizer.ggml.pre": "x"}, "'x'"),
+        ({"tokenizer.ggml.pre": "gemma4"}, "'gemma4'"),
     ):
         write_vocabulary(path, to_gguf(tokenizer, 260) | fields)
         assert main(["tokenizer", "show", str(path), "Hello"]) == 1
         complained = capsys.readouterr().err
         assert str(path) in complained
         assert complaint in complained
+    write_vocabulary(path, to_gguf(tokenizer, 260) | {"tokenizer.ggml.pre": "x"})
+    assert main(["tokenizer", "show", str(path), "Hello"]) == 0
+    assert "luthier: the GGUF file's way to cut words, 'x'" in capsys.readouterr().err
 
 
 def test_special_tokens_are_shown_as_such_when_asked_for(tmp_path, capsys):
