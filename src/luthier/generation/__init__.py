@@ -1,1 +1,1 @@
-"""From logits to text: sampling, beam search, generation with a cache, streaming."""
+"""Text generation: sampling, beam search, key-value cache, speculative decoding, streaming."""

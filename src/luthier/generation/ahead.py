@@ -1,11 +1,12 @@
-"""Writing a text with guesses: several tokens are read at a time, as far as they were guessed.
+"""Speculative decoding: verify several drafted tokens in one forward pass (arXiv 2211.17192 and 2302.01318).
 
-Reading a few tokens at once takes hardly longer than reading one. So guesses of the next tokens are read along with the
-last one. The logits after each say what the model writes there: guesses are kept as long as they are the same, so that
-the text is what it would have been without any (arXiv 2211.17192 and 2302.01318).
+A forward pass over a few tokens takes hardly longer than over one, so drafted tokens are fed along with the last
+token. The logits after each give the model's own token: drafts are accepted up to the first that differs, so the
+text is the same as without drafting.
 
-That holds to the token where a token's logits are the same alone and among others: with the compiled step to the last
-bit; in float32 to some 1e-6, which only a near tie would show. In bfloat16 without that step, rounding may part texts.
+This is exact where a token's logits do not depend on how many tokens are fed with it: bit for bit with the compiled
+step; within about 1e-6 in float32, which matters only for near ties. In bfloat16 without the compiled step, rounding
+may change the text.
 """
 
 from __future__ import annotations
@@ -20,37 +21,37 @@ from luthier.generation.row import Row
 from luthier.generation.sampling import choose, uniforms
 from luthier.generation.settings import Settings
 
-FIRST, MOST = 3, 16  # guesses at once: at first, and after others came true
+FIRST, MOST = 3, 16  # drafted tokens per pass: the first, and the most after acceptances
 
 
 class Guesser(Protocol):
-    """Follows a text, and guesses how it goes on."""
+    """Follows the text and drafts its continuation."""
 
     def add(self, token: int) -> None:
-        """The text goes on."""
+        """Append a token to the text."""
 
     def guess(self, most: int) -> list[int]:
-        """The next tokens, at most so many; none where it does not know."""
+        """Draft at most `most` next tokens; an empty list for no draft."""
 
 
 class FirstThatKnows:
-    """Asks several guessers, one after the other."""
+    """Tries several drafters in order."""
 
     def __init__(self, *guessers: Guesser) -> None:
         self.guessers = guessers
 
     def add(self, token: int) -> None:
-        """The text goes on."""
+        """Append a token to the text."""
         for guesser in self.guessers:
             guesser.add(token)
 
     def guess(self, most: int) -> list[int]:
-        """The next tokens, by the first that knows any."""
+        """Return the first non-empty draft."""
         return next((found for guesser in self.guessers if (found := guesser.guess(most))), [])
 
 
 def sample_ahead(reader: Reader, row: Row, settings: Settings, guesser: Guesser) -> Iterator[tuple[Row, str]]:
-    """Fill one row as `generate.sample` does, guessing more tokens the more came true before."""
+    """Fill one row as `generate.sample` does, drafting more tokens the more were accepted before."""
     numbers = uniforms(settings.seed, 1, row.room).to(reader.device)  # (1, room)
     result, guesses, most = row.result, list[int](), FIRST
     while True:

@@ -1,12 +1,12 @@
-"""Beam search: the likeliest text, not the likeliest next token.
+"""Beam search: approximates the most probable text rather than taking the most probable next token.
 
-Of each prompt, the `beams` likeliest beginnings are kept. Each step goes on with their likeliest next tokens. A text
-that ends is set aside with its score: the sum of its log-probabilities over its length to the power length_penalty.
-The search is over when `beams` texts are set aside and no beginning would, at its present length, score above the
-worst of them. A repetition penalty multiplies log-probabilities. (The rules and their defaults are those of
+For each prompt the `beams` most probable hypotheses are kept. Each step extends them with their most probable next
+tokens. A finished hypothesis is set aside with its score: the sum of its log-probabilities divided by its length to
+the power length_penalty. The search ends when `beams` hypotheses are finished and no live one, at its present length,
+scores above the worst of them. The repetition penalty is applied to log-probabilities. (Rules and defaults follow
 transformers' `generate`, so that the texts are the same.)
 
-Shapes: N beginnings of all prompts, V vocab_size, W candidates of each beginning.
+Shapes: N live hypotheses of all prompts, V vocab_size, W candidates of each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from luthier.generation.settings import Settings
 
 @dataclass
 class Beam:
-    """New tokens behind a prompt, and the sum of their log-probabilities. parent: the beginning they come from."""
+    """A hypothesis: new tokens and their summed log-probability. parent: index of the beam that it extends."""
 
     ids: list[int]
     logprobs: list[float]
@@ -35,20 +35,20 @@ class Beam:
 
 
 class Search:
-    """The beams of one prompt."""
+    """The beam search of one prompt."""
 
     def __init__(self, row: Row) -> None:
         self.row, self.settings = row, row.settings
-        self.width = self.settings.beams * max(2, 1 + len(row.end_tokens))  # enough to go on if every beam can end
+        self.width = self.settings.beams * max(2, 1 + len(row.end_tokens))  # enough if every beam can end
         self.live = [Beam([], [], 0.0, 0)]
         self.ended: list[Beam] = []  # the best `beams`, best first
 
     def rank(self, beam: Beam) -> float:
-        """The score that texts of different length are compared by."""
+        """Length-penalised score, by which hypotheses of different lengths are compared."""
         return beam.score / math.pow(len(beam.ids), self.settings.length_penalty)
 
     def advance(self, logprobs: Sequence[Sequence[float]], tokens: Sequence[Sequence[int]]) -> None:
-        """Take one step, from the likeliest next tokens of each live beam, (live, W) each, the likeliest first."""
+        """Advance one step, given the most probable next tokens of each live beam, (live, W) each, best first."""
         beams = self.settings.beams
         candidates = [
             (beam.score + logprob, parent, logprob, token)
@@ -62,7 +62,7 @@ class Search:
             beam = Beam([*before.ids, token], [*before.logprobs, logprob], score, parent)
             if not self.row.would_end(beam.ids):
                 live.append(beam)
-            elif place < beams:  # the others are there only so that enough can go on
+            elif place < beams:  # candidates below this rank only keep enough beams live
                 self.ended.append(beam)
         self.live = live[:beams]
         self.ended = sorted(self.ended, key=self.rank, reverse=True)[:beams]
@@ -70,7 +70,7 @@ class Search:
             self.live = []
 
     def finish(self) -> str:
-        """Write the best text into the row."""
+        """Write the best hypothesis into the row and return its text."""
         best = self.ended[0]
         return "".join(self.row.add(token, logprob) for token, logprob in zip(best.ids, best.logprobs, strict=True))
 
@@ -82,12 +82,12 @@ def beam_search(reader: Reader, rows: Sequence[Row], settings: Settings) -> Iter
     going = searches
     while going:
         scores = reader.logits().log_softmax(-1)  # (N, V)
-        if settings.repetition_penalty != 1:  # of log-probabilities, which then sum to another total than 1
+        if settings.repetition_penalty != 1:  # applied to log-probabilities, which are then no longer normalised
             scores = penalise_repetition(scores, reader.tokens, settings.repetition_penalty)
         best = scores.topk(width)  # (N, W)
         logprobs, tokens = best.values.tolist(), best.indices.tolist()
         parents: list[int] = []
-        first = 0  # the row of the reader where a prompt's beams begin
+        first = 0  # index of the prompt's first beam among the reader's rows
         for search in going:
             last = first + len(search.live)
             search.advance(logprobs[first:last], tokens[first:last])

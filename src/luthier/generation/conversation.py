@@ -1,4 +1,4 @@
-"""A conversation with a model: what was said, and the next reply, within the model's context."""
+"""Multi-turn chat with a model, within its context length."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from luthier.model.transformer import Transformer
 from luthier.tokenizers.chat.chat_template import ChatTemplate, check_messages
 
 Message = dict[str, str]  # {"role", "content"}
-REPLY_SHARE = 4  # at least a quarter of the context stays free for the reply, if that may be so long
+REPLY_SHARE = 4  # at least a quarter of the context is reserved for the reply, unless max_new_tokens is less
 
 
 class Conversation:
-    """Turns of a person and a model, after a system prompt (None: whatever the template does without).
+    """Alternating user and assistant messages after a system prompt (None: the template's default).
 
-    messages: the turns, in pairs of "user" and "assistant". left_out: how many of the first pairs the model no longer
-    sees, because its context is full. last: what became of the last reply. draft: guesses for the model.
+    messages: the turns, in pairs of "user" and "assistant". left_out: how many of the oldest pairs are truncated
+    because the context is full. last: result of the last reply. draft: draft model for speculative decoding.
 
         conversation = Conversation(lm.model, template_of(lm.tokenizer), Settings(), lm.config.context_length)
         for piece in conversation.reply("Hello"):
@@ -53,19 +53,19 @@ class Conversation:
         self.last: Result | None = None
 
     def reply(self, text: str) -> Generator[str]:
-        """Say something. Yields the model's reply piece by piece.
+        """Send a user message. Yields the model's reply piece by piece.
 
-        What was said up to then is kept when the reply is broken off; if that is nothing, all is as before. Raises a
-        LuthierError for a text that leaves no room in the context, or that the template refuses.
+        If the reply is interrupted, the text generated so far is kept; if there is none, the conversation is unchanged.
+        Raises a LuthierError for a message that does not fit into the context, or that the template refuses.
         """
         asked = {"role": "user", "content": text}
         prompt = self.prompt(asked)
-        turn = len(self.messages) // 2  # another draw each turn, and the same ones if all is said again
+        turn = len(self.messages) // 2  # each turn has its own seed; repeating the conversation repeats the draws
         settings = replace(self.settings, seed=(self.settings.seed + turn) % 2**62)
         return self.answer(asked, Row(self.template.tokenizer, prompt, settings, self.context_length))
 
     def answer(self, asked: Message, row: Row) -> Generator[str]:
-        """Fill the row, and keep the turn."""
+        """Generate the reply into the row, and append the turn."""
         try:
             for _, piece in grow(self.model, [row], row.settings, self.draft):
                 yield piece
@@ -75,7 +75,7 @@ class Conversation:
                 self.last = row.result
 
     def prompt(self, asked: Message) -> list[int]:
-        """The ids that the model goes on with. Where they do not fit, the oldest pairs are left out, from now on."""
+        """Token ids of the prompt. Where they do not fit, the oldest pairs are truncated, for good."""
         pairs = len(self.messages) // 2
         before = [] if self.system is None else [{"role": "system", "content": self.system}]
 
@@ -98,11 +98,11 @@ class Conversation:
         return without(self.left_out)
 
     def reset(self) -> None:
-        """Forget the turns; the system prompt stays."""
+        """Clear the messages; the system prompt stays."""
         self.messages, self.left_out, self.last = [], 0, None
 
     def undo(self) -> Message | None:
-        """Take the last turn back. Returns what the person had said, None when there is nothing to take back."""
+        """Remove the last turn. Returns its user message, None if there is no turn."""
         if not self.messages:
             return None
         asked = self.messages[-2]
@@ -112,7 +112,7 @@ class Conversation:
     def save(self, path: str | Path) -> None:
         """Write the conversation into a JSON file: {"messages": [{"role", "content"}, ...]}, the system prompt first.
 
-        A file that is there is replaced only if it holds a conversation; else this is a LuthierError.
+        An existing file is replaced only if it holds a conversation; otherwise raises a LuthierError.
         """
         path = Path(path)
         if path.exists():
@@ -124,7 +124,7 @@ class Conversation:
         write_file(path, json.dumps({"messages": [*before, *self.messages]}, indent=2, ensure_ascii=False) + "\n")
 
     def load(self, path: str | Path) -> None:
-        """Go on with a conversation that was saved. Raises a LuthierError, and changes nothing, for what is none."""
+        """Load a saved conversation. Raises a LuthierError, and changes nothing, if the file is not one."""
         messages = read_messages(Path(path))
         self.reset()
         self.system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else None
@@ -132,7 +132,7 @@ class Conversation:
 
 
 def read_messages(path: Path) -> list[Message]:
-    """The messages of a saved conversation, which must be turns of user and assistant, maybe after a system prompt."""
+    """Messages of a saved conversation: alternating user and assistant, optionally after a system prompt."""
     messages: Any = read_json(path).get("messages")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise LuthierError(f'{path} is no conversation: it has no list of "messages"')

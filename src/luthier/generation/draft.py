@@ -1,7 +1,7 @@
-"""Guessing what comes next with a second, small model that runs ahead (arXiv 2211.17192 and 2302.01318).
+"""Draft tokens with a second, smaller model (speculative decoding, arXiv 2211.17192 and 2302.01318).
 
-The draft chooses each guess with the settings of the text, and with the number in [0, 1) that the large model will draw
-that token with: where the two give like probabilities, it falls on the same token.
+The draft model samples with the same settings and the same uniform number in [0, 1) with which the target model will
+sample that position: where the two distributions are similar, both choose the same token.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draft:
-    """A small model that guesses for a large one. context_length: the tokens up to which it guesses."""
+    """A draft model. context_length: the longest text, in tokens, that it drafts for."""
 
     model: Transformer
     context_length: int
 
 
 def check_vocabulary(draft: Tokenizer, own: Tokenizer, name: str = "the draft") -> None:
-    """Raise a LuthierError unless each id is the same token for the draft as for the model that it guesses for."""
+    """Raise a LuthierError unless each id is the same token for the draft model as for the target model."""
     theirs, ours = (
         {number: token for token, number in tokenizer.backend.get_vocab(with_added_tokens=True).items()}
         for tokenizer in (draft, own)
@@ -46,7 +46,7 @@ def check_vocabulary(draft: Tokenizer, own: Tokenizer, name: str = "the draft") 
 
 
 class DraftGuesser:
-    """A draft that follows the text of a row."""
+    """Drafter that runs a draft model on the text of a row."""
 
     def __init__(self, draft: Draft, row: Row, settings: Settings) -> None:
         self.settings, self.context_length = settings, draft.context_length
@@ -55,17 +55,17 @@ class DraftGuesser:
             draft.model, [row.prompt], row.room, vocab_size=row.tokenizer.vocab_size, use_cache=settings.use_cache
         )
         self.numbers = uniforms(settings.seed, 1, row.room).to(self.reader.device)  # (1, room)
-        self.known = self.start  # slots of the reader that are the text; what follows was guessed
+        self.known = self.start  # slots of the reader that are accepted text; the rest is drafted
 
     def add(self, token: int) -> None:
-        """The text goes on: as guessed, or else what was guessed is forgotten."""
+        """Append a token; drafted tokens are discarded unless the first is this one."""
         if self.known == self.reader.slots or int(self.reader.tokens[0, self.known]) != token:
             self.reader.truncate(self.known)
             self.reader.append(torch.tensor([token], device=self.reader.device))
         self.known += 1
 
     def guess(self, most: int) -> list[int]:
-        """The next tokens, at most so many; none where the draft's context is full."""
+        """Draft at most `most` next tokens; none where the draft model's context is full."""
         guesses: list[int] = []
         while len(guesses) < most and self.reader.slots <= self.context_length:
             number = self.numbers[:, self.reader.slots - self.start]

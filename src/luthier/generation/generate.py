@@ -1,4 +1,4 @@
-"""Let a model go on with texts: a batch at once, each row until its own end.
+"""Generate text from prompts in a batch; each row stops on its own.
 
 Shapes: B rows of the batch, V vocab_size.
 """
@@ -25,23 +25,23 @@ from luthier.generation.settings import Settings
 from luthier.model.memory import check_fits
 from luthier.model.transformer import Transformer
 
-LOGITS = 4  # copies of a text's logits in float32: as they come, penalised, filtered, as probabilities
+LOGITS = 4  # float32 copies of a text's logits: raw, penalised, filtered, probabilities
 
 if TYPE_CHECKING:
     from luthier.tokenizers.core.tokenizer import Tokenizer
 
-MOST_NAMES = 3  # of special tokens in a remark
+MOST_NAMES = 3  # special tokens named in a remark
 
 
 def encode_prompts(
     tokenizer: Tokenizer, prompts: Sequence[str], *, special: bool = False, way_out: str = ""
 ) -> list[list[int]]:
-    """Token ids of prompts, begun with the bos token if the tokenizer does so.
+    """Token ids of prompts, preceded by the bos token if the tokenizer adds one.
 
-    special: read special tokens in them ("<|im_start|>") as such. Otherwise all is plain text, and a special token's
-    name in it draws a remark, which ends with way_out: how `special` is asked for. An empty prompt lets the model begin
-    a text: it stands for the token that comes before or between texts, and is a LuthierError if the tokenizer has none.
-    So is a prompt that it cannot encode.
+    special: parse special tokens ("<|im_start|>") in them. Otherwise they are encoded as plain text, and a special
+    token's name in a prompt causes a remark on stderr, which ends with way_out: how to ask for `special`. An empty
+    prompt starts a new text: it becomes the bos token, or else the eos token; raises a LuthierError if the tokenizer
+    has neither, or for a prompt that it cannot encode.
     """
     if not special:
         remark_names(tokenizer, prompts, way_out)
@@ -52,7 +52,7 @@ def encode_prompts(
 
 
 def remark_names(tokenizer: Tokenizer, prompts: Sequence[str], way_out: str) -> None:
-    """Remark upon special tokens' names in prompts that are read as plain text."""
+    """Warn about special tokens' names in prompts that are encoded as plain text."""
     found = [name for name in tokenizer.special_tokens if any(name in prompt for prompt in prompts)]
     if found:
         more = f" and {len(found) - MOST_NAMES} more" if len(found) > MOST_NAMES else ""
@@ -61,7 +61,7 @@ def remark_names(tokenizer: Tokenizer, prompts: Sequence[str], way_out: str) -> 
 
 
 def beginning(tokenizer: Tokenizer) -> int:
-    """The token that a model begins a text after."""
+    """Token that starts a text: bos, or else eos."""
     first = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
     if first is None:
         raise LuthierError("the prompt is empty, and this tokenizer has no token that begins a text: give a character")
@@ -76,10 +76,10 @@ def generate(
     context_length: int,
     draft: Draft | None = None,
 ) -> list[Result]:
-    """Go on with prompts (token ids, see `encode_prompts`). Results in their order, `samples` for each prompt.
+    """Generate continuations of prompts (token ids, see `encode_prompts`), in their order, `samples` for each prompt.
 
-    draft: guesses for a single text, see `grow`. Raises a LuthierError for a prompt without tokens or with
-    context_length or more, and for a model whose logits are not numbers.
+    draft: draft model for a single text, see `grow`. Raises a LuthierError for a prompt without tokens or with
+    context_length or more, and for NaN logits.
     """
     rows = new_rows(tokenizer, prompts, settings, context_length)
     for _ in grow(model, rows, settings, draft):
@@ -90,7 +90,7 @@ def generate(
 def new_rows(
     tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], settings: Settings, context_length: int
 ) -> list[Row]:
-    """The rows to fill: `samples` for each prompt, side by side."""
+    """The rows to fill: `samples` for each prompt, next to each other."""
     return [
         Row(tokenizer, prompt, settings, context_length, number)
         for prompt in prompts
@@ -102,11 +102,11 @@ def new_rows(
 def grow(
     model: Transformer, rows: Sequence[Row], settings: Settings, draft: Draft | None = None
 ) -> Iterator[tuple[Row, str]]:
-    """Fill rows (see `new_rows`) in one batch. Yields each piece of text with its row, as it comes.
+    """Fill rows (see `new_rows`) in one batch. Yields each piece of text with its row, as it is generated.
 
-    Beam search knows a text only at its end: then there is one piece a row. draft: a small model of the same
-    vocabulary, which guesses what comes next where there is one row and no beam search, and the text does not repeat
-    what stands before; the text is the same without (see ahead.py).
+    Beam search yields one piece per row, at its end. draft: draft model of the same vocabulary for speculative
+    decoding, used for a single row without beam search where prompt lookup finds no draft; the text is the same without
+    it (see ahead.py).
     """
     if not rows:
         return
@@ -128,7 +128,7 @@ def grow(
 
 
 def reads_in_any_pieces(model: Transformer, length: int) -> bool:
-    """Whether several tokens of a text of this length can be read at once, for the logits that they have alone."""
+    """Whether the logits at this text length do not depend on how many tokens are fed at once."""
     return model.steady_length is None or length <= model.steady_length
 
 
@@ -155,7 +155,7 @@ def check_memory(model: Transformer, rows: Sequence[Row], settings: Settings) ->
 
 
 def sample(reader: Reader, rows: Sequence[Row], settings: Settings, room: int) -> Iterator[tuple[Row, str]]:
-    """Draw one token for each row until all rows have ended."""
+    """Sample one token per step for each row until all rows have ended."""
     numbers = uniforms(settings.seed, settings.samples, room)  # (samples, room)
     numbers = numbers[[row.number for row in rows]].to(reader.device)  # (B, room)
     logits = reader.logits()
@@ -171,8 +171,8 @@ def sample(reader: Reader, rows: Sequence[Row], settings: Settings, room: int) -
         going = [i for i, row in enumerate(rows) if not row.ended]
         if not going:
             return
-        # leaving rows out copies the cache: worth it when half are gone. When the slots are as many as the context
-        # has, it must be: the rows that are still going have padding, which select removes
+        # dropping rows copies the cache: worth it once half have ended. When the slots reach the context length it is
+        # required: the remaining rows have padding, which select removes
         if 2 * len(going) <= len(rows) or reader.slots == rows[0].context_length:
             reader.select(going)
             rows, tokens, numbers = [rows[i] for i in going], tokens[going], numbers[going]
@@ -182,7 +182,7 @@ def sample(reader: Reader, rows: Sequence[Row], settings: Settings, room: int) -
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout, whatever mode the model was in."""
+    """Set eval mode (no dropout) within the context; restore the mode afterwards."""
     training = model.training
     model.eval()
     try:

@@ -1,7 +1,6 @@
-"""Guessing what comes next from what stands before, in a text that repeats itself.
+"""Prompt-lookup (n-gram) drafting, for text that repeats itself (arXiv 2304.04487 and 2402.02057).
 
-Where the last tokens have come before, those that followed them then are guessed to follow now (look-up decoding,
-arXiv 2304.04487 and 2402.02057). No second model is needed.
+Where the last tokens occurred before, the tokens that followed them are drafted. No draft model is needed.
 """
 
 from __future__ import annotations
@@ -11,35 +10,35 @@ from collections.abc import Sequence
 from luthier.generation.reader import Reader
 from luthier.generation.row import Row
 
-LENGTHS = (4, 3, 2)  # of the last tokens that are looked up, the longest first
+LENGTHS = (4, 3, 2)  # n-gram lengths to look up, the longest first
 
 
 def pays(reader: Reader, rows: Sequence[Row]) -> bool:
-    """Whether guessing costs little: a single text, and the compiled step, to which a few tokens are hardly more than
-    one, and which gives each the very logits that it gives it alone.
+    """Whether drafting is nearly free: a single text and the compiled step, for which a few tokens cost hardly more
+    than one, and whose logits do not depend on how many tokens are fed at once.
     """
     return len(rows) == 1 and reader.compiled_step() is not None
 
 
 class LookUp:
-    """Remembers what followed every few tokens of a text, where they came last."""
+    """N-gram drafter: maps each n-gram of the text to the position after its latest occurrence."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self.tokens: list[int] = []
-        self.followed: dict[tuple[int, ...], int] = {}  # some tokens -> the place after them
+        self.followed: dict[tuple[int, ...], int] = {}  # n-gram -> the position after it
         for token in tokens:
             self.add(token)
 
     def add(self, token: int) -> None:
-        """The text goes on."""
+        """Append a token to the text."""
         place = len(self.tokens)
-        for length in LENGTHS:  # noted once something follows, so that the end of the text does not find itself
+        for length in LENGTHS:  # indexed only once a token follows, so that the end of the text does not match itself
             if length <= place:
                 self.followed[tuple(self.tokens[-length:])] = place
         self.tokens.append(token)
 
     def guess(self, most: int) -> list[int]:
-        """The next tokens, at most so many; none where the text is new."""
+        """Draft at most `most` next tokens; none where no n-gram matches."""
         for length in LENGTHS:
             place = self.followed.get(tuple(self.tokens[-length:]))
             if place is not None:

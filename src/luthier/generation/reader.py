@@ -1,6 +1,6 @@
-"""What a model has read: a batch of texts that grow by one token at a time, and the logits of each one's next token.
+"""Decoding state: a batch of token sequences with their key-value cache, and the logits of each next token.
 
-Texts of different length are padded on the left, so that all end in the same slot.
+Sequences of different length are padded on the left, so that all end in the same slot.
 
 Shapes: B batch, S slots so far (padding and tokens), V vocab_size.
 """
@@ -18,15 +18,15 @@ from luthier.model.transformer import Transformer
 from luthier.native.program import NativeStep, native_step
 
 log = logging.getLogger(__name__)
-PIECE = 512  # tokens that are read at once: what that takes of memory is then bounded
-SMALLEST_PIECE = 64  # of a text: smaller ones would be slow
+PIECE = 512  # tokens of a prefill chunk: bounds its memory
+SMALLEST_PIECE = 64  # per text: smaller chunks would be slow
 
 
 class Reader:
-    """A batch of texts, and the cache of what the model knows of them (none: everything is read again each time).
+    """A batch of token sequences and their key-value cache (without one, all tokens are recomputed each time).
 
-    room: tokens that will be added at most. vocab_size: the tokenizer's. An output matrix may be larger, but stands
-    for no text there. native: let the compiled step read new tokens, where it computes this model.
+    room: the most tokens that will be appended. vocab_size: the tokenizer's; an output matrix may have more rows, which
+    stand for no token. native: use the compiled step for new tokens, where it supports this model.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class Reader:
         self.model, self.vocab_size = model, vocab_size
         self.device = model.device
         longest = max(len(text) for text in texts)
-        self.padding = [longest - len(text) for text in texts]  # slots before each text
-        # padding repeats the text's first token, so that a row holds no token that its text does not
+        self.padding = [longest - len(text) for text in texts]  # padding slots before each text
+        # padding repeats the text's first token, so that a row has no token that its text does not
         rows = [[text[0]] * pad + list(text) for text, pad in zip(texts, self.padding, strict=True)]
         self.tokens = torch.tensor(rows, device=self.device)  # (B, S)
         self.starts = torch.tensor(self.padding, device=self.device)[:, None]  # (B, 1)
@@ -52,15 +52,15 @@ class Reader:
 
     @property
     def slots(self) -> int:
-        """S: tokens of the longest text, padding of the others included."""
+        """S: tokens of the longest text, including the padding of the others."""
         return self.tokens.shape[1]
 
     def logits(self) -> Tensor:
-        """Read what was not yet read. The logits of the next token of each text, (B, V) float32."""
+        """Feed the tokens that are not cached yet. Returns the logits of each text's next token, (B, V) float32."""
         return self.last_logits(1)[:, 0]
 
     def last_logits(self, count: int) -> Tensor:
-        """Read what was not yet read. The logits after each of the last `count` tokens of it, (B, count, V) float32."""
+        """Feed the tokens not cached yet. Returns the logits after each of the last `count`, (B, count, V) float32."""
         begin = 0 if self.cache is None else self.cache.length
         step, cache = self.compiled_step(), self.cache
         valid = None
@@ -79,21 +79,21 @@ class Reader:
                     logits = self.model(read, cache, valid=seen)[:, -count:].float()
                     continue
                 hidden = self.model.hidden(read, cache, valid=seen)  # (B, T, C)
-                if end == self.slots:  # the logits of other tokens are left out
+                if end == self.slots:  # no logits for earlier tokens
                     logits = self.model.output(hidden[:, -count:]).float()
         return logits[:, :, : self.vocab_size]
 
     def compiled_step(self) -> NativeStep | None:
-        """The compiled step, as long as the model is the one that it was made from. Once it is not, PyTorch goes on."""
+        """The compiled step; None once the model has changed since it was made (PyTorch then takes over)."""
         if self.step is not None and not self.step.holds():
             self.step = None
             log.debug("PyTorch goes on with this text, not the compiled step: the model was changed")
         return self.step
 
     def ends_of_pieces(self, begin: int) -> Iterator[int]:
-        """Where each piece ends of what comes from slot `begin` on. A batch shares the tokens of a piece."""
+        """End slots of the prefill chunks from slot `begin` on. The chunk size is shared among the batch."""
         steady = self.model.steady_length
-        if steady is not None and self.slots > steady:  # the logits would depend on the pieces
+        if steady is not None and self.slots > steady:  # the logits would depend on the chunks
             yield self.slots
             return
         piece = max(PIECE // len(self.padding), SMALLEST_PIECE)
@@ -103,17 +103,17 @@ class Reader:
         yield self.slots
 
     def append(self, tokens: Tensor) -> None:
-        """Add one token to each text, (B,)."""
+        """Append one token to each text, (B,)."""
         self.tokens = torch.cat((self.tokens, tokens[:, None]), dim=1)
 
     def truncate(self, slots: int) -> None:
-        """Forget all tokens but the first so many slots."""
+        """Keep the first `slots` slots; drop the rest from tokens and cache."""
         self.tokens = self.tokens[:, :slots]
         if self.cache is not None:
             self.cache.truncate(slots)
 
     def select(self, rows: list[int]) -> None:
-        """Keep these texts, in this order; one that comes twice is copied. Padding that all of them have goes."""
+        """Keep these rows, in this order; a repeated index copies the row. Padding common to all of them is removed."""
         if rows == list(range(len(self.padding))):
             return
         index = torch.tensor(rows, device=self.device)

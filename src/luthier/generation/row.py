@@ -1,4 +1,4 @@
-"""One text that grows behind a prompt, and what became of it."""
+"""One sequence being generated after a prompt, and its result."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FinishReason = Literal["end", "stop", "length", "context"]
 
 @dataclass
 class Result:
-    """What a model wrote after a prompt.
+    """A generated text.
 
-    ids: the new tokens, with the end token or those of the stop string if one came. text: without them.
-    finish_reason: "end" an end token came, "stop" a stop string, "length" there are max_new_tokens, "context" the
-    model's context is full; None while the text grows. logprobs: the natural logarithm of the probability that the
-    model gave each token, before temperature and filters (and, but for beam search, before the penalty). guesses: how
-    many tokens were guessed before they were written (see ahead.py); came_true: how many of these guesses were right.
+    ids: the new tokens, including the end token or those of the stop string, if any. text: without them. finish_reason:
+    "end" an end token, "stop" a stop string, "length" max_new_tokens reached, "context" the model's context is full;
+    None while generating. logprobs: natural logarithm of each token's probability before temperature and filters (and,
+    except in beam search, before the penalty). guesses: number of drafted tokens (see ahead.py); came_true: how many of
+    these were accepted.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -37,9 +37,9 @@ class Result:
 
 
 class Row:
-    """A prompt (token ids) and what is added to it, up to an end token, a stop string, or until there is no room.
+    """A prompt (token ids) and the tokens generated after it, until an end token, a stop string or the length limit.
 
-    number: which sample of its prompt it is, from 0.
+    number: index of this sample of its prompt, from 0.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Row:
             )
         self.tokenizer, self.prompt, self.settings = tokenizer, prompt, settings
         self.context_length, self.number = context_length, number
-        # a stop string may be a special token, which never comes as text
+        # a stop string may be a special token, which never appears in the decoded text
         stops = {tokenizer.special_tokens[string] for string in settings.stop if string in tokenizer.special_tokens}
         self.end_tokens = stops.union(tokenizer.eos_ids)
         self.room = min(settings.max_new_tokens, context_length - len(prompt))  # tokens
@@ -62,12 +62,12 @@ class Row:
         self.result = Result()
 
     def new_writer(self) -> Writer:
-        """What turns the tokens after the prompt into text."""
+        """A new decoder of the tokens after the prompt."""
         return Writer(self.tokenizer, self.prompt, self.settings.stop)
 
     @property
     def ended(self) -> bool:
-        """Whether no more tokens are wanted."""
+        """Whether generation of this row has finished."""
         return self.result.finish_reason is not None
 
     def add(self, token: int, logprob: float) -> str:
@@ -94,7 +94,7 @@ class Row:
         return piece
 
     def would_end(self, ids: Sequence[int]) -> bool:
-        """Whether these tokens, added to an empty row, would end it with the last one."""
+        """Whether these tokens, added to an empty row, would finish it with the last one."""
         if ids[-1] in self.end_tokens or len(ids) == self.room:
             return True
         if not self.settings.stop:

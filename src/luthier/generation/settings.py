@@ -1,4 +1,4 @@
-"""What a person can set about the text that a model writes."""
+"""Generation settings."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from dataclasses import dataclass
 
 from luthier.errors import UsageError
 
-MOST_BEAMS, MOST_SAMPLES = 1_000, 10_000  # whether the memory is enough for so many is asked of the model
+MOST_BEAMS, MOST_SAMPLES = 1_000, 10_000  # whether memory suffices is checked against the model
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How each next token is chosen, and when to stop. A value out of its range is refused.
+    """How each next token is chosen, and when to stop. Raises a UsageError for a value out of its range.
 
-    The logits pass through repetition_penalty, temperature, top_k, top_p and min_p, in this order, and then one token
-    is drawn. With beams above 1 nothing is drawn: temperature, top_k, top_p, min_p and seed play no part.
+    The logits pass through repetition_penalty, temperature, top_k, top_p and min_p, in this order; then one token is
+    sampled. With beams above 1 there is no sampling: temperature, top_k, top_p, min_p and seed have no effect.
     """
 
     max_new_tokens: int = 200
-    """Most tokens that are added to a prompt. Fewer are when the model's context is full."""
+    """Maximum number of new tokens. Generation also stops when the model's context is full."""
     temperature: float = 0.8
-    """The logits are divided by it: under 1 safer, over 1 wilder, 0 always the likeliest token (greedy)."""
+    """Divide the logits by this: below 1 less random, above 1 more random, 0 greedy decoding."""
     top_k: int | None = None
-    """Draw among the K likeliest tokens only."""
+    """Sample from the K most probable tokens only."""
     top_p: float | None = 0.9
-    """Draw among the likeliest tokens that together have this probability; 1 keeps all (arXiv 1904.09751)."""
+    """Sample from the most probable tokens that together have this probability; 1 keeps all (arXiv 1904.09751)."""
     min_p: float | None = None
-    """Drop tokens less likely than this share of the likeliest one's probability (arXiv 2407.01082)."""
+    """Drop tokens less probable than this fraction of the most probable token's probability (arXiv 2407.01082)."""
     repetition_penalty: float = 1.0
-    """Over 1: make tokens that the text already has less likely (arXiv 1909.05858)."""
+    """Above 1: make tokens that the text already contains less likely (arXiv 1909.05858)."""
     beams: int = 1
-    """Over 1: beam search, which keeps this many texts at each step and returns the likeliest in the end."""
+    """Above 1: beam search with this many beams; returns the most probable text."""
     length_penalty: float = 1.0
-    """Of beam search: a text's log-probability is divided by its length to this power; higher favours longer texts."""
+    """Beam search: divide a text's log-probability by its length to this power; higher favours longer texts."""
     samples: int = 1
-    """Texts for each prompt; text number i (from 0) is drawn with seed + i."""
+    """Number of samples for each prompt; sample i (from 0) uses seed + i."""
     stop: tuple[str, ...] = ()
-    """Strings that end the text. They are not part of it."""
+    """Strings that end generation. They are not part of the text."""
     seed: int = 1
-    """The same seed gives the same text, alone or among other prompts."""
+    """Random seed: the same seed gives the same text, alone or in a batch."""
     use_cache: bool = True
-    """Keep the keys and values of the tokens read: the same text, without reading all of it again for each token."""
+    """Use a key-value cache: the same text, without recomputing all tokens at each step."""
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
-        steady = self.temperature == 0 or 1e-3 <= self.temperature < math.inf  # under it the logits could overflow
+        steady = self.temperature == 0 or 1e-3 <= self.temperature < math.inf  # below this the logits could overflow
         require(steady, "temperature", self.temperature, "0 (always the likeliest token), or at least 0.001")
         require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "at least 1")
         require(self.top_p is None or 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
@@ -63,7 +63,7 @@ class Settings:
             )
 
     def idle(self) -> list[str]:
-        """The settings that do nothing beside the others, and why, one line each."""
+        """Settings that have no effect in this combination, with the reason, one line each."""
         drawing = ("top_k", "top_p", "min_p", "seed")
         rules = (
             (self.beams > 1, ("temperature", *drawing), "beam search draws nothing"),

@@ -1,4 +1,4 @@
-"""From tokens to text, as they come: whole characters only, and nothing of a string that ends the text."""
+"""Streaming detokenization: complete characters only, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from luthier.tokenizers.core.tokenizer import Tokenizer
 
-LAST = 8  # tokens of the prompt that a decoder is shown: enough to be in the middle of a text
+LAST = 8  # prompt tokens fed to the decoder: enough for it to be inside a text
 
 
 class StopFinder:
-    """Passes text on until one of the strings `stop` is complete, wherever the pieces are cut.
+    """Passes text on until one of the strings `stop` is complete, however the text is split into pieces.
 
-    What may be the beginning of such a string is held back until more text decides.
+    What may be the beginning of a stop string is held back until more text decides.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ class StopFinder:
         found = [(place + len(stop), place) for stop in self.stop if (place := self.held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            _, ready = min(found)  # the first one to be complete, so that the cut of the pieces does not matter
+            _, ready = min(found)  # the first to be complete, so that the split into pieces does not matter
             shown, self.held = self.held[:ready], ""
             return shown
         ready = len(self.held) - self.undecided()
@@ -36,24 +36,24 @@ class StopFinder:
         return shown
 
     def undecided(self) -> int:
-        """Characters at the end of what is held that begin one of the strings."""
+        """Number of characters at the end of the held text that are a prefix of a stop string."""
         longest = max((len(stop) - 1 for stop in self.stop), default=0)
         sizes = range(min(longest, len(self.held)), 0, -1)
         return next((size for size in sizes if any(s.startswith(self.held[-size:]) for s in self.stop)), 0)
 
     def flush(self) -> str:
-        """The end of the text: no more will come, so what was held back is plain text."""
+        """End the text: returns what was held back."""
         shown, self.held = self.held, ""
         return shown
 
 
 class Writer:
-    """The text that follows a prompt, from its tokens. Special tokens are no text."""
+    """Incremental decoder of the tokens after a prompt. Special tokens have no text."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
         self.decoder = tokenizer.stream()
         self.special = frozenset(tokenizer.special_tokens.values())
-        # some tokenizers drop the space that begins a text, and so must know that the prompt came before
+        # some tokenizers drop the space at the start of a text, so the decoder must have seen the prompt
         for token in prompt[-LAST:]:
             self.decode(token)
         self.decoder.flush()
@@ -61,7 +61,7 @@ class Writer:
 
     @property
     def stopped(self) -> bool:
-        """Whether one of the strings that end the text has come."""
+        """Whether a stop string was found."""
         return self.finder.stopped
 
     def push(self, token: int) -> str:
@@ -69,9 +69,9 @@ class Writer:
         return self.finder.push(self.decode(token))
 
     def decode(self, token: int) -> str:
-        """The characters that a token makes whole."""
+        """Characters completed by this token."""
         return "" if token in self.special else self.decoder.push(token)
 
     def flush(self) -> str:
-        """The end of the text: what is left to be shown, without a character whose last bytes were never written."""
+        """End the text: returns what is left to show, without an incomplete last character."""
         return "" if self.stopped else self.finder.push(self.decoder.flush().rstrip("\ufffd")) + self.finder.flush()
