@@ -1,8 +1,8 @@
-"""How well a model foretells a text: loss, perplexity, bits per byte.
+"""Score a text: loss, perplexity, bits per byte.
 
-The loss is the mean of -log p(token | tokens before it), in nats. Perplexity is exp(loss): as unsure as a choice among
-so many equal tokens. Bits per byte spread the same sum over the bytes of the text, so that models with different
-tokenizers can be compared.
+The loss is the mean of -log p(token | tokens before it), in nats. Perplexity is exp(loss): the number of equally likely
+tokens with the same uncertainty. Bits per byte divide the summed loss by the bytes of the text, so that models with
+different tokenizers can be compared.
 
 Shapes: B windows of a batch, T tokens, N scored tokens, n of them at once, C dim, V vocab_size.
 """
@@ -28,10 +28,10 @@ from luthier.model.transformer import Transformer
 
 @dataclass(frozen=True)
 class Score:
-    """What a text is to a model.
+    """A model's loss on a text.
 
-    loss: nats a token. standard_error: of the loss (see `Blocks`); None for a text of one block. tokens: those scored.
-    bytes: of their text, in UTF-8. seconds: that it took.
+    loss: nats per token. standard_error: of the loss (see `Blocks`); None for a text of one block. tokens: number
+    scored. bytes: of the scored text, in UTF-8. seconds: duration.
     """
 
     loss: float
@@ -47,30 +47,30 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """The loss spread over the bytes of the text, in bits."""
+        """Summed loss divided by the bytes of the text, in bits."""
         return self.loss * self.tokens / math.log(2) / max(1, self.bytes)
 
     @property
     def tokens_per_second(self) -> float:
-        """Scored tokens a second."""
+        """Scored tokens per second."""
         return self.tokens / self.seconds
 
 
 class Blocks:
-    """The sum of losses, and how far it may be off.
+    """Sum of losses, with a standard error.
 
-    The tokens of one passage are easy or hard together, so that a standard error over single tokens comes out too
-    small. Here the unit is a block of `size` scored tokens on end, and the loss a ratio of two sums over blocks
-    (Cochran, Sampling Techniques, 1977, section 6.3), as the last block may be shorter.
+    Losses of nearby tokens are correlated, so that a standard error over single tokens is too small. The unit here is a
+    block of `size` consecutive scored tokens, and the loss a ratio of two sums over blocks (Cochran, Sampling
+    Techniques, 1977, section 6.3), as the last block may be shorter.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.sums: list[tuple[float, int]] = []  # (nats, tokens) a block
+        self.sums: list[tuple[float, int]] = []  # (nats, tokens) per block
 
     def add(self, losses: Tensor) -> None:
-        """Add the losses of tokens on end, (n,)."""
-        losses = losses.cpu().double()  # in this order: mps has no float64
+        """Add the losses of consecutive tokens, (n,)."""
+        losses = losses.cpu().double()  # cpu first: mps has no float64
         while len(losses):
             nats, tokens = self.sums.pop() if self.sums and self.sums[-1][1] < self.size else (0.0, 0)
             part, losses = losses.tensor_split([self.size - tokens])
@@ -78,17 +78,17 @@ class Blocks:
 
     @property
     def tokens(self) -> int:
-        """All tokens so far."""
+        """Number of tokens so far."""
         return sum(tokens for _, tokens in self.sums)
 
     @property
     def loss(self) -> float:
-        """Nats a token."""
+        """Nats per token."""
         return math.fsum(nats for nats, _ in self.sums) / self.tokens
 
     @property
     def standard_error(self) -> float | None:
-        """Of the loss; None where one block says nothing of the spread."""
+        """Of the loss; None for a single block, which has no spread."""
         count = len(self.sums)
         if count < 2:
             return None
@@ -109,11 +109,12 @@ def score(
 ) -> Score:
     """Score a text (see `windows.runs_of`). Logits are held for a few thousand tokens at once, whatever the sizes.
 
-    stride: 1 gives each token all the context there is, at the cost of a window a token; context_length cuts the text
-    into blocks. max_tokens: how much of the text is scored. watch: told how many tokens more are done.
+    stride: 1 gives each token the full context at the cost of one window per token; context_length splits the text into
+    disjoint blocks. max_tokens: maximum number of tokens to score. watch: called with the number of newly scored
+    tokens.
 
-    Raises a UsageError for sizes out of their range, and a LuthierError for a text with nothing to score and for a
-    model whose loss is not a number.
+    Raises a UsageError for sizes out of range, and a LuthierError for a text with nothing to score and for a NaN or
+    infinite loss.
     """
     for name, value in {"context": context_length, "stride": stride, "batch_size": batch_size}.items():
         if value < 1:
@@ -146,10 +147,10 @@ def score(
 
 
 def token_losses(model: Transformer, batch: list[Window]) -> Iterator[Tensor]:
-    """-log p of the scored tokens of windows, in their order and a few at a time, (n,) float32."""
+    """-log p of the windows' scored tokens, in order and in chunks, (n,) float32."""
     device = model.device
     width = max(len(window.ids) for window in batch) - 1
-    # shorter windows are filled up at the end: what comes before does not see it
+    # shorter windows are padded at the end, which causal attention hides from the tokens before it
     rows = [[*window.ids[:-1], *[0] * (width + 1 - len(window.ids))] for window in batch]
     ids = torch.tensor(rows, device=device)
     whole = must_be_called(model, Transformer)

@@ -1,8 +1,8 @@
-"""A text's tokens in windows that slide over it, so that each token is scored once and with enough before it.
+"""Sliding windows over a text's tokens, in which each token is scored once with sufficient context.
 
-A window is what a model reads at once: its tokens but the last go in, its tokens but the first are to be named. Windows
-begin every `stride` tokens. Of each but the first, only the last `stride` are scored, the others are context, so that
-no token but those at the beginning of a document has fewer than context_length - stride before it.
+A window's inputs are its tokens but the last; its targets are its tokens but the first. Windows begin every `stride`
+tokens. In each but the first, only the last `stride` tokens are scored and the others are context, so that no token but
+those at the beginning of a document has a context shorter than context_length - stride.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import NamedTuple, Protocol
 
 
 class Run(NamedTuple):
-    """A run of a document's tokens. A document's runs follow one another, and `ends` marks the last.
+    """Consecutive tokens of a document. A document's runs follow one another; `ends` marks the last.
 
-    sizes: the bytes of the text that each token stands for.
+    sizes: bytes of the text that each token stands for.
     """
 
     ids: Sequence[int]
@@ -23,7 +23,7 @@ class Run(NamedTuple):
 
 
 class Window(NamedTuple):
-    """ids: up to context_length + 1. scored: how many of the last are. n_bytes: the bytes of those."""
+    """ids: up to context_length + 1. scored: number of tokens at the end to score. n_bytes: bytes of those."""
 
     ids: list[int]
     scored: int
@@ -31,14 +31,14 @@ class Window(NamedTuple):
 
 
 class Table(Protocol):
-    """The pieces of a tokenizer."""
+    """Vocabulary of a tokenizer."""
 
     @property
     def table(self) -> list[bytes]: ...
 
 
 class Tokenizer(Protocol):
-    """What is needed of `luthier.tokenizers.core.tokenizer.Tokenizer`."""
+    """The part of `luthier.tokenizers.core.tokenizer.Tokenizer` that scoring uses."""
 
     @property
     def pieces(self) -> Table: ...
@@ -50,16 +50,16 @@ class Tokenizer(Protocol):
 
 
 def runs_of(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[Run]:
-    """Each document as one run."""
+    """Encode each document as one run."""
     for document in documents:
         yield run_of(tokenizer, tokenizer.encode(document), document, starts=True, ends=True)
 
 
 def run_of(tokenizer: Tokenizer, ids: Sequence[int], text: str, *, starts: bool, ends: bool) -> Run:
-    """The run of a text whose ids are known. A document starts with the bos token, where the tokenizer adds one."""
+    """The run of a text with known ids. A document starts with the bos token if the tokenizer adds one."""
     table = tokenizer.pieces.table
     sizes = [len(table[number]) for number in ids]
-    if sizes:  # a tokenizer may put a space before a text, or normalise it: the text's own bytes are what is counted
+    if sizes:  # a tokenizer may prepend a space or normalise the text: count the original bytes
         sizes[0] += len(text.encode()) - sum(sizes)
     if starts and tokenizer.adds_bos and tokenizer.bos_id is not None:
         return Run([tokenizer.bos_id, *ids], [0, *sizes], ends)
@@ -67,10 +67,10 @@ def run_of(tokenizer: Tokenizer, ids: Sequence[int], text: str, *, starts: bool,
 
 
 def limited(runs: Iterable[Run], tokens: int) -> Iterator[Run]:
-    """The first runs, with so many tokens to score."""
+    """The first runs, up to `tokens` tokens to score."""
     left, starts = tokens, True
     for run in runs:
-        first = 1 if starts and run.ids else 0  # a document's first token has nothing before it to be named by
+        first = 1 if starts and run.ids else 0  # a document's first token has no context to be predicted from
         take = min(len(run.ids), left + first)
         left -= take - first
         yield Run(run.ids[:take], run.sizes[:take], run.ends or left == 0)
@@ -80,10 +80,10 @@ def limited(runs: Iterable[Run], tokens: int) -> Iterator[Run]:
 
 
 def windows(runs: Iterable[Run], context_length: int, stride: int) -> Iterator[Window]:
-    """The windows of documents, each document by itself."""
+    """Windows of documents; none spans two documents."""
     ids: list[int] = []  # from the beginning of the next window on
     sizes: list[int] = []
-    scored = 1  # of these ids: those that earlier windows scored, or that have nothing before them
+    scored = 1  # leading ids not to score: scored by earlier windows, or without context
     for run in runs:
         ids += run.ids
         sizes += run.sizes

@@ -1,4 +1,4 @@
-"""Look inside a model: record what happens as it reads, change it, and show it as a page.
+"""Inspection of models: record activations, intervene on them, and show them as an HTML page.
 
 from luthier.inspect import ablate, record, replace
 """

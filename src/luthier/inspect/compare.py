@@ -1,4 +1,4 @@
-"""Where two models part: layer by layer, and token by token.
+"""Where two models diverge: layer by layer, and token by token.
 
 Shapes: T tokens, L layers, C dim, V vocab_size.
 """
@@ -19,8 +19,10 @@ from luthier.model.transformer import Transformer
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one activation in two models. relative: |a - b| / |a| of a token's vectors, the largest over the tokens, 0
-    to infinity; token: where that is; largest: |a - b| of one element, the largest of all.
+    """Difference of one activation between two models.
+
+    relative: |a - b| / |a| of a token's vectors, the maximum over tokens, 0 to infinity; token: where the maximum is;
+    largest: maximum absolute difference of one element.
     """
 
     name: str
@@ -31,7 +33,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Foretold:
-    """A token, its place (from 1 on) and its probability in both models."""
+    """A token, its position (from 1) and the probability that each model gives it."""
 
     place: int
     token: int
@@ -40,8 +42,10 @@ class Foretold:
 
 @dataclass(frozen=True)
 class Comparison:
-    """differences: in the order in which a model computes them, empty where the models have other shapes. divergence:
-    the mean over the places of KL(a || b) of what comes next, in bits.
+    """Result of a comparison.
+
+    differences: in the order of computation, empty where the models' shapes differ. divergence: mean over positions of
+    KL(a || b) of the next-token distributions, in bits.
     """
 
     differences: list[Difference]
@@ -49,14 +53,14 @@ class Comparison:
     divergence: float
 
     def first(self, tolerance: float) -> Difference | None:
-        """The first activation that differs by more than this, relatively. What is no number differs."""
+        """First activation whose relative difference exceeds the tolerance. NaN counts as different."""
         return next((found for found in self.differences if not found.relative <= tolerance), None)
 
 
 def compare(a: Transformer, b: Transformer, tokens: Sequence[int]) -> Comparison:
-    """Let two models read the same tokens.
+    """Run two models on the same tokens and compare their activations and predictions.
 
-    Raises a LuthierError where their vocabularies have other sizes.
+    Raises a LuthierError where their vocabularies have different sizes.
     """
     sizes = [model.output.out_features for model in (a, b)]
     if sizes[0] != sizes[1]:
@@ -71,12 +75,12 @@ def compare(a: Transformer, b: Transformer, tokens: Sequence[int]) -> Comparison
 
 
 def alike(one: Recording, two: Recording) -> bool:
-    """Whether layers can be put side by side."""
+    """Whether the models have the same number of layers and the same width."""
     return len(one.layers) == len(two.layers) and one.embedding.shape == two.embedding.shape
 
 
 def activations(recording: Recording) -> list[tuple[str, Tensor]]:
-    """What a model computes, in its order, (T, C or V) each."""
+    """Named activations in the order of computation, (T, C or V) each."""
     named = [("embedding", recording.embedding[0])]
     for number, layer in enumerate(recording.layers):
         named.append((f"layer {number} attention", layer.after_attention[0]))
@@ -85,15 +89,15 @@ def activations(recording: Recording) -> list[tuple[str, Tensor]]:
 
 
 def difference(name: str, a: Tensor, b: Tensor) -> Difference:
-    """Of two activations (T, C)."""
+    """Difference of two activations (T, C)."""
     wide, gap = a.cpu().double(), a.cpu().double() - b.cpu().double()
     lengths = gap.norm(dim=-1) / wide.norm(dim=-1)
     relative = torch.where(gap.norm(dim=-1) == 0, 0.0, lengths)  # 0 / 0 where both are 0
-    token = int(relative.argmax())  # argmax takes what is no number for the largest
+    token = int(relative.argmax())  # argmax treats NaN as the maximum
     return Difference(name, float(relative[token]), token, float(gap.abs().max()))
 
 
 def divergence(a: Tensor, b: Tensor) -> float:
-    """The mean of KL(a || b) of (T, V) logits, in bits (Kullback and Leibler, 1951)."""
+    """Mean of KL(a || b) of (T, V) logits, in bits (Kullback and Leibler, 1951)."""
     log_a, log_b = (logits.cpu().double().log_softmax(-1) for logits in (a, b))
     return float((log_a.exp() * (log_a - log_b)).sum(-1).mean() / torch.tensor(2.0).log())

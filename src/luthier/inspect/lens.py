@@ -1,4 +1,4 @@
-"""What a recording says: of each token, of each layer, of each head.
+"""Statistics of a recording: per token, per layer, per head.
 
 Shapes: B batch, T tokens, L layers, H query heads, V vocab_size, k candidates.
 """
@@ -18,9 +18,9 @@ LOGITS_AT_ONCE = 32 * 2**20  # elements: 128 MB in float32
 
 
 class TokenScores(NamedTuple):
-    """How well tokens were foretold, each (B, T - 1), of the tokens from the second on.
+    """Predictions of the tokens from the second on, (B, T - 1) each.
 
-    probability, 0 to 1; rank, 1 = the likeliest; surprise = -log2(probability), in bits.
+    probability, 0 to 1; rank, 1 = most probable; surprise (surprisal) = -log2(probability), in bits.
     """
 
     probability: Tensor
@@ -29,14 +29,14 @@ class TokenScores(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The likeliest next tokens, best first: ids and probabilities, (..., k)."""
+    """Most probable next tokens, best first: ids and probabilities, (..., k)."""
 
     ids: Tensor
     probabilities: Tensor
 
 
 class LogitLens(NamedTuple):
-    """What each layer would say if it were the last.
+    """Predictions decoded from the residual stream after each layer.
 
     candidates (L + 1, B, T, k): after the embedding, then after each layer; scores: as TokenScores, (L + 1, B, T - 1).
     """
@@ -46,7 +46,7 @@ class LogitLens(NamedTuple):
 
 
 class Norms(NamedTuple):
-    """Euclidean lengths, float32: of the residual stream (L + 1, B, T), first what enters the first block; and of
+    """Euclidean norms, float32: of the residual stream (L + 1, B, T), first at the input of the first block; and of
     what attention and feed-forward add to it, (L, B, T).
     """
 
@@ -57,7 +57,7 @@ class Norms(NamedTuple):
 
 @torch.no_grad()
 def score_tokens(logits: Tensor, tokens: Tensor) -> TokenScores:
-    """(B, T, V) logits and the (B, T) ids that they were computed from."""
+    """Score (B, T, V) logits against the (B, T) ids that they were computed from."""
     ahead = logits[:, :-1].float()
     own = ahead.gather(-1, tokens[:, 1:, None])  # (B, T - 1, 1)
     nats = ahead.logsumexp(-1) - own[..., 0]
@@ -66,7 +66,7 @@ def score_tokens(logits: Tensor, tokens: Tensor) -> TokenScores:
 
 @torch.no_grad()
 def top_candidates(logits: Tensor, k: int) -> Candidates:
-    """(..., V) logits -> the k likeliest tokens, or all where there are fewer."""
+    """Top k next tokens of (..., V) logits, or all where there are fewer."""
     logits = logits.float()
     best = logits.topk(min(k, logits.shape[-1]))
     return Candidates(best.indices, (best.values - logits.logsumexp(-1, keepdim=True)).exp())
@@ -74,9 +74,9 @@ def top_candidates(logits: Tensor, k: int) -> Candidates:
 
 @torch.no_grad()
 def logit_lens(model: Transformer, recording: Recording, k: int) -> LogitLens:
-    """Final norm and output matrix on the residual stream after each layer.
+    """Apply the final norm and the output matrix to the residual stream after each layer.
 
-    The last is what the model itself says. (The lens is nostalgebraist's, "interpreting GPT: the logit lens", 2020.)
+    The last layer gives the model's own output. (nostalgebraist, "interpreting GPT: the logit lens", 2020.)
     """
     rows = max(2, LOGITS_AT_ONCE // model.embedding.num_embeddings // recording.tokens.shape[0])
     layers = [lens_of(model, stream, recording.tokens, k, rows) for stream in recording.residual]
@@ -88,10 +88,10 @@ def logit_lens(model: Transformer, recording: Recording, k: int) -> LogitLens:
 
 
 def lens_of(model: Transformer, stream: Tensor, tokens: Tensor, k: int, rows: int) -> tuple[Candidates, TokenScores]:
-    """One layer's, so many rows of logits at once that they fit into memory."""
+    """Logit lens of one layer, computed on `rows` positions at a time to bound memory."""
     candidates, scores = [], []
     for start in range(0, tokens.shape[1], rows - 1):
-        logits = model.output(model.norm(stream[:, start : start + rows]))  # (B, rows, V); the last row comes again
+        logits = model.output(model.norm(stream[:, start : start + rows]))  # (B, rows, V); chunks overlap by one row
         candidates.append(top_candidates(logits[:, : rows - 1], k))
         scores.append(score_tokens(logits, tokens[:, start : start + rows]))
     return (
@@ -101,7 +101,7 @@ def lens_of(model: Transformer, stream: Tensor, tokens: Tensor, k: int, rows: in
 
 
 def norms(recording: Recording) -> Norms:
-    """How long the vectors are that pass through the model."""
+    """Norms of the residual stream and of what each layer adds to it."""
 
     def lengths(vectors: list[Tensor]) -> Tensor:
         return torch.stack([vector.float().norm(dim=-1) for vector in vectors])
@@ -114,9 +114,9 @@ def norms(recording: Recording) -> Norms:
 
 
 def first_token_share(recording: Recording) -> Tensor:
-    """The share of each head's attention that goes to the first token, (L, B, H): the mean over the later tokens.
+    """Share of each head's attention on the first token, (L, B, H), averaged over the later queries.
 
-    A head with more than half of it there is an attention sink: it parks what it does not need (arXiv 2309.17453).
-    Of rows that begin with padding, it is the share of the padding. With one token alone there is no share: NaN.
+    A head with more than half of its attention there is an attention sink (arXiv 2309.17453). For left-padded rows it
+    is the share of the padding. NaN for a single token.
     """
     return torch.stack([layer.attention_weights[:, :, 1:, 0].mean(-1) for layer in recording.layers])

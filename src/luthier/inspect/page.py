@@ -1,7 +1,7 @@
-"""One HTML page that shows what a model does with a text. It holds all that it needs: scripts, styles and numbers.
+"""A self-contained HTML page of a model's activations on a text, with scripts, styles and data inline.
 
-Whatever comes from a model or a text is in the page as JSON, and page.js shows it as text, never as HTML. A policy in
-the page's head forbids any request.
+Data from a model or a text is embedded as JSON, and page.js inserts it as text, never as HTML. A Content Security
+Policy in the page's head forbids any request.
 
 Shapes: T tokens, L layers, H heads, E experts, k experts a token.
 """
@@ -24,24 +24,24 @@ from luthier.inspect.shown import shown
 from luthier.model.transformer import Transformer
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
-ATTENTION_BYTES = 5_500_000  # of weights in a page; a third more in base64. With the charts' 4.8 MB that is under 15 MB
-LAYER_CANDIDATES = 3  # that the logit lens shows
-CANDIDATES = 10  # that the model shows at each place
-SINK = 0.5  # a head with more of its attention than this on the first token is called a sink
+ATTENTION_BYTES = 5_500_000  # of weights in a page; base64 adds a third. With the charts' 4.8 MB that is under 15 MB
+LAYER_CANDIDATES = 3  # shown by the logit lens
+CANDIDATES = 10  # shown for the model's own prediction at each position
+SINK = 0.5  # a head with more than this share of its attention on the first token is called a sink
 
 
 def room(model: Transformer, at_most: int) -> int:
-    """How many tokens a page of this model has room for: at most so many, and fewer for more heads."""
+    """Maximum number of tokens on a page of this model: at most `at_most`, fewer for more heads."""
     heads = sum(block.attention.n_heads for block in model.layers)
-    fitting = int((math.sqrt(1 + 8 * ATTENTION_BYTES / heads) - 1) / 2)  # T (T + 1) / 2 bytes a head
+    fitting = int((math.sqrt(1 + 8 * ATTENTION_BYTES / heads) - 1) / 2)  # T (T + 1) / 2 bytes per head
     table = model.position_embedding
     return max(1, min(at_most, fitting, at_most if table is None else table.num_embeddings))
 
 
 def make_page(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int], *, name: str, note: str = "") -> str:
-    """The page of a model reading tokens, at most `room` of them. name: the model's; note: shown under the title.
+    """Render the page of a model run on at most `room` tokens. name: the model's; note: shown under the title.
 
-    Raises a LuthierError for no tokens, and for a token that the model does not have.
+    Raises a LuthierError if there are no tokens, or for a token outside the model's vocabulary.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -49,7 +49,7 @@ def make_page(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int], *
     home = files("luthier.inspect")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(read(home / "page.html"))
     return template.render(
-        name=name.encode("utf-8", "replace").decode(),  # a file's name may be no Unicode
+        name=name.encode("utf-8", "replace").decode(),  # a file name may not be valid Unicode
         note=note,
         data=data,
         facts=facts(model, data),
@@ -61,13 +61,13 @@ def make_page(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int], *
 
 
 def read(resource: Any) -> str:
-    """A file of a package."""
+    """Read a file of the package."""
     text: str = resource.read_text(encoding="utf-8")
     return text
 
 
 def gather(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int]) -> dict[str, Any]:
-    """All numbers of the page."""
+    """Compute all data of the page."""
     ids = torch.tensor([list(tokens)], device=model.device)
     recording = record(model, ids)
     lens = logit_lens(model, recording, LAYER_CANDIDATES)
@@ -81,7 +81,7 @@ def gather(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int]) -> d
         "tokens": list(tokens),
         "pieces": {number: text_of(tokenizer, number) for number in sorted(pieces)},
         "breaks": [number for number in pieces if b"\n" in bytes_of(tokenizer, number)],
-        "probability": rounded(scores.probability[0]),  # T - 1, of the second token on; so are rank and surprise
+        "probability": rounded(scores.probability[0]),  # T - 1, from the second token on; so are rank and surprise
         "rank": scores.rank[0].tolist(),
         "surprise": rounded(scores.surprise[0]),
         "candidates": {"ids": best.ids[0].tolist(), "probabilities": rounded(best.probabilities[0])},  # (T, k)
@@ -114,7 +114,7 @@ def gather(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int]) -> d
 
 
 def routing(recording: Recording) -> list[dict[str, Any]]:
-    """The layers with experts: chosen and scores (T, k), load (E,)."""
+    """Layers with experts: chosen and scores (T, k), load (E,)."""
     return [
         {
             "layer": number,
@@ -128,10 +128,10 @@ def routing(recording: Recording) -> list[dict[str, Any]]:
 
 
 def packed(recording: Recording) -> dict[str, Any]:
-    """The attention weights, of each query those up to itself: whole numbers in base64, layer by layer, head by head.
+    """Attention weights of each query up to itself, as integers in base64, layer by layer, head by head.
 
-    16 bits (weight * 65535, little-endian) where there is room, else 8 bits (square root * 255, finer where it is
-    small).
+    16 bits (weight * 65535, little-endian) where there is room, else 8 bits (square root * 255, finer for small
+    weights).
     """
     T = recording.tokens.shape[1]
     heads = [layer.attention_weights.shape[1] for layer in recording.layers]
@@ -146,17 +146,17 @@ def packed(recording: Recording) -> dict[str, Any]:
 
 
 def bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
-    """A token's bytes. Vocabularies of models are rounded up: the ids that no token has stand for nothing."""
+    """A token's bytes; empty for ids that pad the vocabulary."""
     return tokenizer.piece(token) if token < tokenizer.vocab_size else b""
 
 
 def text_of(tokenizer: Tokenizer, token: int) -> str:
-    """How a token is shown; by its id where it stands for nothing."""
+    """Printable text of a token, or its id if it has none."""
     return shown(bytes_of(tokenizer, token)) or f"<{token}>"
 
 
 def rounded(tensor: Tensor) -> Any:
-    """The numbers, five digits each, in lists as the tensor has dimensions; None for what is no number."""
+    """Nested lists of the numbers rounded to five significant digits; None for NaN and infinity."""
     return _rounded(tensor.float().tolist())
 
 
@@ -165,12 +165,12 @@ def _rounded(value: Any) -> Any:
 
 
 def number(value: float) -> float | None:
-    """Five digits, or None for infinity and what is no number: JSON has neither."""
+    """Round to five significant digits; None for NaN and infinity, which JSON lacks."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def facts(model: Transformer, data: dict[str, Any]) -> list[tuple[str, str]]:
-    """The line under the title: names and values."""
+    """Summary under the title: (name, value) pairs."""
     block = model.layers[0]
     total, active = (sum(part[kind] for part in data["parts"]) for kind in ("parameters", "active"))
     heads = f"{block.attention.n_heads}"

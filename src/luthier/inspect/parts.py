@@ -1,4 +1,4 @@
-"""Where a model's parameters are, and where its time goes."""
+"""Parameter counts and timings of a model's modules."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from luthier.inspect.recording import evaluating, uncompiled
 from luthier.model.moe import MoE
 from luthier.model.transformer import Transformer
 
-REPEATS = 3  # forward passes that are timed, after one that warms up
+REPEATS = 3  # timed forward passes, after one warm-up
 
 
 @dataclass(frozen=True)
 class Part:
-    """A module of the model. layer: None outside the blocks. A matrix that two parts share counts for the first.
+    """A module of the model. layer: None outside the blocks. A matrix shared by two parts counts for the first.
 
-    active: the parameters that one token meets; idle experts are left out. seconds: of one forward pass.
+    active: parameters used for one token, without idle experts. seconds: in one forward pass.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Part:
 
 
 def measure(model: Transformer, tokens: Tensor) -> tuple[list[Part], float]:
-    """The parts of a model in the order in which tokens meet them, and the seconds of a whole forward pass.
+    """Parts of a model in the order of computation, and the seconds of a full forward pass.
 
-    Times are medians of a few passes over the (B, T) tokens. The parts' sum is less than the whole: adding to the
-    residual stream and making masks belong to no part.
+    Times are medians of a few passes over the (B, T) tokens. The parts sum to less than the total: residual additions
+    and masks belong to no part.
     """
     modules = list(modules_of(model))
     passes = [time_pass(model, tokens, [module for _, _, module in modules]) for _ in range(1 + REPEATS)][1:]
@@ -53,7 +53,7 @@ def measure(model: Transformer, tokens: Tensor) -> tuple[list[Part], float]:
 
 
 def modules_of(model: Transformer) -> Iterator[tuple[str, int | None, nn.Module]]:
-    """The modules to look at, none of them within another."""
+    """Modules to measure, none nested in another."""
     yield "embedding", None, model.embedding
     if model.position_embedding is not None:
         yield "positions", None, model.position_embedding
@@ -68,7 +68,7 @@ def modules_of(model: Transformer) -> Iterator[tuple[str, int | None, nn.Module]
 
 @torch.inference_mode()
 def time_pass(model: Transformer, tokens: Tensor, modules: list[nn.Module]) -> tuple[list[float], float]:
-    """Seconds of each module and of the whole, in one forward pass."""
+    """Seconds of each module and in total, in one forward pass."""
     seconds = [0.0] * len(modules)
     with evaluating(model), uncompiled(model), stopwatches(modules, seconds, tokens.device):
         start = now(tokens.device)
@@ -79,7 +79,7 @@ def time_pass(model: Transformer, tokens: Tensor, modules: list[nn.Module]) -> t
 
 @contextmanager
 def stopwatches(modules: list[nn.Module], seconds: list[float], device: torch.device) -> Iterator[None]:
-    """Within the context, each call of a module adds its time to its place in `seconds`."""
+    """Within the context, add the duration of each module call to its entry in `seconds`."""
     handles = []
     for number, module in enumerate(modules):
 
@@ -98,7 +98,7 @@ def stopwatches(modules: list[nn.Module], seconds: list[float], device: torch.de
 
 
 def now(device: torch.device) -> float:
-    """The clock in seconds, once the device has done what it was told."""
+    """Current time in seconds, after synchronising the device."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()

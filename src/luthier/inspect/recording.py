@@ -1,10 +1,10 @@
-"""What happens inside a Transformer as it reads: every activation, by hooks. The model's code knows nothing of it.
+"""Record every activation of a Transformer's forward pass with hooks.
 
     recording = record(model, tokens)
-    recording.layers[3].attention_weights[0, 5]     # layer 3, head 5: (T, T), from query to key
+    recording.layers[3].attention_weights[0, 5]     # layer 3, head 5: (T, T), query by key
 
-The parts publish what is recorded through their hook points. Fused attention never holds its weights, so the model
-computes attention written out while it is recorded.
+The parts publish what is recorded through their hook points. Fused attention never materialises its weights, so
+attention is computed in unfused form while recording.
 
 Shapes: B batch, T tokens, C dim, H query heads, K key heads, D head_dim, V vocab_size, E experts, k experts a token.
 """
@@ -28,10 +28,10 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Routing:
-    """Which experts a layer sent its tokens to.
+    """Expert routing of a layer.
 
-    logits (B, T, E) float32; chosen (B, T, k) ids of experts; scores (B, T, k), by which their inputs or outputs are
-    multiplied (see MoE); load (E,), the tokens that each expert got, padding not counted.
+    logits (B, T, E) float32; chosen (B, T, k) expert ids; scores (B, T, k), by which expert inputs or outputs are
+    multiplied (see MoE); load (E,), tokens routed to each expert, excluding padding.
     """
 
     logits: Tensor
@@ -42,13 +42,13 @@ class Routing:
 
 @dataclass(frozen=True)
 class Layer:
-    """One block's activations, in the model's number type unless said otherwise.
+    """One block's activations, in the model's dtype unless noted.
 
-    attention_weights (B, H, T, T) float32: from each query (third) to each key (last), 0 where it may not look.
-    heads (B, T, H, D): the result of each head, before the output matrix mixes them.
-    attention_added, feed_forward_added (B, T, C): what each half adds to the residual stream.
-    after_attention, after_feed_forward (B, T, C): the residual stream after each half.
-    routing: None where the feed-forward is no mixture of experts.
+    attention_weights (B, H, T, T) float32: query (third) by key (last), 0 where masked.
+    heads (B, T, H, D): output of each head, before the output projection.
+    attention_added, feed_forward_added (B, T, C): what each sublayer adds to the residual stream.
+    after_attention, after_feed_forward (B, T, C): the residual stream after each sublayer.
+    routing: None where the feed-forward is not a mixture of experts.
     """
 
     attention_weights: Tensor
@@ -62,10 +62,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Recording:
-    """A forward pass.
+    """Activations of a forward pass.
 
-    tokens (B, T); valid (B, T) bool or None, False = padding; embedding (B, T, C), what enters the first block,
-    learned positions included; layers, one a block; normed (B, T, C), what the output matrix reads; logits (B, T, V).
+    tokens (B, T); valid (B, T) bool or None, False = padding; embedding (B, T, C), input of the first block including
+    learned positions; layers, one per block; normed (B, T, C), input of the output matrix; logits (B, T, V).
     """
 
     tokens: Tensor
@@ -77,17 +77,17 @@ class Recording:
 
     @property
     def residual(self) -> list[Tensor]:
-        """The residual stream, (B, T, C) each: what enters the first block, then what leaves each block."""
+        """The residual stream, (B, T, C) each: input of the first block, then output of each block."""
         return [self.embedding, *(layer.after_feed_forward for layer in self.layers)]
 
 
-@torch.no_grad()  # not inference_mode: its tensors could train no probe
+@torch.no_grad()  # not inference_mode: its tensors could not be used to train a probe
 def record(model: Transformer, tokens: Tensor, valid: Tensor | None = None) -> Recording:
-    """Let the model read (B, T) ids, and keep what happens. valid (B, T) bool, False = padding.
+    """Run the model on (B, T) ids and record its activations. valid (B, T) bool, False = padding.
 
-    The model reads as in evaluation, without dropout, whatever its mode. What stands in `replace` or `ablate` acts
-    first, and is what is recorded. The attention weights take 4 * L * H * B * T * T bytes. Raises a LuthierError for
-    no tokens, and for a token that the model does not have.
+    The model runs in eval mode (no dropout), whatever its mode. Active `replace` or `ablate` interventions apply first
+    and are part of the recording. The attention weights take 4 * L * H * B * T * T bytes. Raises a LuthierError if
+    there are no tokens, or for a token outside the model's vocabulary.
     """
     if not tokens.numel():
         raise LuthierError("there is no token to look at: give a text")
@@ -110,14 +110,14 @@ def record(model: Transformer, tokens: Tensor, valid: Tensor | None = None) -> R
 
 
 class Catch:
-    """Keeps what passes through modules, by the names it is told."""
+    """Records inputs and outputs of modules under given names."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
         self.handles: list[RemovableHandle] = []
 
     def before(self, module: nn.Module, name: str) -> None:
-        """Keep the module's first input."""
+        """Record the module's first input."""
 
         def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             self.found[name] = inputs[0]
@@ -125,7 +125,7 @@ class Catch:
         self.handles.append(module.register_forward_pre_hook(keep))
 
     def after(self, module: nn.Module, name: str, read: Callable[..., Any] = lambda inputs, output: output) -> None:
-        """Keep the module's output, or what `read` makes of its inputs and output."""
+        """Record the module's output, or `read(inputs, output)`."""
 
         def keep(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             self.found[name] = read(inputs, output)
@@ -135,7 +135,7 @@ class Catch:
 
 @contextmanager
 def catching() -> Iterator[Catch]:
-    """A Catch whose hooks go at the end."""
+    """A Catch whose hooks are removed at the end."""
     catch = Catch()
     try:
         yield catch
@@ -145,7 +145,7 @@ def catching() -> Iterator[Catch]:
 
 
 def listen(block: Block, catch: Catch) -> None:
-    """Hook all of a block."""
+    """Register all recording hooks of a block."""
     catch.after(block.attention.weights, "attention_weights")
     catch.after(block.attention.heads, "heads")
     catch.after(block.attention_dropout, "attention_added")
@@ -157,7 +157,7 @@ def listen(block: Block, catch: Catch) -> None:
 
 
 def layer_of(found: dict[str, Any], valid: Tensor | None) -> Layer:
-    """What was caught in a block."""
+    """Build a Layer from what was recorded in a block."""
     routed, routing = found.pop("routing", None), None
     if routed is not None:
         B, T, _ = found["after_attention"].shape
@@ -170,7 +170,7 @@ def layer_of(found: dict[str, Any], valid: Tensor | None) -> Layer:
 
 @contextmanager
 def attention_written_out(model: Transformer) -> Iterator[None]:
-    """Let the attention weights of every layer pass through their hook points; afterwards the cores are as before."""
+    """Compute attention unfused, so that its weights pass through their hook points; restore the cores after."""
     layers = [block.attention for block in model.layers]
     cores = [(attention.core, attention.training_core) for attention in layers]
     model.choose_cores(weights=True)
@@ -183,7 +183,7 @@ def attention_written_out(model: Transformer) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation, and each module as it was afterwards."""
+    """Set eval mode within the context; restore each module's mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -194,7 +194,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
-    """Where blocks are compiled, run them as they are written: compiled code ignores hooks that came after it."""
+    """Run compiled blocks eagerly within the context: compiled code ignores hooks registered after compilation."""
     if any(module._compiled_call_impl is not None for module in model.modules()):
         return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
     return nullcontext()

@@ -1,21 +1,21 @@
-"""Tokens as text that can be seen: bytes that are no characters, control characters, and characters without a shape."""
+"""Printable text of tokens: escapes for invalid UTF-8, control characters and invisible characters."""
 
 from __future__ import annotations
 
 import unicodedata
 
-LONGEST = 40  # characters of a token: a vocabulary may hold whole lines
-PICTURES = {"\n": "↵", "\t": "⇥"}  # fonts have these; few have Unicode's own pictures of the others
-UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # Unicode's categories of what has no shape, or turns the text
+LONGEST = 40  # characters of a token: a vocabulary may contain entire lines
+PICTURES = {"\n": "↵", "\t": "⇥"}  # fonts have these; few have Unicode's control pictures
+UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # Unicode categories: invisible, or changing the text direction
 
 
 def shown(piece: bytes) -> str:
-    r"""The text of a token's bytes. Bytes that are no UTF-8 are "\xe9"; what cannot be seen has a code."""
+    r"""Printable text of a token's bytes. Invalid UTF-8 becomes "\xe9"; invisible characters become their code."""
     text = piece.decode("utf-8", "backslashreplace")
     if len(text) > LONGEST:
         text = text[: LONGEST - 1] + "…"
     if text and unicodedata.category(text[0]).startswith("M"):
-        text = "◌" + text  # an accent would sit on the token before
+        text = "◌" + text  # a combining accent would attach to the token before
     return "".join(map(_seen, text))
 
 

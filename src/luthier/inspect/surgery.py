@@ -1,4 +1,4 @@
-"""Change what happens inside a Transformer while it reads, and see what becomes of it.
+"""Interventions on the activations of a Transformer: ablation of heads and activation patching.
 
     with ablate(model, {(3, 5), (7, 0)}):           # without head 5 of layer 3 and head 0 of layer 7
         logits = model(tokens)
@@ -27,11 +27,11 @@ Change = Callable[[Tensor], Tensor]
 
 @contextmanager
 def replace(model: Transformer, layer: int, part: Part, function: Change) -> Iterator[None]:
-    """Within the context, one activation of a layer (from 0) is what `function` makes of it.
+    """Within the context, replace one activation of a layer (from 0) by `function(activation)`.
 
     part, named and shaped as in `Layer`: heads (B, T, H, D), or attention_added, feed_forward_added and
     after_feed_forward, (B, T, C). With a cache, T is the new tokens only. Raises a UsageError for a layer or part that
-    is not there, and, as the model reads, for a function that changes the shape.
+    does not exist, and, in the forward pass, for a function that changes the shape.
     """
     block = layer_at(model, layer)
     if part not in get_args(Part):
@@ -39,7 +39,7 @@ def replace(model: Transformer, layer: int, part: Part, function: Change) -> Ite
 
     def change(x: Tensor) -> Tensor:
         new = function(x)
-        if new.shape != x.shape:  # it could broadcast, and be wrong in silence
+        if new.shape != x.shape:  # it could broadcast and be silently wrong
             was, now = tuple(x.shape), tuple(new.shape)
             raise UsageError(f"{part} of layer {layer} is {was} and its replacement {now}: keep the shape")
         return new.to(x)
@@ -54,9 +54,9 @@ def replace(model: Transformer, layer: int, part: Part, function: Change) -> Ite
 
 @contextmanager
 def ablate(model: Transformer, heads: Iterable[tuple[int, int]]) -> Iterator[None]:
-    """Within the context, these heads, (layer, head) from 0, read nothing: zeros go into the output matrix.
+    """Within the context, zero the output of these heads, (layer, head) from 0, before the output projection.
 
-    Raises a UsageError for a head that is not there.
+    Raises a UsageError for a head that does not exist.
     """
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
@@ -71,7 +71,7 @@ def ablate(model: Transformer, heads: Iterable[tuple[int, int]]) -> Iterator[Non
 
 
 def without(heads: list[int]) -> Change:
-    """A function that silences these heads of (B, T, H, D)."""
+    """A function that zeroes these heads of (B, T, H, D)."""
 
     def silence(x: Tensor) -> Tensor:
         x = x.clone()
@@ -82,14 +82,14 @@ def without(heads: list[int]) -> Change:
 
 
 def layer_at(model: Transformer, layer: int) -> Block:
-    """The block, or a UsageError."""
+    """The block at this index. Raises a UsageError if there is none."""
     if not 0 <= layer < len(model.blocks):
         raise UsageError(f"there is no layer {layer}: this model's layers are 0 to {len(model.blocks) - 1}")
     return model.layers[layer]
 
 
 def hook(block: Block, part: Part, change: Change) -> RemovableHandle:
-    """Let `change` act where the part passes."""
+    """Register a hook that applies `change` to the part."""
 
     def after(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         return change(output)

@@ -1,1 +1,1 @@
-"""Weights in 8 or 4 bits: a model that is read faster from memory, and takes less of it."""
+"""Weight quantization to 8 or 4 bits, for less memory and faster inference."""

@@ -1,9 +1,8 @@
-"""Linear layers whose weights are whole numbers of 8 or 4 bits, times scales: they stand in for `nn.Linear` on a CPU
-that the compiled library (native/blocks.py) is not for.
+"""Linear layers with weights quantized to int8 or int4 with scales: they replace `nn.Linear` on CPUs that the compiled
+library (native/blocks.py) does not support.
 
-A single token asks for all the weights and little arithmetic, so its speed is that of reading them: there the packed
-weights are multiplied as they are. A long prompt is all arithmetic: there they are unpacked to bfloat16, one layer at a
-time, for the machine's fast products.
+For one token, speed is bound by reading the weights: there the packed weights are multiplied directly. A long prompt is
+bound by arithmetic: there they are unpacked to bfloat16, one layer at a time, for the CPU's fast matrix products.
 
 Shapes: M rows (tokens), K in_features, N out_features, G = K / GROUP groups of a row.
 """
@@ -16,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUP = 32  # weights of a row that share a scale and a zero, in 4 bits
-LANES = 64  # rows that PyTorch packs together in 4 bits, where vectors are of 512 bits
-ROWS = 4096  # of a matrix that are quantised at once
-FEW = 48  # rows of input, up to which products with packed weights are the faster ones (docs/experiments.md)
-INNER_TILES = 2  # a parameter of PyTorch's packing that a CPU does not use
+GROUP = 32  # weights of a row that share a scale and a zero, in int4
+LANES = 64  # rows that PyTorch packs together in int4, with 512-bit vectors
+ROWS = 4096  # rows of a matrix quantized at once
+FEW = 48  # input rows up to which products with packed weights are faster (docs/experiments.md)
+INNER_TILES = 2  # a parameter of PyTorch's packing that CPUs ignore
 
 
 class Int8Linear(nn.Module):
@@ -42,10 +41,10 @@ class Int8Linear(nn.Module):
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None = None) -> Int8Linear:
-        """The nearest numbers to a weight (N, K)."""
+        """Quantize a weight (N, K) by rounding to nearest."""
         numbers = torch.empty(weight.shape, dtype=torch.int8)
         scales = torch.empty(len(weight), dtype=torch.bfloat16)
-        for start in range(0, len(weight), ROWS):  # an output matrix in float32 would be the largest thing in memory
+        for start in range(0, len(weight), ROWS):  # an output matrix in float32 would dominate peak memory
             piece = weight[start : start + ROWS].float()
             scale = (piece.abs().amax(1) / 127).clamp(min=1e-30).bfloat16()
             scales[start : start + ROWS] = scale
@@ -53,23 +52,23 @@ class Int8Linear(nn.Module):
         return cls(numbers, scales, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., K) -> (..., N), in x's type."""
+        """(..., K) -> (..., N), in x's dtype."""
         rows = x.flatten(0, -2).bfloat16()  # (M, K)
         if rows.shape[0] <= FEW:
             y: Tensor = torch.ops.aten._weight_int8pack_mm(rows, self.numbers, self.scales)  # (M, N)
-        else:  # whole numbers up to 127 are exact in bfloat16
+        else:  # integers up to 127 are exact in bfloat16
             y = F.linear(rows, self.numbers.bfloat16()).mul_(self.scales)
         return finish(y, self.bias, x)
 
     def dequantised(self) -> Tensor:
-        """The weight that it stands for, (N, K) float32."""
+        """The dequantized weight, (N, K) float32."""
         return self.numbers.float() * self.scales.float()[:, None]
 
 
 class Int4Linear(nn.Module):
-    """y = x @ weight^T + bias, in bfloat16, with weight = (numbers - 8) * scale + zero, a scale and zero each GROUP.
+    """y = x @ weight^T + bias, in bfloat16, with weight = (numbers - 8) * scale + zero, a scale and zero per GROUP.
 
-    packed: numbers of 0 to 15 as PyTorch's product for CPUs reads them, two in a byte, (N, K / 2). scales_and_zeros
+    packed: numbers of 0 to 15 in the layout of PyTorch's CPU kernel, two per byte, (N, K / 2). scales_and_zeros
     (G, N, 2) bfloat16. N must be a multiple of 16, K of GROUP.
     """
 
@@ -88,17 +87,17 @@ class Int4Linear(nn.Module):
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None = None) -> Int4Linear:
-        """Sixteen even steps from the smallest to the largest weight of each group, (N, K)."""
+        """Quantize a weight (N, K) to sixteen even steps from each group's minimum to its maximum."""
         groups = weight.float().view(len(weight), -1, GROUP)  # (N, G, GROUP)
         low, high = groups.amin(-1), groups.amax(-1)
         scales = ((high - low) / 15).clamp(min=1e-30).bfloat16().float()
         zeros = (low + 8 * scales).bfloat16().float()
-        # numbers are sought for scale and zero as they are after rounding
+        # quantize against scale and zero as rounded to bfloat16
         numbers = ((groups - zeros[..., None]) / scales[..., None]).round().add_(8).clamp_(0, 15)
         return cls(numbers.view(weight.shape).to(torch.uint8), scales, zeros, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., K) -> (..., N), in x's type."""
+        """(..., K) -> (..., N), in x's dtype."""
         rows = x.flatten(0, -2).bfloat16()  # (M, K)
         if rows.shape[0] <= FEW or self.out_features % LANES or not packing_is_known():
             y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP, self.scales_and_zeros)
@@ -107,15 +106,15 @@ class Int4Linear(nn.Module):
         return finish(y, self.bias, x)
 
     def transposed(self) -> Tensor:
-        """The weight on its side, as it is unpacked, (K, N) bfloat16."""
-        # side by side they would be read ten times slower
+        """The transposed weight, as it is unpacked, (K, N) bfloat16."""
+        # interleaved, they would be read ten times slower
         scales, zeros = self.scales_and_zeros.permute(2, 0, 1).contiguous()  # (G, N)
         numbers = unpack(self.packed).bfloat16().view(-1, GROUP, self.out_features)  # (G, GROUP, N)
         lowest = (zeros.float() - 8 * scales.float()).bfloat16()
         return torch.addcmul(lowest[:, None], numbers, scales[:, None]).flatten(0, 1)
 
     def dequantised(self) -> Tensor:
-        """The weight that it stands for, (N, K) float32. Slow: the product says it, whatever the packing."""
+        """The dequantized weight, (N, K) float32. Slow: multiplies by the identity, to work for any packing."""
         identity = torch.eye(self.in_features, dtype=torch.bfloat16)
         ones = torch.ones_like(self.scales_and_zeros)
         ones[..., 1] = 0
@@ -127,22 +126,23 @@ class Int4Linear(nn.Module):
 
 
 def finish(y: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    """(M, N) with the bias, in the shape and type of the input (..., K)."""
+    """Add the bias to (M, N) and restore the shape and dtype of the input (..., K)."""
     if bias is not None:
         y = y + bias
     return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
 
 def pack(numbers: Tensor) -> Tensor:
-    """(N, K) of 0 to 15 -> (N, K / 2) bytes, in the order that PyTorch's product wants on this machine."""
+    """(N, K) of 0 to 15 -> (N, K / 2) bytes, in the layout of PyTorch's kernel on this machine."""
     packed: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers.int().contiguous(), INNER_TILES)
     return packed
 
 
 def unpack(packed: Tensor) -> Tensor:
-    """The numbers on their side, (K, N), of what `pack` makes where `packing_is_known`. N must be a multiple of LANES.
+    """Transposed numbers, (K, N), of what `pack` makes where `packing_is_known`. N must be a multiple of LANES.
 
-    LANES rows lie together; of each column, a byte holds row i in its low half and row i + LANES / 2 in its high one.
+    LANES rows are packed together; in each column, a byte holds row i in its low half and row i + LANES / 2 in its high
+    one.
     """
     N, K = packed.shape[0], packed.shape[1] * 2
     halves = packed.view(-1, K, LANES // 2)  # (N / LANES, K, LANES / 2)
@@ -152,6 +152,6 @@ def unpack(packed: Tensor) -> Tensor:
 
 @cache
 def packing_is_known() -> bool:
-    """Whether this machine packs as `unpack` reads: processors whose vectors are shorter do it in another way."""
+    """Whether this machine's packing is the one that `unpack` reads: CPUs with shorter vectors use another layout."""
     numbers = torch.randint(16, (2 * LANES, GROUP), generator=torch.Generator().manual_seed(0))
     return bool((numbers == unpack(pack(numbers)).T).all())

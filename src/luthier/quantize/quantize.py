@@ -1,4 +1,4 @@
-"""Putting a model's matrices into 8 or 4 bits, where they are."""
+"""Quantize a model's matrices to 8 or 4 bits in place."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from luthier.quantize.linear import GROUP, LANES, Int4Linear, Int8Linear
 
 Kind = Literal["int8", "int4"]
 WIDE = ("attention.query", "attention.key", "attention.value")
-ROWS = 4096  # of a matrix that are rounded at once
-MULTIPLE = 16  # rows and columns that the products with packed weights want
+ROWS = 4096  # rows of a matrix quantized at once
+MULTIPLE = 16  # rows and columns required by the products with packed weights
 
 
 @torch.no_grad()
 def quantize(model: Transformer, kind: Kind) -> Transformer:
-    """Replace every `nn.Linear` of a model on the CPU by one of 8 or 4 bits. Returns the same model, to be read only.
+    """Replace every `nn.Linear` of a model on the CPU by an 8- or 4-bit one. Returns the same model, for inference
+    only.
 
-    "int8": blocks of GGUF's Q8_0, a scale for each 32 weights. "int4": of Q4_1, a scale and a smallest weight for each
-    32; the output matrix takes 8 bits, since its errors reach every token. Without the compiled library: PyTorch's own,
-    with one scale for each row in 8 bits. A matrix whose columns are no multiple of 32 takes 8 bits by rows, and stays
-    as it is if its sizes are no multiple of 16. Embeddings, norms, routers, and the stacked experts of a mixture stay,
-    too: a tied output matrix is separated from its embedding. Raises a UsageError for another kind or device.
+    "int8": blocks of GGUF's Q8_0, a scale for each 32 weights. "int4": of Q4_1, a scale and a minimum for each 32; the
+    output matrix takes 8 bits, since its errors affect every token. Without the compiled library: PyTorch's own, in 8
+    bits with one scale per row. A matrix whose columns are no multiple of 32 takes 8 bits by rows, and is left
+    unchanged if its sizes are no multiple of 16. Embeddings, norms, routers, and a mixture's stacked experts are left
+    unchanged: a tied output matrix is separated from its embedding. Raises a UsageError for another kind or device.
     """
     if kind not in get_args(Kind):
         raise UsageError(f"quantize '{kind}' is not to be had; there are {', '.join(get_args(Kind))}")
@@ -45,7 +46,7 @@ def quantize(model: Transformer, kind: Kind) -> Transformer:
 
 
 def in_blocks(name: str, weight: Tensor, bias: Tensor | None, kind: str) -> BlockLinear:
-    """A layer whose weight is rounded to blocks."""
+    """A layer whose weight is quantized in blocks."""
     blocks = Blocks(kind, *weight.shape)
     for first in range(0, len(weight), ROWS):
         rows = weight[first : first + ROWS]
@@ -54,19 +55,19 @@ def in_blocks(name: str, weight: Tensor, bias: Tensor | None, kind: str) -> Bloc
 
 
 def is_wide(name: str) -> bool:
-    """Whether a matrix multiplies what keeps 16 bits: those in which 8 bits cost the most (docs/experiments.md)."""
+    """Whether a matrix keeps 16-bit inputs: those where 8 bits cost the most accuracy (docs/experiments.md)."""
     return name == "output" or name.endswith(WIDE)
 
 
 def is_quantised(model: Transformer) -> bool:
-    """Whether any matrix is packed."""
+    """Whether any matrix is quantized."""
     return any(isinstance(module, (BlockLinear, Int4Linear, Int8Linear)) for module in model.modules())
 
 
 def linears(model: Transformer) -> list[tuple[str, nn.Linear]]:
-    """The matrices that are quantised, by name. A router is small, and what it chooses should stay.
+    """The matrices to quantize, by name. Routers are excluded: they are small, and their choices should not change.
 
-    One with hooks, or of a subclass, stays as it is: what would take its place does not do the same.
+    A matrix with hooks, or of a subclass, is left unchanged: its replacement would not behave the same.
     """
     return [
         (name, cast("nn.Linear", module))
@@ -82,7 +83,7 @@ def fits(linear: nn.Linear, *, four: bool) -> bool:
 
 
 def replace(model: Transformer, name: str, module: nn.Module) -> None:
-    """Put a module in the place of a matrix."""
+    """Replace a matrix by a module."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
     if name == "output":
