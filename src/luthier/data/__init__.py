@@ -1,1 +1,1 @@
-"""From any text to batches of ids: named corpora, cleaning, token shards, resumable batches."""
+"""Training data: named corpora, text cleaning, token shards, resumable batches."""

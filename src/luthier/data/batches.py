@@ -1,11 +1,11 @@
-"""Batches of ids to train on. Their order is their own state: saved, restored, and never the global generator's.
+"""Batches of token ids for training, in an order that can be saved and restored.
 
 Shapes: B rows of this rank, T = context_length tokens. Every batch of a source has the same shape, so that a compiled
-model is compiled once: rows that are missing at the end of an epoch are filled up with targets that carry no loss.
+model is compiled once: rows missing at the end of an epoch are padded with targets that are ignored by the loss.
 
-Every draw comes from a generator made anew from (seed, number of the draw), so a state is a few numbers, and resuming
-is exact at any batch. With `world` ranks, `batch_size` counts the rows of all ranks together, and each rank gets its
-own share of the same batch: one process or eight see the same data in the same order.
+Every draw uses a new generator seeded by (seed, index of the draw), never the global one. A state is thus a few
+numbers, and resuming is exact at any batch. With `world` ranks, `batch_size` counts the rows of all ranks together, and
+each rank gets its own share of the same batch: one process or eight see the same data in the same order.
 """
 
 from __future__ import annotations
@@ -28,46 +28,46 @@ NO_LOSS = IGNORE
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model learns from in one go."""
+    """A training batch."""
 
     inputs: Tensor  # (B, T) int64
-    targets: Tensor  # (B, T) int64: the id after each input, NO_LOSS where there is none
-    valid: Tensor | None = None  # (B, T) bool, False = padding; None = there is no padding to look away from
+    targets: Tensor  # (B, T) int64: the id after each input, NO_LOSS where ignored by the loss
+    valid: Tensor | None = None  # (B, T) bool, False = padding; None = no padding
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+        """Copy the batch to another device."""
         valid = None if self.valid is None else self.valid.to(device, non_blocking=True)
         return Batch(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), valid)
 
 
 class BatchSource(Protocol):
-    """Where training takes its batches from, without end."""
+    """An endless source of training batches."""
 
     @property
     def epoch(self) -> float:
-        """How often the text has been seen."""
+        """Number of passes over the text so far."""
         ...
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches that see the text once."""
+        """Batches per pass over the text."""
         ...
 
     def next_batch(self) -> Batch:
-        """The next batch of this rank."""
+        """Next batch of this rank."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on with the very next batch; fit for JSON."""
+        """JSON-serialisable state from which `restore` continues with the very next batch."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where a source over the same text with the same settings stood."""
+        """Continue from the state of a source over the same text with the same settings."""
         ...
 
 
 class _Source:
-    """What all sources share: settings, the share of a rank, and a state that is the number of batches given."""
+    """Base of all sources: settings, the share of a rank, and a state that is the number of batches drawn."""
 
     def __init__(
         self, tokens: TokenShards, context_length: int, batch_size: int, seed: int, rank: int, world: int
@@ -114,10 +114,10 @@ class _Source:
 
 
 class RandomWindows(_Source):
-    """Windows that start anywhere, drawn with replacement, as nanoGPT does. An epoch is as many tokens as there are.
+    """Windows at random positions, drawn with replacement, as in nanoGPT. An epoch is as many tokens as the text has.
 
     All windows of a step, `accumulation` batches, are drawn at once: 8 batches of 1 row are the rows of 1 batch of 8. A
-    state that says nothing of that, as those of version 0.1, goes on drawing batch by batch.
+    state without that number, as in version 0.1, goes on drawing batch by batch.
 
     Raises UsageError when the text is shorter than one window.
     """
@@ -162,11 +162,10 @@ class RandomWindows(_Source):
 
 
 class SlidingWindows(_Source):
-    """Windows every `stride` tokens, each once an epoch: the way of the GPT-2 course and of the book it follows.
+    """Windows every `stride` tokens, each once per epoch, as in the GPT-2 course and its book.
 
-    With `shuffle` each epoch has an order of its own. `drop_last` leaves out the last batch when it is not full;
-    without it, that batch is filled up with rows without loss. A tail shorter than a window is left out, as in the
-    course.
+    `shuffle` permutes each epoch anew. `drop_last` drops the last batch when it is incomplete; otherwise it is padded
+    with rows ignored by the loss. A tail shorter than a window is dropped, as in the course.
 
     Raises UsageError when the text is shorter than one window, or gives no full batch and `drop_last` is set.
     """
@@ -213,9 +212,9 @@ class SlidingWindows(_Source):
 
 
 class PaddedDocuments(_Source):
-    """One document a row, filled up on the right. A document longer than the context takes several rows.
+    """One document per row, padded on the right. A document longer than the context takes several rows.
 
-    The padding is `pad_id`, is False in `valid`, and carries no loss; the end-of-text id that ends a document does.
+    The padding is `pad_id`, False in `valid`, and ignored by the loss; the end-of-text id that ends a document is not.
 
     Raises UsageError when no document has two ids, or there is no full batch and `drop_last` is set.
     """
@@ -258,7 +257,7 @@ class PaddedDocuments(_Source):
             row[: length + 1] = self.tokens[start : start + length + 1] if length else self.pad_id
         valid = np.arange(self.context_length) < lengths[:, None]
         targets = np.where(valid, ids[:, 1:], NO_LOSS)
-        valid[:, 0] = True  # a row of nothing but padding would leave its queries no key, and softmax would give NaN
+        valid[:, 0] = True  # a row of padding only would leave its queries no key, and softmax would give NaN
         return Batch(_tensor(np.where(valid, ids[:, :-1], self.pad_id)), _tensor(targets), _tensor(valid))
 
     def _settings(self) -> dict[str, Any]:
@@ -266,7 +265,7 @@ class PaddedDocuments(_Source):
 
 
 class _Order:
-    """The order of `items` things over epochs, in batches; -1 fills up a batch that is not full."""
+    """The order of `items` over epochs, in batches; -1 pads an incomplete batch."""
 
     def __init__(self, items: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool) -> None:
         self.items, self.batch_size, self.seed = items, batch_size, seed
@@ -275,7 +274,7 @@ class _Order:
         self._epoch, self._items = -1, np.arange(items)
 
     def batch(self, number: int) -> NDArray[np.int64]:
-        """(batch_size,) the things in a batch, counted from the first epoch's first."""
+        """(batch_size,) item indices of a batch, numbered from the first batch of the first epoch."""
         epoch, within = divmod(number, self.batches)
         if self.shuffle and epoch != self._epoch:
             self._epoch, self._items = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.items)
@@ -295,10 +294,10 @@ def evaluation_batches(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Batch]:
-    """The same batches every time: windows side by side, as many as `n_batches` hold, spread evenly over the split.
+    """The same batches every time: disjoint windows, as many as `n_batches` hold, spread evenly over the split.
 
-    With n_batches None (or large enough) every token but the first is predicted exactly once; the last window is
-    filled up with targets without loss. A split shorter than a window is one such window.
+    With n_batches None (or large enough) every token but the first is predicted exactly once; the last window is padded
+    with ignored targets. A split shorter than a window is one such window.
 
     Raises UsageError when the split has fewer than two tokens.
     """
@@ -315,7 +314,7 @@ def evaluation_batches(
 
 
 def _windows(tokens: TokenShards, starts: NDArray[np.int64], context_length: int) -> Batch:
-    """Windows from each start on; a start below 0 gives a row without loss, an end past the text likewise."""
+    """Windows from the given starts; a start below 0 gives an ignored row, and targets past the end are ignored."""
     lengths = np.where(starts >= 0, np.minimum(len(tokens) - 1 - starts, context_length), 0)
     if lengths.min() == context_length:
         ids = tokens.rows(starts, context_length + 1)
@@ -329,7 +328,7 @@ def _windows(tokens: TokenShards, starts: NDArray[np.int64], context_length: int
 
 
 def _document_rows(tokens: TokenShards, context_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each row starts and how many ids it predicts: the documents, cut every context_length predictions."""
+    """Start and number of predictions of each row: the documents, split every context_length predictions."""
     starts = np.asarray(tokens.documents)
     predictions = np.diff(starts, append=len(tokens)) - 1
     rows = -(-predictions // context_length)

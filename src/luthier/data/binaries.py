@@ -1,4 +1,4 @@
-"""Files that are no text: compressed ones are opened, others are named as what they are, by their first bytes."""
+"""Files that are not plain text: decompress known formats, refuse others by their magic bytes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from typing import Any, BinaryIO, cast
 
 from luthier.errors import LuthierError
 
-COMPRESSED = {  # by suffix: how such a file begins
+COMPRESSED = {  # suffix: magic bytes
     ".gz": b"\x1f\x8b",
     ".bz2": b"BZh",
     ".xz": b"\xfd7zXZ\x00",
     ".zst": b"\x28\xb5\x2f\xfd",
 }
 PLAIN_TEXT = "save it as plain text (.txt) first"
-OFFICE = (  # what a zip file that is a document holds, and which it then is
+OFFICE = (  # name inside a zip file, and the document type it indicates
     ("word/", "a Word document (.docx)"),
     ("xl/", "an Excel workbook (.xlsx)"),
     ("ppt/", "a PowerPoint presentation (.pptx)"),
     ("META-INF/container.xml", "an EPUB book"),
     ("content.xml", "an OpenDocument file"),
 )
-MAGIC = (  # how a file begins, what it is, and the way out
+MAGIC = (  # magic bytes, description, way out
     (b"%PDF-", "a PDF document", "extract its text first (pdftotext FILE)"),
     (b"\xd0\xcf\x11\xe0", "an Office document of the old kind (.doc, .xls, .ppt)", PLAIN_TEXT),
     (b"{\\rtf", "a rich text document (.rtf)", PLAIN_TEXT),
@@ -52,8 +52,8 @@ MAGIC = (  # how a file begins, what it is, and the way out
 
 
 def refuse_binary(head: bytes, name: str) -> None:
-    """Raise LuthierError for content that is known to be no text, from how it begins."""
-    certain = b"\0" in head[:4096]  # a text may well begin with "RIFF"
+    """Raise LuthierError for content whose first bytes identify a known binary format."""
+    certain = b"\0" in head[:4096]  # a text may begin with "RIFF"
     what = next(
         (
             (what, way_out)
@@ -64,7 +64,7 @@ def refuse_binary(head: bytes, name: str) -> None:
     )
     if head[257:262] == b"ustar":
         what = ("a tar archive", "unpack it first")
-    elif head.startswith(b"PK\x03\x04"):  # a document's parts come first in its zip, with their names
+    elif head.startswith(b"PK\x03\x04"):  # an office document's parts come first in its zip, with their names
         document = next((kind for part, kind in OFFICE if part.encode() in head), None)
         what = what if document is None else (document, PLAIN_TEXT)
     if what is not None:
@@ -72,20 +72,20 @@ def refuse_binary(head: bytes, name: str) -> None:
 
 
 def compression(head: bytes) -> str | None:
-    """The suffix for what compressed a file that begins so, None if nothing did."""
+    """Suffix of the compression format that the first bytes identify, None if none."""
     found = next((suffix for suffix, magic in COMPRESSED.items() if head.startswith(magic)), None)
-    return None if found == ".bz2" and head[4:10] != b"1AY&SY" else found  # "BZh" may begin a text
+    return None if found == ".bz2" and head[4:10] != b"1AY&SY" else found  # a text may begin with "BZh"
 
 
 def plain_name(path: Path) -> str:
-    """A file's name in lower case, without the suffix of what compressed it."""
+    """File name in lower case, without a compression suffix."""
     name = path.name.lower()
     return next((name.removesuffix(suffix) for suffix in COMPRESSED if name.endswith(suffix)), name)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file's content, decompressed where its name or its first bytes say that it is compressed.
+    """Open a file, decompressed if its name or first bytes indicate compression.
 
     Raises LuthierError for a file that cannot be read or decompressed, also while it is being read.
     """
@@ -96,7 +96,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             suffix = next((end for end in COMPRESSED if path.name.lower().endswith(end)), None)
             suffix = suffix or compression(head)
             yield file if suffix is None else _decompressed(file, suffix, str(path))
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # a compressed file that is cut short or damaged
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # a truncated or damaged compressed file
         raise LuthierError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -112,9 +112,9 @@ def _decompressed(file: BinaryIO, suffix: str, name: str) -> BinaryIO:
 
 
 class _Zstandard(io.RawIOBase):
-    """What a .zst file holds, frame after frame. Raises OSError for a damaged one, EOFError for one cut short.
+    """Decompress a .zst file frame by frame. Raises OSError if it is damaged, EOFError if truncated.
 
-    zstandard's own reader takes the end of the file for the end of the text.
+    zstandard's own reader takes a truncated file for a complete one.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -1,9 +1,9 @@
-"""Cutting a long document into chunks that can be encoded side by side, without changing a single id.
+"""Split a long document into chunks that can be encoded in parallel without changing a single id.
 
-A tokenizer reads a text as a whole, so it cannot be cut anywhere: "new|line" gives other ids than "newline", and some
-tokenizers put a space before the text they are given. Here a cut is tried only at the end of a line, between words or
-after a Chinese full stop, and it is kept only when encoding both sides apart gives the same ids as encoding across it.
-A document with no such place is encoded whole.
+Tokenization depends on context, so a text cannot be cut anywhere: "new|line" gives other ids than "newline", and some
+tokenizers prepend a space to their input. A cut is tried only at the end of a line, between words or after a Chinese
+full stop, and kept only if encoding both sides separately gives the same ids as encoding across it. A document without
+such a position is encoded in one piece.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from numpy.typing import NDArray
 
 from luthier.errors import LuthierError
 
-CHUNK = 1 << 16  # characters: many in a batch, to feed every core; each long enough that checking its cut costs little
+CHUNK = 1 << 16  # characters: many per batch, to use every core; each long enough that checking its cut costs little
 WINDOW = 500  # characters on each side of a cut that are encoded to check it
-TRIES = 8  # places tried before the chunk is let grow
+TRIES = 8  # positions tried before the chunk is doubled
 
 PLACES = (
-    re.compile(r"(?<=\S\n)(?=\w)"),  # a line that follows a line directly: the tokenizers in use all part words there
+    re.compile(r"(?<=\S\n)(?=\w)"),  # a line directly after a line: all common tokenizers split there
     re.compile(r"(?<=\w)(?= \w)"),  # before the space between two words
     re.compile(r"(?<=。)(?=\w)"),
 )
 
 
 class Encoder(Protocol):
-    """What a tokenizer has to offer here."""
+    """The tokenizer interface used here."""
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """The ids of each text; special tokens written in it are plain text."""
+        """Token ids of each text; special tokens in it are encoded as plain text."""
         ...
 
 
 class Chunk(NamedTuple):
-    """A run of a document's text that can be encoded by itself.
+    """Consecutive text of a document that can be encoded separately.
 
-    `before` is the character that stands before it in the document, "" at the start. It is encoded with the chunk and
-    its ids are dropped, so that a tokenizer never takes the chunk for the beginning of a text.
+    `before` is the preceding character in the document, "" at the start. It is encoded with the chunk and its ids are
+    dropped, so that a tokenizer never treats the chunk as the beginning of a text.
     """
 
     text: str
@@ -49,15 +49,15 @@ class Chunk(NamedTuple):
 
 
 class Cutter:
-    """Takes a document in pieces with `push`, gives it back in chunks; `finish` gives the last and starts anew."""
+    """Splits a document given to `push` in pieces into chunks; `finish` returns the last one and resets."""
 
     def __init__(self, tokenizer: Encoder, size: int = CHUNK) -> None:
         self.tokenizer, self.size = tokenizer, size
         self._held, self._before, self._wanted = "", "", 2 * size
-        self._heads = {"": np.empty(0, np.uint32)}  # the ids of the characters that stand before chunks
+        self._heads = {"": np.empty(0, np.uint32)}  # ids of the characters that precede chunks
 
     def push(self, text: str) -> Iterator[Chunk]:
-        """Add text, and give the chunks that are complete."""
+        """Add text, and yield the chunks that are complete."""
         self._held += text
         while len(self._held) >= self._wanted:
             cut = self._cut()
@@ -65,10 +65,10 @@ class Cutter:
                 yield Chunk(self._held[:cut], self._before)
                 self._held, self._before, self._wanted = self._held[cut:], self._held[cut - 1], 2 * self.size
             else:
-                self._wanted = 2 * len(self._held)  # doubling keeps the work of the tries in proportion to the text
+                self._wanted = 2 * len(self._held)  # doubling keeps the cost of the tries linear in the text
 
     def finish(self) -> Chunk:
-        """The rest of the document."""
+        """Return the rest of the document, and reset."""
         last = Chunk(self._held, self._before)
         self._held, self._before, self._wanted = "", "", 2 * self.size
         return last
@@ -76,7 +76,7 @@ class Cutter:
     def without_before(
         self, chunks: Sequence[Chunk], rows: Sequence[NDArray[np.uint32]]
     ) -> Iterator[NDArray[np.uint32]]:
-        """The ids of each chunk, given those of `before + text`: a document's chunks, joined, have the document's."""
+        """Ids of each chunk from those of `before + text`; concatenated, they are the document's ids."""
         for chunk, ids in zip(chunks, rows, strict=True):
             if chunk.before not in self._heads:
                 [self._heads[chunk.before]] = self.tokenizer.encode_arrays([chunk.before])
@@ -88,7 +88,7 @@ class Cutter:
             yield ids[len(head) :]
 
     def _cut(self) -> int:
-        """Where the held text can be cut after the chunk's size, or 0."""
+        """Position at which the held text can be cut after the chunk size, or 0."""
         for place in PLACES:
             for match in islice(place.finditer(self._held, self.size), TRIES):
                 if self._keeps_ids(match.start()):

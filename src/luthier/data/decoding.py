@@ -1,4 +1,4 @@
-"""Bytes to text: UTF-8 with errors that name the file and the byte, and other encodings and binaries by their name."""
+"""Decode UTF-8 with errors that name the file and byte; detect and refuse other encodings and binary files."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from luthier.errors import LuthierError
 
 Invalid = Literal["error", "replace"]
 
-BLOCK = 1 << 20  # bytes read at once, and about the characters of a piece
-FEW = 4  # NULs that any text may have; they are dropped
-HEAD = 4096  # bytes that are looked at to tell text from other things
+BLOCK = 1 << 20  # bytes per read, and about the characters of a piece
+FEW = 4  # NULs tolerated in a text; they are dropped
+HEAD = 4096  # bytes examined to tell text from binary data
 SURROGATE = re.compile(r"[\ud800-\udfff]")
-UNPRINTED = bytes({*range(32)} - set(b"\t\n\v\f\r\x1b"))  # control characters that no text has many of
+UNPRINTED = bytes({*range(32)} - set(b"\t\n\v\f\r\x1b"))  # control characters that are rare in text
 WAY_OUT = "or read such bytes as U+FFFD with --invalid replace"
 
 
 def decoded(file: BinaryIO, name: str, invalid: Invalid) -> Iterator[str]:
-    """Blocks of text with their line ends unified; a character or a line end cut by a block's end is put together.
+    """Decode a file in blocks with normalised line ends; characters and line ends split between blocks are joined.
 
-    Raises LuthierError for what is not UTF-8, and always for UTF-16, UTF-32 and files that are no text.
+    Raises LuthierError for invalid UTF-8, and always for UTF-16, UTF-32 and binary files.
     """
     utf8 = codecs.getincrementaldecoder("utf-8")("strict" if invalid == "error" else "replace")
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
@@ -49,13 +49,13 @@ def decoded(file: BinaryIO, name: str, invalid: Invalid) -> Iterator[str]:
 
 
 def refuse_wide(head: bytes, name: str) -> None:
-    """Raise LuthierError for text of 2 or 4 bytes a character: read as UTF-8 it would be another text."""
+    """Raise LuthierError for UTF-16 or UTF-32 text, which could decode as wrong UTF-8."""
     mark = next((code for code, mark in MARKS.items() if head.startswith(mark)), None)
     nuls = head.count(0)
     if mark is None and nuls <= len(head) / 10:
         return
     if mark is None:
-        at = [head[place::4].count(0) * 4 > len(head) * 0.6 for place in range(4)]  # the places that are mostly NUL
+        at = [head[place::4].count(0) * 4 > len(head) * 0.6 for place in range(4)]  # positions that are mostly NUL
         found = {(True, False) * 2: "UTF-16BE", (False, True) * 2: "UTF-16LE"}
         found |= {(False, True, True, True): "UTF-32LE", (True, True, True, False): "UTF-32BE"}
         code = found.get((at[0], at[1], at[2], at[3]))
@@ -78,12 +78,12 @@ MARKS = {  # UTF-32's begins with UTF-16's
 
 
 def not_utf8(name: str, offset: int, byte: int) -> LuthierError:
-    """The error for a byte that no UTF-8 text has there."""
+    """The error for a byte that is not valid UTF-8 at this offset."""
     return LuthierError(f"{name}: byte {offset:,} (0x{byte:02x}) is not UTF-8; convert this text to UTF-8, {WAY_OUT}")
 
 
 def decode(data: bytes, name: str, offset: int, invalid: Invalid) -> str:
-    """A whole text; `offset` is where its bytes stand in the file."""
+    """Decode a complete text; `offset` is the position of its bytes in the file."""
     try:
         return data.decode("utf-8", "strict" if invalid == "error" else "replace")
     except UnicodeDecodeError as error:
@@ -91,7 +91,7 @@ def decode(data: bytes, name: str, offset: int, invalid: Invalid) -> str:
 
 
 def without_surrogates(text: str, where: str, invalid: Invalid) -> str:
-    """JSON can escape half a character, which no UTF-8 text can hold and every tokenizer would choke on."""
+    """Replace or refuse lone surrogates, which JSON can escape but UTF-8 cannot encode and tokenizers reject."""
     if invalid == "error" and (half := SURROGATE.search(text)):
         raise LuthierError(
             f"{where}: character {half.start():,} (\\u{ord(half[0]):04x}) is half of a surrogate pair; "

@@ -1,7 +1,7 @@
-"""Downloading one file, so that a wrong or broken one never reaches its name.
+"""Download a file atomically: it gets its name only after its size and digest are verified.
 
-The bytes go to a hidden name beside the target, are counted and hashed on the way, and take the target's name in one
-step when all is right. Only https is spoken, through redirects too; plain http is for this machine's own addresses.
+The data is written to a hidden file beside the target, counted and hashed on the way, and renamed at the end. Only
+https is allowed, also in redirects; plain http is for this machine's own addresses.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from luthier.files.unfinished import unfinished
 from luthier.terminal.progress import progress
 
 BLOCK = 1 << 20  # bytes
-SECONDS = 30.0  # without a byte before we give up
+SECONDS = 30.0  # timeout without receiving a byte
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def download(url: str, target: Path, *, sha256: str | None, size: int | None) -> None:
-    """Fetch `url` into `target`.
+    """Download `url` to `target`.
 
-    size: in bytes; None takes what the server says. sha256: None where none is published.
-    Raises LuthierError, and leaves nothing behind, when the network fails, when the file has another size or digest,
-    or when `target` cannot be written.
+    size: in bytes; None takes the server's Content-Length. sha256: None where none is published.
+    Raises LuthierError, and leaves nothing behind, on a network error, a wrong size or digest, or if `target` cannot be
+    written.
     """
     _check(url)
     try:
@@ -50,7 +50,7 @@ def download(url: str, target: Path, *, sha256: str | None, size: int | None) ->
 
 
 def digest_of(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,8 +1,8 @@
-"""Encoding a corpus on all cores: batches of texts go to processes, and their ids come back in the order of the text.
+"""Encode a corpus on all cores: batches of texts go to worker processes, and their ids are returned in order.
 
-Finding words is Python's work, and a process does one such thing at a time: hence processes, not threads. They start
-only where the text is long enough to pay for it, and only for tokenizers that encode by looking words up; the backends
-of others use all cores by themselves.
+Splitting into words is Python code that holds the GIL: hence processes, not threads. They are started only for texts
+long enough to amortise the start, and only for tokenizers that encode by word lookup; the backends of others use all
+cores by themselves.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from luthier.tokenizers.core.tokenizer import check
 
 Rows = list[NDArray[np.uint32]]
 Batch = TypeVar("Batch")
-SHARE = 1 << 23  # characters that are worth a process: half a second of work, as long as it takes to start
+SHARE = 1 << 23  # characters per process: half a second of work, as long as starting takes
 COMMAND = (sys.executable, "-P", "-m", "luthier.data.encoding_process")
 
 
 class Encoder(Protocol):
-    """What a tokenizer has to offer here."""
+    """The tokenizer interface used here."""
 
     @property
     def encodes_words(self) -> bool:
-        """Whether it is Python that works, on one core."""
+        """Whether encoding is Python code, which uses one core."""
         ...
 
     def encode_arrays(self, texts: Sequence[str]) -> Rows:
-        """The ids of each text."""
+        """Token ids of each text."""
         ...
 
     def to_json(self) -> str:
-        """What tokenizer.json says."""
+        """Content of tokenizer.json."""
         ...
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processes_for(tokenizer: Encoder, characters: int) -> int:
-    """How many processes encode a text of some length, 0 for none but this one."""
+    """Number of worker processes for a text of this length; 0 to encode in this process."""
     many = min(cores(), characters // SHARE)
     return many if many > 1 and sys.executable and tokenizer.encodes_words else 0
 
 
 class Process:
-    """One that encodes what it is asked to."""
+    """A worker process that encodes texts."""
 
     def __init__(self, tokenizer: Encoder) -> None:
         self._tokenizer: Encoder | None = tokenizer
@@ -70,11 +70,11 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is for this process, which then ends the other
+            start_new_session=True,  # Ctrl-C reaches only the parent, which then ends the worker
         )
 
     def ask(self, texts: Sequence[str]) -> Rows:
-        """The ids of each text. Raises LuthierError."""
+        """Encode texts in the worker. Raises LuthierError."""
         asked, answers = cast(BinaryIO, self.popen.stdin), cast(BinaryIO, self.popen.stdout)
         try:
             if self._tokenizer is not None:
@@ -93,12 +93,12 @@ class Process:
         return [np.frombuffer(row, IDS) for row in parted(rest)]
 
     def end(self) -> None:
-        """Stop it, whatever it does."""
+        """Kill the worker."""
         self.popen.kill()
 
 
 class Encoding:
-    """`in_order` gives batches with their ids. processes: 0 encodes here, one batch after another."""
+    """Context manager whose `in_order` encodes batches. processes: 0 encodes in this process, sequentially."""
 
     def __init__(self, tokenizer: Encoder, processes: int) -> None:
         self._tokenizer, self._count = tokenizer, processes
@@ -108,12 +108,12 @@ class Encoding:
         self._free: SimpleQueue[Process] = SimpleQueue()
         for process in self._all:
             self._free.put(process)
-        self._threads = ThreadPoolExecutor(max(1, self._count))  # each asks a process, and waits
+        self._threads = ThreadPoolExecutor(max(1, self._count))  # each waits for one worker
         return self
 
     def __exit__(self, *_: object) -> None:
         for process in self._all:
-            process.end()  # and so whoever waits for it goes on
+            process.end()  # unblocks the thread that waits for it
         self._threads.shutdown(cancel_futures=True)
         for process in self._all:
             with contextlib.suppress(BrokenPipeError), process.popen:  # closes its pipes
@@ -122,7 +122,7 @@ class Encoding:
     def in_order(
         self, batches: Iterable[Batch], texts: Callable[[Batch], Sequence[str]]
     ) -> Iterator[tuple[Batch, Rows]]:
-        """Each batch with the ids of its texts. Two batches for each process are on their way at once, no more."""
+        """Yield each batch with the ids of its texts, in order. At most two batches per process are in flight."""
         if not self._count:
             yield from ((batch, self._tokenizer.encode_arrays(texts(batch))) for batch in batches)
             return

@@ -1,8 +1,8 @@
-"""A process that encodes texts for another: `python -m luthier.data.encoding_process`, asked and answering by pipes.
+"""Worker process that encodes texts: `python -m luthier.data.encoding_process`, with requests and replies over pipes.
 
-It is told its tokenizer first (what tokenizer.json says), then texts, again and again, until its input ends: so it does
-not outlive who started it. A message is its length in 8 bytes and itself; a list of strings or of ids is their count,
-their lengths, all in 8 bytes, and all of them joined.
+The first message is the tokenizer (content of tokenizer.json), the following ones are texts, until stdin closes: thus
+the worker does not outlive its parent. A message is preceded by its length in 8 bytes; a list of strings or ids is
+their count, their lengths, all in 8 bytes, and their concatenation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 COUNT = np.dtype("<u8")
 IDS = np.dtype("<u4")
-DONE, FAILED = b"+", b"-"  # how an answer begins: ids, or why there are none
+DONE, FAILED = b"+", b"-"  # first byte of a reply: ids, or an error message
 
 
 def send(pipe: BinaryIO, message: bytes) -> None:
@@ -27,7 +27,7 @@ def send(pipe: BinaryIO, message: bytes) -> None:
 
 
 def receive(pipe: BinaryIO) -> bytes:
-    """Read a message. Raises EOFError where none comes any more."""
+    """Read a message. Raises EOFError at the end of the stream."""
     size = int.from_bytes(pipe.read(8), "little")
     message = pipe.read(size)
     if not size or len(message) < size:
@@ -36,12 +36,12 @@ def receive(pipe: BinaryIO) -> bytes:
 
 
 def joined(parts: Sequence[bytes]) -> bytes:
-    """Several strings of bytes as one."""
+    """Serialise a list of byte strings."""
     return np.array([len(parts), *map(len, parts)], COUNT).tobytes() + b"".join(parts)
 
 
 def parted(data: bytes) -> list[bytes]:
-    """What `joined` joined."""
+    """Inverse of `joined`."""
     count = int(np.frombuffer(data, COUNT, 1)[0])
     lengths = np.frombuffer(data, COUNT, count, COUNT.itemsize)
     ends = np.cumsum(lengths, dtype=np.int64) + COUNT.itemsize * (1 + count)
@@ -49,18 +49,18 @@ def parted(data: bytes) -> list[bytes]:
 
 
 def question(texts: Sequence[str]) -> bytes:
-    """Texts to encode. Raises UnicodeEncodeError."""
+    """Serialise texts to encode. Raises UnicodeEncodeError."""
     return joined([text.encode() for text in texts])
 
 
 def answer(rows: Sequence[NDArray[np.uint32]]) -> bytes:
-    """Ids."""
+    """Serialise token ids as a reply."""
     return DONE + joined([row.astype(IDS).tobytes() for row in rows])
 
 
 def main() -> None:
-    """Answer until nobody asks."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each core has a process
+    """Answer requests until stdin closes."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process per core
     from tokenizers import Tokenizer as Backend
 
     from luthier.errors import LuthierError
@@ -81,4 +81,4 @@ if __name__ == "__main__":
     try:
         main()
     except (EOFError, BrokenPipeError):
-        os._exit(0)  # a flush of what nobody reads would fail once more
+        os._exit(0)  # flushing to a closed pipe would fail again

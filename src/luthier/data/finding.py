@@ -1,4 +1,4 @@
-"""Which files paths name: files, folders and globs, each file once, and what is left out on the way."""
+"""Resolve paths, folders and globs to files, each once; report what is skipped."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from luthier.data.binaries import COMPRESSED, plain_name
 from luthier.errors import LuthierError, UsageError
 
-SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")  # what a folder is searched for, each also compressed
-BY_NAME = (".json", ".csv", ".tsv")  # read where they are named: in a folder, most of these are settings
+SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")  # searched for in folders, each also compressed
+BY_NAME = (".json", ".csv", ".tsv")  # read only where named: in a folder, most of these are settings
 Tell = Callable[[str], None]
 
 
 def find_files(paths: str | Path | Iterable[str | Path], tell: Tell = lambda text: None) -> list[Path]:
-    """The files that paths name, in their order: a folder gives all it holds of `SUFFIXES`, a glob what it matches.
+    """Files named by paths, in order: a folder gives all its files with `SUFFIXES`, a glob its matches.
 
-    Each file is given once, whatever the paths or links that lead to it. A file that is named is taken whatever its
-    suffix, and read as plain text when the suffix is not known. In folders, runs and models are left out, and
-    everything that is not a regular file. `tell` is told what was left out.
+    Each file is given once, even if several paths or links lead to it. A file named directly is taken whatever its
+    suffix, and read as plain text when the suffix is unknown. In folders, runs and models are skipped, and everything
+    that is not a regular file. `tell` is called with a message for what was skipped.
     """
     found: dict[tuple[int, int], Path] = {}
     for item in [paths] if isinstance(paths, str | Path) else paths:
@@ -34,7 +34,7 @@ def find_files(paths: str | Path | Iterable[str | Path], tell: Tell = lambda tex
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """What is the same for all names of a file."""
+    """(device, inode): equal for all names of a file."""
     try:
         status = path.stat()
     except OSError as error:
@@ -43,20 +43,20 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 def kind_of(path: Path) -> str | None:
-    """The suffix that says how to read a file, or None for one that is not known."""
+    """The suffix that determines how to read a file, or None if unknown."""
     name = plain_name(path)
     return next((suffix for suffix in SUFFIXES + BY_NAME if name.endswith(suffix)), None)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a training run. A recipe alone may well lie beside a text."""
+    """Whether a folder belongs to a training run. A recipe alone does not count: it may be beside a text."""
     return (folder / "run.toml").is_file() and any(
         (folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "tokens")
     )
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder is a model's, whose README and vocabulary are no text to train on."""
+    """Whether a folder holds a model, whose README and vocabulary are not training text."""
     return (folder / "config.json").is_file() and any(
         (folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json", "tokenizer.json")
     )
@@ -111,7 +111,7 @@ def _in_folder(folder: Path, tell: Tell) -> list[Path]:
 
 
 def _walk(folder: Path, tell: Tell) -> Iterator[Path]:
-    """All that lies in a folder, at any depth, but for what is hidden, and for runs and models."""
+    """Walk all files of a folder recursively, except hidden ones, runs and models."""
 
     def unreadable(error: OSError) -> None:
         tell(f"{error.filename}: skipped: {error.strerror}")

@@ -1,7 +1,7 @@
-"""From text to token shards: measured, split, cut, encoded on all cores, and written so that it is whole or not there.
+"""Tokenize text into shards: measure, split, cut, encode on all cores, and write atomically.
 
 The text is read twice, once to count it and once to encode it, and never held in memory. Everything is written into a
-hidden folder beside the target, which takes the target's name when the last byte is on the disk.
+hidden folder beside the target, which is renamed once all data is on disk.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ BATCH = 1 << 20  # characters encoded at once: 16 chunks
 
 
 class Tokenizer(Encoder, Protocol):
-    """What preparing needs of `luthier.tokenizers.core.tokenizer.Tokenizer`."""
+    """The part of `luthier.tokenizers.core.tokenizer.Tokenizer` used here."""
 
     @property
     def vocab_size(self) -> int:
-        """The highest id and 1."""
+        """The highest id plus 1."""
         ...
 
     @property
@@ -41,7 +41,7 @@ class Tokenizer(Encoder, Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Tells one tokenizer from another."""
+        """Identifies the tokenizer."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class Tokenizer(Encoder, Protocol):
 
 
 class Job(NamedTuple):
-    """A chunk to encode, and where its ids go."""
+    """A chunk to encode, and its destination."""
 
     split: str
     chunk: Chunk
@@ -68,12 +68,12 @@ def prepare(
     settings: dict[str, Any] | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Index:
-    """Encode documents into the folder `out`, which must not hold anything yet.
+    """Tokenize documents into the folder `out`, which must not exist or be empty.
 
-    `documents` is read twice, so it is a list, a `sources.Texts`, or anything else that starts anew each time; a string
-    is a whole document. When there are several documents and the tokenizer has an end-of-text id, that id ends each.
-    `validation` is a text of its own to validate on, in the place of a fraction of the documents.
-    `settings` are kept in the index, beside how the text was split.
+    `documents` is read twice, so it is a list, a `sources.Texts`, or another iterable that restarts each time; a string
+    is one document. If there are several documents and the tokenizer has an end-of-text id, that id ends each.
+    `validation` is a separate text for the validation split, instead of a fraction of the documents. `settings` are
+    stored in the index, beside how the text was split.
 
     Raises LuthierError when there is no text, when a split would be empty, and when the folder cannot be written; then,
     and when it is interrupted, nothing is left behind.
@@ -128,7 +128,7 @@ def _write(
     shard_tokens: int,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Encode and write all splits. Returns the index, but for its settings."""
+    """Encode and write all splits. Returns the index without its settings."""
     vocab_size = tokenizer.vocab_size
     dtype = dtype_for(vocab_size)
     end_of_text = tokenizer.eos_id if size.documents > 1 else None

@@ -1,8 +1,8 @@
-"""The corpus that every machine has: the prose of the running Python's own documentation, read without a network.
+"""The corpus available on every machine: the prose of the running Python's documentation, read without a network.
 
-It holds the language reference (`pydoc_data.topics`, the text behind `help("for")`) and the docstrings of the standard
-library, taken from the source files by parsing them: no module is imported and no code runs. Code examples, grammar
-and drawings are left out, so that what is left reads as English.
+It contains the language reference (`pydoc_data.topics`, the text behind `help("for")`) and the docstrings of the
+standard library, parsed from the source files: no module is imported and no code runs. Code examples, grammar and
+diagrams are left out, so that the rest reads as English.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from luthier.errors import LuthierError
 
 SKIPPED = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"}
-SHORTEST_DOCUMENT = 200  # characters; less is a label, not prose
+SHORTEST_DOCUMENT = 200  # characters; shorter text is a label, not prose
 UNDERLINE = re.compile(r"^([*=~^\"#+-])\1{2,}\s*$", re.MULTILINE)
 CODE = re.compile(r"^\s*(>>>|\.\.\. |\$ |#!)|::=", re.MULTILINE)
 WORDS = re.compile(r"[A-Za-z]{2,}|\ba\b|\bI\b")
@@ -28,10 +28,10 @@ WORDS = re.compile(r"[A-Za-z]{2,}|\ba\b|\bI\b")
 def documents() -> tuple[str, ...]:
     """The documents in a fixed order: the topics by name, then one for each module of the standard library.
 
-    Raises LuthierError when this Python came without its documentation and sources.
+    Raises LuthierError when this Python was installed without its documentation and sources.
     """
     texts = [*_topics(), *_modules(Path(sysconfig.get_path("stdlib")))]
-    seen: set[str] = set()  # a paragraph said twice would let the validation split be known by heart
+    seen: set[str] = set()  # a repeated paragraph could leak from training into validation
     found = tuple(text for text in (_unseen(text, seen) for text in texts) if len(text) >= SHORTEST_DOCUMENT)
     if not found:
         raise LuthierError(
@@ -48,14 +48,14 @@ def _unseen(text: str, seen: set[str]) -> str:
 
 
 def prose(text: str) -> str:
-    """The paragraphs of a documentation text that are English sentences or headings, in order."""
+    """Paragraphs of a documentation text that are English sentences or headings, in order."""
     text = UNDERLINE.sub("", text.expandtabs())
     paragraphs = (paragraph.strip("\n").rstrip() for paragraph in re.split(r"\n\s*\n", text))
     return "\n\n".join(paragraph for paragraph in paragraphs if _reads_well(paragraph))
 
 
 def _reads_well(paragraph: str) -> bool:
-    """Words make up most of it: tables, code and grammar are mostly signs."""
+    """Whether a paragraph is mostly words: tables, code and grammar are mostly symbols."""
     if not paragraph.strip() or CODE.search(paragraph):
         return False
     letters = sum(map(len, WORDS.findall(paragraph)))
@@ -65,7 +65,7 @@ def _reads_well(paragraph: str) -> bool:
 def _topics() -> Iterator[str]:
     try:
         from pydoc_data.topics import topics
-    except ImportError:  # some systems package it apart
+    except ImportError:  # some systems package it separately
         return
     for name in sorted(topics):
         yield prose(topics[name])
@@ -78,10 +78,10 @@ def _modules(library: Path) -> Iterator[str]:
 
 
 def _docstrings(path: Path) -> Iterator[str]:
-    """The docstrings of a source file, in the order in which they stand."""
+    """Docstrings of a source file, in source order."""
     try:
         module = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, OSError):  # a broken file in someone's installation is none of our business
+    except (SyntaxError, ValueError, OSError):  # skip broken files in someone's installation
         return
     owners: list[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef] = [module]
     while owners:

@@ -1,6 +1,6 @@
-"""Documents that lie in records: lines of .jsonl, values of .json, rows of .csv, .tsv and .parquet.
+"""Read documents from records: lines of .jsonl, values of .json, rows of .csv, .tsv and .parquet.
 
-One field of each record is its text. A record whose field is null is left out, and how many were is said.
+One field of each record is its text. Records whose field is null are skipped and counted.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from luthier.data.decoding import Invalid, decode, decoded, without_surrogates
 from luthier.errors import LuthierError
 
 RECORDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
-LONGEST = 1 << 28  # bytes of one record: a hostile file must not fill the memory
-SHOWN = 60  # characters of what was found instead of a text
+LONGEST = 1 << 28  # bytes of one record: bounds the memory that a hostile file can take
+SHOWN = 60  # characters of an unexpected value shown in errors
 DELIMITERS = ",;\t|"
 
 
 def json_lines(file: BinaryIO, name: str, field: str, invalid: Invalid, nulls: Counter[str]) -> Iterator[str]:
-    """The texts of a .jsonl file: an object, or a string, a line."""
+    """Texts of a .jsonl file: one object or string per line."""
     offset = 0
     for number in count(1):
         line = file.readline(LONGEST)
@@ -45,18 +45,18 @@ def json_lines(file: BinaryIO, name: str, field: str, invalid: Invalid, nulls: C
 
 
 def json_values(file: BinaryIO, name: str, field: str, invalid: Invalid, nulls: Counter[str]) -> Iterator[str]:
-    """The texts of a .json file: an array of objects or strings, or such values one after another."""
+    """Texts of a .json file: an array of objects or strings, or such values concatenated."""
     for number, record in enumerate(_values(decoded(file, name, invalid), name), 1):
         yield from _text_of(record, field, f"{name}, item {number:,}", invalid, nulls, name)
 
 
 def _values(blocks: Iterator[str], name: str) -> Iterator[Any]:
-    """The values of a JSON array, or several on end, decoded as they come: the file may be larger than memory."""
+    """Values of a JSON array, or concatenated values, decoded incrementally: the file may be larger than memory."""
     decoder = json.JSONDecoder()
     held, place, ended = "", 0, False
 
     def more(size: int) -> None:
-        """Hold at least `size` characters after the place, if there are so many."""
+        """Buffer at least `size` characters after the current position, if available."""
         nonlocal held, place, ended
         parts, length, place_before = [held[place:]], len(held) - place, place
         while length < size and not ended:
@@ -67,7 +67,7 @@ def _values(blocks: Iterator[str], name: str) -> Iterator[Any]:
         held, place = "".join(parts), place - place_before
 
     def skip(characters: str) -> str:
-        """The next character that is neither white nor one of these."""
+        """Skip these characters. Returns the next character, "" at the end."""
         nonlocal place
         while True:
             while place < len(held) and held[place] in characters:
@@ -102,7 +102,7 @@ def _values(blocks: Iterator[str], name: str) -> Iterator[Any]:
 
 
 def csv_rows(file: BinaryIO, name: str, field: str, invalid: Invalid, *, tabs: bool) -> Iterator[str]:
-    """The texts of a .csv or .tsv file (tabs), whose first row names the columns. In .tsv files quotes are text."""
+    """Texts of a .csv or .tsv file (tabs), whose first row names the columns. In .tsv files quotes are text."""
     lines = _lines(decoded(file, name, invalid))
     first = next(lines, "").removeprefix("\ufeff")
     delimiter = "\t" if tabs else max(DELIMITERS, key=first.count)
@@ -131,7 +131,7 @@ def csv_rows(file: BinaryIO, name: str, field: str, invalid: Invalid, *, tabs: b
 
 
 def _lines(blocks: Iterable[str]) -> Iterator[str]:
-    """Lines with their ends, which are line feeds and nothing else."""
+    """Lines including their ends; only line feeds end lines."""
     held = ""
     for block in blocks:
         *whole, held = (held + block).split("\n")
@@ -141,13 +141,13 @@ def _lines(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def need_pyarrow(name: str) -> None:
-    """Raise LuthierError if a .parquet file could not be read here."""
+    """Raise LuthierError if pyarrow, which reads .parquet, is not installed."""
     if find_spec("pyarrow") is None:
         raise LuthierError(f"{name}: reading .parquet needs pyarrow: pip install 'luthier[hub]'")
 
 
 def parquet_rows(file: BinaryIO, name: str, field: str, invalid: Invalid, nulls: Counter[str]) -> Iterator[str]:
-    """The texts of a column of a .parquet file."""
+    """Texts of a column of a .parquet file."""
     need_pyarrow(name)
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -168,7 +168,7 @@ def parquet_rows(file: BinaryIO, name: str, field: str, invalid: Invalid, nulls:
             column = batch.column(0)
             if pa.types.is_dictionary(column.type):
                 column = column.dictionary_decode()
-            for value in column.cast(pa.large_binary()).to_pylist():  # as bytes: pyarrow trusts the UTF-8
+            for value in column.cast(pa.large_binary()).to_pylist():  # as bytes: pyarrow does not validate UTF-8
                 row += 1
                 if value is None:
                     nulls[name] += 1
@@ -179,7 +179,7 @@ def parquet_rows(file: BinaryIO, name: str, field: str, invalid: Invalid, nulls:
 
 
 def _text_of(record: Any, field: str, where: str, invalid: Invalid, nulls: Counter[str], name: str) -> Iterator[str]:
-    """The text of a JSON record, none for a null."""
+    """Text of a JSON record, nothing for null."""
     if isinstance(record, dict):
         if field not in record:
             raise LuthierError(f"{where}: no field '{field}': {_named(list(record))}")
@@ -197,7 +197,7 @@ def _text_of(record: Any, field: str, where: str, invalid: Invalid, nulls: Count
 
 
 def _named(columns: Sequence[str]) -> str:
-    """What there is instead, and the way out."""
+    """List the available names, and how to choose one."""
     names = ", ".join(repr(name if len(name) <= SHOWN else name[:SHOWN] + "...") for name in columns[:20])
     more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
     return f"there are {names or 'none'}{more}; name the one that holds the text with --field"
@@ -213,6 +213,6 @@ KINDS: dict[type, Callable[[Any], str]] = {
 
 
 def _kind(value: Any) -> str:
-    """A JSON value in words."""
+    """Description of a JSON value."""
     shown = json.dumps(value, ensure_ascii=True)
     return f"{KINDS[type(value)](value)} ({shown if len(shown) <= SHOWN else shown[:SHOWN] + '...'})"

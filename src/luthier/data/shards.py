@@ -1,4 +1,4 @@
-"""Token shards: the ids of a text on disk, read through memory maps, and the index that says what they hold.
+"""Token shards: token ids on disk, read through memory maps, with an index.
 
 A prepared folder holds, for each split:
 
@@ -28,21 +28,21 @@ from luthier.errors import LuthierError
 INDEX = "index.json"
 FORMAT = "luthier-tokens-1"
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-SHARD_TOKENS = 100_000_000  # tokens in one file: small enough to copy and to check, large enough to be few
+SHARD_TOKENS = 100_000_000  # tokens per file: small enough to copy and verify, large enough to keep the files few
 
 
 def dtype_for(vocab_size: int) -> str:
-    """The name of the smallest type of `DTYPES` that holds the ids 0 to vocab_size - 1."""
+    """Name of the smallest dtype of `DTYPES` that holds the ids 0 to vocab_size - 1."""
     if vocab_size > 1 << 32:
         raise LuthierError(f"a vocabulary of {vocab_size:,} does not fit the 32 bits of an id")
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
 class TokenShards:
-    """The ids of one split as one long sequence, whatever files they lie in.
+    """The ids of one split as one sequence over all its files.
 
-    `len(tokens)` counts ids, `tokens[a:b]` gives them as an array (across shard borders too), `documents` says where
-    each document starts, and `bytes` how many bytes of UTF-8 text they stand for.
+    `len(tokens)` counts ids, `tokens[a:b]` returns them as an array (across shard boundaries too), `documents` holds
+    the start of each document, and `bytes` is the size of the text in UTF-8.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class TokenShards:
         self.documents = np.zeros(1, np.int64) if documents is None else documents
         self.vocab_size = vocab_size
         self.fingerprint = fingerprint  # of the tokenizer that made the ids
-        self._shards = [np.asarray(shard) for shard in shards]  # a plain view: slicing a np.memmap costs ten times more
+        self._shards = [np.asarray(shard) for shard in shards]  # plain view: slicing a np.memmap costs ten times more
         self._starts = np.cumsum([0, *map(len, self._shards)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, where: slice) -> NDArray[Any]:
-        """The ids of a slice with step 1: a view when they lie in one shard, a copy when they do not."""
+        """Ids of a slice with step 1: a view if they are in one shard, otherwise a copy."""
         start, stop, step = where.indices(len(self))
         if step != 1:
             raise ValueError("token shards are sliced with step 1")
@@ -82,7 +82,7 @@ class TokenShards:
         return np.concatenate(parts) if parts else np.zeros(0, self._shards[0].dtype if self._shards else np.uint16)
 
     def rows(self, starts: NDArray[np.int64], length: int) -> NDArray[Any]:
-        """(N,) starts -> (N, length) ids in the shards' type: row i holds the `length` ids from starts[i] on."""
+        """(N,) starts -> (N, length) ids in the shards' dtype: row i holds the `length` ids from starts[i] on."""
         shards = np.searchsorted(self._starts, starts, side="right") - 1
         places = starts - self._starts[shards]
         inside = starts + length <= self._starts[shards + 1]
@@ -97,14 +97,14 @@ class TokenShards:
         return rows
 
     def _windows(self, shard: int, length: int) -> NDArray[Any]:
-        """Every run of `length` ids of a shard as a row, none of them copied."""
+        """All windows of `length` ids of a shard as rows of a view, without copying."""
         ids = self._shards[shard]
         shape, strides = (len(ids) - length + 1, length), 2 * ids.strides
         return as_strided(ids, shape, strides, writeable=False)
 
 
 class ShardWriter:
-    """Writes one split into a folder, shard after shard. `finish` gives the split's entry of the index."""
+    """Writes one split into a folder, shard by shard. `finish` returns the split's entry of the index."""
 
     def __init__(self, folder: Path, split: str, dtype: str, vocab_size: int, shard_tokens: int = SHARD_TOKENS) -> None:
         self.folder, self.split, self.dtype = folder, split, DTYPES[dtype]
@@ -118,11 +118,11 @@ class ShardWriter:
         self._starting = False
 
     def start_document(self) -> None:
-        """The next ids begin a document. One that gives no ids at all is not counted."""
+        """Begin a document with the next ids. A document without ids is not counted."""
         self._starting = True
 
     def write(self, ids: Sequence[int] | NDArray[np.uint32]) -> None:
-        """Append ids. Raises LuthierError for one outside the vocabulary: it would be another token when read back."""
+        """Append ids. Raises LuthierError for one outside the vocabulary: it could wrap around to another token."""
         values = np.asarray(ids)
         if len(values) and (values.min() < 0 or values.max() >= self.vocab_size):
             bad = values.max() if values.min() >= 0 else values.min()
@@ -142,7 +142,7 @@ class ShardWriter:
             self.tokens += len(part)
 
     def finish(self) -> dict[str, Any]:
-        """Write what is left."""
+        """Write the remaining data, and return the split's entry of the index."""
         self._end_shard()
         np.save(self.folder / f"{self.split}-documents.npy", np.asarray(self.documents, np.int64), allow_pickle=False)
         return {
@@ -173,7 +173,7 @@ class ShardWriter:
 
 @dataclass(frozen=True)
 class Index:
-    """What a prepared folder says of itself."""
+    """Index of a prepared folder."""
 
     folder: Path
     dtype: str
@@ -217,11 +217,11 @@ def read_index(folder: str | Path) -> Index:
 
 
 def open_tokens(folder: str | Path, split: str = "train", *, verify: bool = False) -> TokenShards:
-    """Map a split of a prepared folder into memory. Nothing is read until it is used.
+    """Memory-map a split of a prepared folder. Data is read on access.
 
-    `verify` reads all of it once and checks the sha256 of each shard and the range of its ids.
+    `verify` reads everything once and checks the sha256 of each shard and the range of its ids.
 
-    Raises LuthierError when a file is missing, cut short, or not what the index says.
+    Raises LuthierError when a file is missing, truncated, or does not match the index.
     """
     index = read_index(folder)
     if split not in index.splits:

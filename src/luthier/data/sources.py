@@ -1,7 +1,7 @@
-"""The texts that a command can be given: named corpora, each with its licence, source and sha256, or paths.
+"""Text sources: named corpora, each with its licence, source and sha256, or paths.
 
-`Texts` reads both. A corpus is downloaded once, checked, and kept in `$LUTHIER_HOME/corpora` (`~/.cache/luthier` when
-that is not set); `python-docs` comes from the running Python and needs no network.
+`Texts` reads both. A corpus is downloaded once, verified, and kept in `$LUTHIER_HOME/corpora` (`~/.cache/luthier` by
+default); `python-docs` comes from the running Python and needs no network.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from luthier.errors import LuthierError, UsageError, remark
 from luthier.tokenizers.core.cleaning import Normalisation, clean
 
 DEFAULT = "python-docs"
-SEPARATORS = (  # what other programs write between documents
+SEPARATORS = (  # separators that other programs write between documents
     "<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>", "<|eot_id|>", "<|im_end|>", "<eos>", "</s>",
 )  # fmt: skip
-TEXT_MEMBERS = ("", ".txt", ".md", ".tokens", ".raw")  # suffixes of the texts inside a zip
+TEXT_MEMBERS = ("", ".txt", ".md", ".tokens", ".raw")  # suffixes of texts inside a zip
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a corpus on the network, at a fixed revision."""
+    """A downloadable file of a corpus, at a fixed revision."""
 
     url: str
     size: int  # bytes
@@ -49,19 +49,19 @@ class File:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A named text. `boundary` is where one document ends and the next begins, for files that hold many."""
+    """A named corpus. `boundary` matches between documents, for files that hold many."""
 
     name: str
     about: str
     language: str
     licence: str
-    source: str  # the page to read about it
+    source: str  # web page that describes it
     files: tuple[File, ...] = ()
     boundary: re.Pattern[str] | None = None
 
     @property
     def size(self) -> int:
-        """Bytes to download."""
+        """Size of the download in bytes."""
         return sum(file.size for file in self.files)
 
     @property
@@ -70,16 +70,16 @@ class Corpus:
 
     @property
     def is_here(self) -> bool:
-        """No download is needed."""
+        """Whether all files are present."""
         return all(_size(self.folder / file.name) == file.size for file in self.files)
 
     def fetch(self) -> list[Path]:
-        """The corpus's files on this machine, with their sha256 checked; those missing or damaged are downloaded."""
+        """Paths of the corpus's files, sha256 verified; missing or damaged files are downloaded."""
         paths = []
         for file in self.files:
             path = self.folder / file.name
             if path.suffix == ".parquet":
-                need_pyarrow(f"corpus '{self.name}'")  # before half a gigabyte is on its way
+                need_pyarrow(f"corpus '{self.name}'")  # before downloading half a gigabyte
             if _size(path) != file.size or digest_of(path) != file.sha256:
                 try:
                     download(file.url, path, sha256=file.sha256, size=file.size)
@@ -182,15 +182,15 @@ CORPORA = {
 
 @dataclass(frozen=True)
 class Texts:
-    """The clean text of named corpora and paths; iterating gives its `Piece`s, each time from the start.
+    """Cleaned text of named corpora and paths; iterating yields `Piece`s, each time from the start.
 
-    `data` holds corpus names, files, folders and globs, in the order in which they are read; what several of them name
-    is read once. A corpus's name wins over a file of that name here: write ./NAME for the file. `field`,
-    `normalisation` and `invalid` are those of `text.Reading`. `document_separator` is a text that parts files into
-    documents; `without` names texts that are left out of these. What a person should know of the reading, such as what
-    was left out, is said as a `Remark`, once; `remarks` has them all.
+    `data` holds corpus names, files, folders and globs, in reading order; a file named several times is read once. A
+    corpus's name takes precedence over a file of that name: write ./NAME for the file. `field`, `normalisation` and
+    `invalid` are those of `text.Reading`. `document_separator` is a string that separates documents within a file;
+    `without` names texts to exclude. Notices, such as what was skipped, are printed once as a `Remark`; `remarks`
+    collects them.
 
-    Raises LuthierError when a path is not there; a corpus is downloaded when it is first read.
+    Raises LuthierError when a path does not exist; a corpus is downloaded when it is first read.
     """
 
     data: tuple[str | Path, ...] = (DEFAULT,)
@@ -238,12 +238,12 @@ class Texts:
             )
 
     def documents(self) -> Iterator[str]:
-        """Whole documents, for texts that fit in memory one by one."""
+        """Complete documents; each must fit in memory."""
         return join(self)
 
     @cached_property
     def _files(self) -> list[tuple[str, list[Path]]]:
-        """The items, and of the files of each those that no item before has."""
+        """The items, each with those of its files that no earlier item contains."""
         known = {identity(path) for item in self.without for path in _files_of(str(item), self._remark)}
         left_out, twice = set(known), 0
         items: list[tuple[str, list[Path]]] = []
@@ -270,17 +270,17 @@ class Texts:
 
 
 def home() -> Path:
-    """Where Luthier keeps what it downloads."""
+    """Folder for downloads."""
     return Path(os.environ.get("LUTHIER_HOME") or "~/.cache/luthier").expanduser()
 
 
 def split_documents(
     pieces: Iterable[Piece], boundary: re.Pattern[str] | str, seen: Counter[str] | None = None
 ) -> Iterator[Piece]:
-    """Whole documents out of files that hold many, without the blank lines around them.
+    """Split files that hold many documents at a boundary, without the blank lines around them.
 
-    A pattern matches within one line, and pieces end with a line, so each piece is searched alone. A boundary that is
-    a plain text may hold line ends, and lie across two pieces; how often it occurs is added to `seen`.
+    A pattern matches within one line, and pieces end with a line, so each piece is searched separately. A plain string
+    may contain line ends and span two pieces; its occurrences are counted in `seen`.
     """
     pattern = re.compile(re.escape(boundary)) if isinstance(boundary, str) else boundary
     reach = len(boundary) - 1 if isinstance(boundary, str) else 0  # characters that the next piece may complete
@@ -303,7 +303,7 @@ def split_documents(
 
 
 def _counted(pieces: Iterable[Piece], names: Sequence[str], seen: Counter[str]) -> Iterator[Piece]:
-    """The pieces, with how often they have each name counted."""
+    """Pass pieces through, counting the occurrences of each name."""
     for piece in pieces:
         for name in names:
             if count := piece.text.count(name):

@@ -1,8 +1,8 @@
-"""Train, validation and test: which part of a text goes where.
+"""Split a text into train, validation and test.
 
-By characters, the text is cut twice: its first part trains, then comes validation, then test (nanoGPT's and the GPT-2
-course's way: with validation 0.1, the last tenth). By documents, whole documents are drawn for each split, so that none
-is known in part. Either way the choice depends on nothing but the text and the seed.
+By characters, the text is cut at two positions: train comes first, then validation, then test (as in nanoGPT and the
+GPT-2 course: with validation 0.1, the last tenth). By documents, complete documents are drawn at random for each split,
+so that no document is in two splits. Either way the split depends only on the text and the seed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Fractions:
-    """How a text is parted."""
+    """Fractions of a text for each split."""
 
     validation: float = 0.1
-    """the fraction kept for validation"""
+    """fraction of the text for validation"""
     test: float = 0.0
-    """the fraction kept for a test at the very end"""
+    """fraction of the text for the final test"""
     split_by: Literal["auto", "characters", "documents"] = "auto"
-    """what is counted; auto: documents when there are enough of them for these fractions, else characters"""
+    """unit of the split; auto: documents when there are enough of them for these fractions, else characters"""
     seed: int = 0
-    """chooses which documents are kept apart"""
+    """random seed for the choice of documents"""
 
     def __post_init__(self) -> None:
         if not (0 <= self.validation < 1 and 0 <= self.test < 1 and self.validation + self.test < 1):
@@ -43,28 +43,28 @@ class Fractions:
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The splits that are asked for."""
+        """Names of the requested splits."""
         return tuple(split for split in SPLITS if split == "train" or getattr(self, split) > 0)
 
 
 class Size(NamedTuple):
-    """How much text there is."""
+    """Size of a text."""
 
     characters: int
     documents: int
 
 
 class Span(NamedTuple):
-    """A run of text that goes to one split."""
+    """Consecutive text that belongs to one split."""
 
     split: str
     text: str
     ends: bool  # the split's part of the document ends here
-    whole: bool  # ... and the document itself does, too
+    whole: bool  # ... and so does the document itself
 
 
 def measure(pieces: Iterable[Piece]) -> Size:
-    """Count a text by reading it once."""
+    """Count characters and documents in one pass."""
     characters = documents = 0
     for piece in pieces:
         characters += len(piece.text)
@@ -73,7 +73,7 @@ def measure(pieces: Iterable[Piece]) -> Size:
 
 
 def resolve(fractions: Fractions, size: Size) -> Literal["characters", "documents"]:
-    """What "auto" means for a text of this size.
+    """Resolve "auto" for a text of this size.
 
     Raises LuthierError when there are fewer documents than splits to fill with them.
     """
@@ -88,7 +88,7 @@ def resolve(fractions: Fractions, size: Size) -> Literal["characters", "document
 
 
 def spans(pieces: Iterable[Piece], fractions: Fractions, size: Size) -> Iterator[Span]:
-    """Send each piece of a text of known size to its split."""
+    """Assign each piece of a text of known size to its split."""
     if resolve(fractions, size) == "documents":
         return _by_documents(pieces, fractions, size.documents)
     return _by_characters(pieces, fractions, size.characters)
@@ -107,7 +107,7 @@ def _by_documents(pieces: Iterable[Piece], fractions: Fractions, documents: int)
 
 
 def _counts(fractions: Fractions, documents: int) -> tuple[int, int]:
-    """Documents for validation and for test: at least one where a share is asked for."""
+    """Number of documents for validation and for test: at least one if the fraction is not 0."""
     validation, test = (
         max(1, int(documents * share)) if share else 0 for share in (fractions.validation, fractions.test)
     )
@@ -115,7 +115,7 @@ def _counts(fractions: Fractions, documents: int) -> tuple[int, int]:
 
 
 def _by_characters(pieces: Iterable[Piece], fractions: Fractions, characters: int) -> Iterator[Span]:
-    # int(), not round(): nanoGPT and the course take int(0.9 * n) characters to train on
+    # int(), not round(): nanoGPT and the course train on int(0.9 * n) characters
     stops = [
         int(characters * (1 - fractions.validation - fractions.test)),
         int(characters * (1 - fractions.test)),

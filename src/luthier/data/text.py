@@ -1,7 +1,7 @@
-"""Reading text: files of many kinds become clean documents, piece by piece, so that text larger than memory streams.
+"""Read files of many formats as clean documents, in pieces, so that text larger than memory can be streamed.
 
 A document is one .txt or .md file, one line of a .jsonl file, one value of a .json array, or one row of a .csv, .tsv or
-.parquet file; any of them may be compressed (gzip, bzip2, xz, zstandard). A separator that is named parts a file into
+.parquet file; any of them may be compressed (gzip, bzip2, xz, zstandard). A separator, if given, splits a file into
 several documents. All are cleaned by the rules of `luthier.tokenizers.core.cleaning`.
 """
 
@@ -23,7 +23,7 @@ from luthier.tokenizers.core.cleaning import MARK, Normalisation, clean, without
 
 
 class Piece(NamedTuple):
-    """A run of a document's text. A document's pieces follow one another, and `ends` marks the last."""
+    """Consecutive text of a document. A document's pieces follow one another, and `ends` marks the last."""
 
     text: str
     ends: bool
@@ -31,12 +31,12 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """How files become text."""
+    """Options for reading text files."""
 
     field: str = "text"
-    """The field of a .json or .jsonl object, or the column of a .csv, .tsv or .parquet file, that holds the text."""
+    """Field of a .json or .jsonl object, or column of a .csv, .tsv or .parquet file, that holds the text."""
     normalisation: Normalisation = "NFC"
-    """Unicode normalisation form, of the text and of all that its tokenizer will encode."""
+    """Unicode normalisation form of the text, and of everything that its tokenizer will encode."""
     invalid: Invalid = "error"
     """Bytes that are not UTF-8: stop with an error, or replace them by U+FFFD."""
 
@@ -48,12 +48,12 @@ def read_documents(
     normalisation: Normalisation = "NFC",
     invalid: Invalid = "error",
 ) -> Iterator[str]:
-    """The clean documents of files, folders and globs, each as one string. See `read_pieces` for the arguments."""
+    """Clean documents of files, folders and globs, each as one string. See `read_pieces` for the arguments."""
     return join(read_pieces(paths, field=field, normalisation=normalisation, invalid=invalid))
 
 
 def join(pieces: Iterable[Piece]) -> Iterator[str]:
-    """Whole documents from their pieces."""
+    """Join pieces into complete documents."""
     parts: list[str] = []
     for piece in pieces:
         parts.append(piece.text)
@@ -69,20 +69,19 @@ def read_pieces(
     normalisation: Normalisation = "NFC",
     invalid: Invalid = "error",
 ) -> Iterator[Piece]:
-    """The clean documents of files, folders and globs, in pieces of about a million characters.
+    """Clean documents of files, folders and globs, in pieces of about a million characters.
 
-    Documents without a character are left out. The pieces of a document joined are the same as the document cleaned
-    whole: none is cut where normalisation or a line end would see both sides. See `find_files` for `paths` and
-    `Reading` for the rest.
+    Empty documents are skipped. Joining a document's pieces gives the same as cleaning it in one piece: no cut is made
+    where normalisation or a line end would span it. See `find_files` for `paths` and `Reading` for the rest.
 
-    Raises LuthierError for a path that is not there, a file that cannot be read, and text that is not UTF-8.
+    Raises LuthierError for a path that does not exist, a file that cannot be read, and text that is not UTF-8.
     """
     for path in find_files(paths):
         yield from read_file(path, Reading(field, normalisation, invalid))
 
 
 def read_file(path: Path, how: Reading, tell: Tell = lambda text: None) -> Iterator[Piece]:
-    """The clean documents of one file. `tell` is told what was left out."""
+    """Clean documents of one file. `tell` is called with a message for what was skipped."""
     kind, name = kind_of(path), str(path)
     nulls: Counter[str] = Counter()
     with opened(path) as file:
@@ -105,7 +104,7 @@ def read_file(path: Path, how: Reading, tell: Tell = lambda text: None) -> Itera
 
 
 def read_stream(file: BinaryIO, name: str, how: Reading) -> Iterator[Piece]:
-    """One document from a stream of UTF-8 bytes; `name` is what an error calls it."""
+    """One document from a stream of UTF-8 bytes; `name` is used in errors."""
     held: str | None = None
     for text in _normalised(decoded(file, name, how.invalid), how.normalisation):
         if held is not None:
@@ -116,10 +115,10 @@ def read_stream(file: BinaryIO, name: str, how: Reading) -> Iterator[Piece]:
 
 
 def _normalised(blocks: Iterable[str], normalisation: Normalisation) -> Iterator[str]:
-    """Pieces without control characters, normalised so that joined they equal the whole text normalised.
+    """Pieces without control characters, normalised so that joined they equal the complete text normalised.
 
-    A cut is safe before a character that never combines with what stands before it. Of the many that do not, ASCII and
-    the common Chinese characters are easy to know, and every real text has them often.
+    A cut is safe before a character that never combines with a preceding one. ASCII and the common Chinese characters
+    are such, easy to recognise, and frequent in any text.
     """
     held, begun = "", False
     for block in blocks:
