@@ -203,7 +203,7 @@ def load(
 
     dtype: that of the file unless given. On the CPU, weights that need no conversion are mapped: they cost memory only
     as they are used, and the file may be replaced but not changed in place. quantize: the matrices in 8 or 4 bits, for
-    speaking faster on a CPU; the 4 bits of a GGUF file stay as they are. Raises a LuthierError that names what is
+    generating faster on a CPU; blocks of a GGUF file stay as they are. Raises a LuthierError that names what is
     missing, unknown or of another shape, and a UsageError for a device that is not there.
     """
     place = hub.fetch(str(path)) if str(path).startswith(hub.PREFIX) else Path(path)

@@ -58,7 +58,7 @@ class Arguments:
     dtype: NumberType = "auto"
     """Number type to compute in; auto takes that of the model's file."""
     quantize: Quantize = "no"
-    """The matrices in 8 or 4 bits, on the CPU: faster, smaller, less exact. 4 bits of a GGUF file stay as they are."""
+    """The matrices in 8 or 4 bits, on the CPU: faster, smaller, less exact. A GGUF file's blocks stay as they are."""
     draft: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """A small model of the same tokenizer, or the same model: its guesses, in 4 bits on the CPU, can save time. The
     replies stay the same."""

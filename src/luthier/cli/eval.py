@@ -65,7 +65,7 @@ class Arguments:
     dtype: NumberType = "auto"
     """Number type to compute in; auto takes that of the model's file."""
     quantize: Quantize = "no"
-    """The matrices in 8 or 4 bits, on the CPU: faster, smaller, less exact. 4 bits of a GGUF file stay as they are."""
+    """The matrices in 8 or 4 bits, on the CPU: faster, smaller, less exact. A GGUF file's blocks stay as they are."""
 
 
 def main(arguments: list[str]) -> int:
