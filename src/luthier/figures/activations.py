@@ -1,4 +1,4 @@
-"""The curves of the feed-forward layers, taken from the layers themselves."""
+"""Activation functions of the feed-forward layers, computed by the layers themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POINTS = 401
 
 
 def bare_gelu() -> FeedForward:
-    """GPT-2's feed-forward of one number, with weights 1 and biases 0: what is left of it is its curve."""
+    """GPT-2's feed-forward layer of width 1, with weights 1 and biases 0: computes GELU."""
     layer = FeedForward(1, 1).double()
     with torch.no_grad():
         for name, weight in layer.named_parameters():
@@ -22,7 +22,7 @@ def bare_gelu() -> FeedForward:
 
 
 def bare_swiglu() -> SwiGLU:
-    """Llama's feed-forward of one gate and one value: from (gate, value) to (out, 0)."""
+    """Llama's feed-forward layer with one gate and one value: from (gate, value) to (out, 0)."""
     layer = SwiGLU(2, 1).double()
     with torch.no_grad():
         layer.gate.weight.copy_(torch.tensor([[1.0, 0.0]]))
@@ -32,7 +32,7 @@ def bare_swiglu() -> SwiGLU:
 
 
 def gelu(models: Models) -> Picture:
-    """GELU beside ReLU, with their derivatives by autograd."""
+    """GELU and ReLU, with their derivatives by autograd."""
     x = torch.linspace(-4, 4, POINTS, dtype=torch.float64)
     columns: dict[str, list[float]] = {"x": x.tolist()}
     layer = bare_gelu()
@@ -56,7 +56,7 @@ def gelu(models: Models) -> Picture:
 
 @torch.no_grad()
 def swiglu(models: Models) -> Picture:
-    """What SwiGLU makes of a gate and a value."""
+    """Output of SwiGLU by gate and value."""
     layer = bare_swiglu()
     gate, value = torch.linspace(-4, 4, 81, dtype=torch.float64), torch.linspace(-2, 2, 41, dtype=torch.float64)
     pairs = torch.cartesian_prod(gate, value)

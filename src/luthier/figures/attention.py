@@ -1,4 +1,4 @@
-"""Who looks where: attention without weights, with weights, causal, by head, and with grouped queries.
+"""Attention patterns: without weights, with weights, causal, by head, and with grouped queries.
 
 Shapes: T tokens, C dim, H query heads, K key heads, D head_dim.
 """
@@ -21,9 +21,9 @@ MOST_HEADS = 12
 
 @torch.no_grad()
 def weights_of(attention: Attention, x: Tensor, *, masked: bool = True) -> Tensor:
-    """Attention weights of each head, (T, C) -> (H, T, T); rows are queries and sum to 1. The layer publishes them.
+    """Attention weights of each head as published by the layer, (T, C) -> (H, T, T); rows are queries and sum to 1.
 
-    masked: by the layer's own rule; otherwise every token sees every other.
+    masked: use the layer's own mask; otherwise every token attends to every other.
     """
     context = attention.context(torch.arange(len(x))[None])
     if not masked:
@@ -40,10 +40,10 @@ def weights_of(attention: Attention, x: Tensor, *, masked: bool = True) -> Tenso
 
 
 def sharpest(models: Models) -> tuple[Attention, Tensor, list[str], int]:
-    """The attention whose heads choose most clearly, what enters it, (T, C), the tokens' names, and its clearest head.
+    """The attention layer with the sharpest heads, its input (T, C), the tokens' names, and its sharpest head.
 
-    In a small model most heads look a little everywhere, and in a large one mostly at the first token, which serves
-    as a sink (arXiv 2309.17453); neither shows much. So the largest weight on any token but the first counts.
+    In a small model most heads attend diffusely, and in a large one mostly to the first token, an attention sink
+    (arXiv 2309.17453); neither shows much. So sharpness is the largest weight on any token but the first.
     """
     lm = models.lm
     ids = models.ids(lm, TOKENS)
@@ -58,7 +58,7 @@ def sharpest(models: Models) -> tuple[Attention, Tensor, list[str], int]:
 
 
 def long_table(names: list[str], columns: dict[str, Tensor]) -> dict[str, list[object]]:
-    """A row for each query and key."""
+    """One row for each pair of query and key."""
     size = len(names)
     table: dict[str, list[object]] = {
         "query": [i for i in range(size) for _ in names], "key": [j for _ in names for j in range(size)],
@@ -69,7 +69,7 @@ def long_table(names: list[str], columns: dict[str, Tensor]) -> dict[str, list[o
 
 @torch.no_grad()
 def attention(models: Models) -> Picture:
-    """From the likeness of tokens to causal attention, in four steps."""
+    """From token similarity to causal attention, in four steps."""
     layer, x, names, head = sharpest(models)
     plain = (x @ x.T / math.sqrt(x.shape[1])).softmax(-1)
     columns = {
@@ -101,10 +101,10 @@ def attention(models: Models) -> Picture:
 
 
 def heads(models: Models) -> Picture:
-    """The attention of each head of one block."""
+    """Attention weights of each head of one block."""
     layer, x, names, _ = sharpest(models)
     weights = weights_of(layer, x)[:MOST_HEADS]
-    largest = float(weights[:, 1:].max())  # the first token sees only itself
+    largest = float(weights[:, 1:].max())  # the first token attends only to itself
     columns = min(4, len(weights))
     rows = math.ceil(len(weights) / columns)
     figure = canvas(3.3 * columns + 0.6, 3.2 * rows + 0.8)
@@ -133,7 +133,7 @@ def heads(models: Models) -> Picture:
 
 @torch.no_grad()
 def influence(n_heads: int, n_kv_heads: int, dim: int = 64) -> Tensor:
-    """How much the weights of each query head change when a key head is replaced, (H, K): the mean |difference|."""
+    """Sensitivity of each query head's weights to replacing each key head, (H, K): mean |difference|."""
     generator = torch.Generator().manual_seed(0)
     layer = Attention(dim, n_heads, n_kv_heads)
     for weight in layer.parameters():
@@ -151,7 +151,7 @@ def influence(n_heads: int, n_kv_heads: int, dim: int = 64) -> Tensor:
 
 
 def grouped_queries(models: Models) -> Picture:
-    """Which query heads depend on which key head: one each, groups, or all on one."""
+    """Which query heads depend on which key head, for multi-head, grouped-query and multi-query attention."""
     n_heads, kinds = 8, {"multi_head": 8, "grouped": 2, "multi_query": 1}
     found = {name: influence(n_heads, n_kv_heads) for name, n_kv_heads in kinds.items()}
     figure = canvas(11, 4.6)

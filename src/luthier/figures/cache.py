@@ -1,4 +1,4 @@
-"""What a KV cache costs and saves, by the length of the text."""
+"""Memory and time of the KV cache by text length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADS = {"MHA": 4, "GQA": 2, "MQA": 1}  # key heads for 4 query heads
 
 @torch.no_grad()
 def cache_bytes(model: Transformer, ids: torch.Tensor) -> int:
-    """The bytes that hold the keys and values of a text, by reading it."""
+    """Bytes of the keys and values of a text, measured by a forward pass."""
     n_tokens = ids.shape[1]
     cache = model.make_cache(n_tokens)
     model.hidden(ids, cache)
@@ -26,7 +26,7 @@ def cache_bytes(model: Transformer, ids: torch.Tensor) -> int:
 
 @torch.no_grad()
 def seconds_a_token(model: Transformer, ids: torch.Tensor, *, cached: bool, repeats: int = 3) -> float:
-    """Seconds for one more token after a text, the best of several: with its keys and values kept, or read anew."""
+    """Seconds for one more token after a text, the best of several: with a KV cache, or recomputing the text."""
     n_tokens, best = ids.shape[1], float("inf")
     cache = model.make_cache(n_tokens + 1)
     if cached:
@@ -44,7 +44,7 @@ def seconds_a_token(model: Transformer, ids: torch.Tensor, *, cached: bool, repe
 
 
 def cache(models: Models, lengths: tuple[int, ...] = LENGTHS) -> Picture:
-    """Memory of the cache for three numbers of key heads, and the time of a token with and without it."""
+    """Cache memory for three numbers of key heads, and time per token with and without the cache."""
     generator = torch.Generator().manual_seed(0)
     texts = [torch.randint(512, (1, length), generator=generator) for length in lengths]
     built = {

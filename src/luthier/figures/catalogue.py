@@ -1,4 +1,4 @@
-"""All the pictures, by name, in the order of the course."""
+"""All figures, by name, in the order of the course."""
 
 from __future__ import annotations
 

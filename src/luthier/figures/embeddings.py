@@ -12,7 +12,7 @@ from luthier.figures.models import Models
 from luthier.figures.picture import COLOURS, Picture, canvas, finish, label, tidy
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
-MOST = 4000  # tokens: more would be a blot
+MOST = 4000  # tokens: more would be illegible
 NAMED = 45
 KINDS = ("begins a word", "goes on with a word", "number", "sign", "byte or mixed")
 
@@ -30,11 +30,11 @@ def kind_of(piece: bytes) -> str:
 
 @torch.no_grad()
 def two_dimensions(vectors: Tensor) -> tuple[Tensor, list[float]]:
-    """The principal components, (V, C) -> (V, 2), and the share of the variance that each holds."""
+    """The first two principal components, (V, C) -> (V, 2), and each one's share of the variance."""
     centred = vectors.double() - vectors.double().mean(0)
     values, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
     best = directions[:, [-1, -2]]
-    best = best * best.gather(0, best.abs().argmax(0, keepdim=True)).sign()  # a direction's sign is free: fix it
+    best = best * best.gather(0, best.abs().argmax(0, keepdim=True)).sign()  # a component's sign is arbitrary: fix it
     return centred @ best, (values[[-1, -2]] / values.sum()).tolist()
 
 
@@ -44,7 +44,7 @@ def pieces(tokenizer: Tokenizer, count: int) -> list[bytes]:
 
 
 def apart(places: Tensor, rows: list[int]) -> list[int]:
-    """The first NAMED of the rows whose names would not lie on each other."""
+    """The first NAMED rows whose labels would not overlap."""
     room = (places.amax(0) - places.amin(0)) * torch.tensor([0.06, 0.025])
     named: list[int] = []
     for row in rows:
@@ -54,7 +54,7 @@ def apart(places: Tensor, rows: list[int]) -> list[int]:
 
 
 def embeddings(models: Models) -> Picture:
-    """The embedding table, projected."""
+    """PCA of the embedding table."""
     lm = models.lm
     names = pieces(lm.tokenizer, MOST)
     places, shares = two_dimensions(lm.model.embedding.weight[: len(names)].float())

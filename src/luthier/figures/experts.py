@@ -1,4 +1,4 @@
-"""Where a mixture of experts sends each token. Shapes: T tokens, E experts, L mixture layers."""
+"""Expert routing of a mixture of experts. Shapes: T tokens, E experts, L mixture layers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from luthier.language_model import LanguageModel
 from luthier.model.moe import MoE
 
 SHOWN = 26  # tokens
-# Okabe and Ito's colours, where black figures can be read on them
+# Okabe and Ito's colours, light enough for black digits
 PALE = ("#56B4E9", "#E69F00", "#33B893", "#F0E442", "#CC79A7", "#B8B8B8", "#F28E50", "#8FA8E0")
 
 
 @torch.no_grad()
 def routes(lm: LanguageModel, ids: list[int]) -> tuple[list[int], Tensor]:
-    """The numbers of the mixture layers, from 1, and the first expert of each token in each, (L, T)."""
+    """Indices of the mixture layers, from 1, and the first expert of each token in each, (L, T)."""
     caught: list[Tensor] = []
     mixed = [
         (n, block.feed_forward) for n, block in enumerate(lm.model.layers, 1) if isinstance(block.feed_forward, MoE)
@@ -38,7 +38,7 @@ def routes(lm: LanguageModel, ids: list[int]) -> tuple[list[int], Tensor]:
 
 
 def experts(models: Models) -> Picture:
-    """The expert of each token in each layer, and how much each expert has to do."""
+    """The expert of each token in each layer, and the load of each expert."""
     lm = models.with_experts
     n_experts = next(part.n_experts for part in lm.model.modules() if isinstance(part, MoE))
     ids = models.ids(lm, 512, models.text + LONGER)

@@ -1,4 +1,4 @@
-"""What shortcuts are for: gradients by layer, without and with them.
+"""Effect of residual connections: gradients by layer, without and with them.
 
 Shapes: T tokens, C dim.
 """
@@ -29,7 +29,7 @@ CAPTION = (
 
 
 def course_gradients(*, shortcuts: bool) -> list[float]:
-    """The mean absolute gradient of the weights of each of the course's five GELU layers."""
+    """Mean absolute gradient of the weights of each of the course's five GELU layers."""
     with torch.random.fork_rng(devices=[]):  # the course draws its weights from torch's global generator
         torch.manual_seed(SEED)
         layers = [nn.Linear(a, b) for a, b in pairwise(COURSE)]
@@ -43,7 +43,7 @@ def course_gradients(*, shortcuts: bool) -> list[float]:
 
 @contextmanager
 def without_shortcuts(model: Transformer) -> Iterator[None]:
-    """While it lasts, each half of a block passes on only what it adds: hooks take away what the block will add to."""
+    """Within the context, disable residual connections: hooks subtract the stream from each sublayer's output."""
     handles = [handle for block in model.layers for handle in cut(block)]
     try:
         yield
@@ -53,7 +53,7 @@ def without_shortcuts(model: Transformer) -> Iterator[None]:
 
 
 def cut(block: Block) -> list[torch.utils.hooks.RemovableHandle]:
-    """Hooks on one block. The norms see the stream; the dropouts give what is added to it."""
+    """Hooks on one block. Norm inputs are the residual stream; dropout outputs are what is added to it."""
     handles = []
     for norm, last in (
         (block.attention_norm, block.attention_dropout),
@@ -67,14 +67,14 @@ def cut(block: Block) -> list[torch.utils.hooks.RemovableHandle]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of each block of a GPT-2, from the first."""
+    """Measurements of each block of a GPT-2, from the first."""
 
-    gradients: list[float]  # the mean absolute gradient of all its weights
-    alike: list[float]  # the mean cosine between what it gives for different tokens
+    gradients: list[float]  # mean absolute gradient of all its weights
+    alike: list[float]  # mean cosine similarity between its outputs for different tokens
 
 
 def measure_gpt2(*, shortcuts: bool, n_layers: int = 12, dim: int = 192) -> Measured:
-    """A fresh GPT-2 that reads the bytes of a text, and learns from them."""
+    """Gradients of a newly initialised GPT-2 on the bytes of a text."""
     config = registry.preset(
         "gpt2-124m", vocab_size=256, context_length=128, dim=dim, n_layers=n_layers, n_heads=6, dropout=0.0
     )
@@ -95,13 +95,13 @@ def measure_gpt2(*, shortcuts: bool, n_layers: int = 12, dim: int = 192) -> Meas
 
 
 def mean_cosine(x: Tensor) -> float:
-    """How alike the rows are, (T, C): the mean cosine between different ones."""
+    """Mean cosine similarity between different rows of (T, C)."""
     unit, count = F.normalize(x, dim=1), len(x)
     return float(((unit @ unit.T).sum() - count) / (count * (count - 1)))
 
 
 def shortcuts(models: Models) -> Picture:
-    """Gradients by layer in the course's five layers and in a GPT-2 of 12; and what becomes of its tokens."""
+    """Gradients by layer in the course's five layers and in a 12-block GPT-2, and the similarity of its tokens."""
     course = {kind: course_gradients(shortcuts=kind == "with") for kind in KINDS}
     gpt2 = {kind: measure_gpt2(shortcuts=kind == "with") for kind in KINDS}
     panels = [

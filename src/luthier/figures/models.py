@@ -1,4 +1,4 @@
-"""The trained models that pictures look into: the one that is given, or small ones trained on the spot.
+"""The trained models that figures are drawn from: a given one, or small ones trained on demand.
 
 Shapes: T tokens, C dim.
 """
@@ -33,7 +33,7 @@ LONGER = (
     "the default is None. If the file does not exist, the exception is raised by the function that opens it. Each "
     "class can define its own methods, which are used by the interpreter to compare the objects and to print them."
 )
-# a small model that learns much in a few seconds (see recipes/demo.toml)
+# a small model that learns quickly (see recipes/demo.toml)
 RECIPE: dict[str, Any] = {
     "tokenizer": "bpe", "vocab_size": 512, "batch_size": 16, "optimizer": "muon", "learning_rate": 4e-3,
     "schedule": "wsd", "decay": 0.4, "final_learning_rate": 0.0, "evaluate_batches": 4, "sample_every": 10**9,
@@ -43,10 +43,10 @@ STEPS = 200
 
 
 class Models:
-    """A context: what is trained in it is gone after it. Each model is opened or trained when it is first asked for.
+    """Context manager; models trained in it are deleted at the end. Each is loaded or trained on first use.
 
-    given: the path of any model that opens, for those pictures that it can be looked into for. text: what it reads.
-    options, model: of the training and of the Configs of the small ones. told: hears what takes its time.
+    given: path of any model that loads, used for the figures that it suits. text: its input. options, model: overrides
+    of the small models' training settings and Configs. told: called with a message before slow work.
     """
 
     def __init__(
@@ -77,28 +77,28 @@ class Models:
 
     @cached_property
     def given(self) -> LanguageModel | None:
-        """The model that was named, in float32."""
+        """The given model, in float32."""
         return None if self.path is None else load(self.path, dtype=torch.float32)
 
     @property
     def lm(self) -> LanguageModel:
-        """The model that was named, or a small GPT-2."""
+        """The given model, or a small GPT-2."""
         return self.gpt2 if self.given is None else self.given
 
     @property
     def with_positions(self) -> LanguageModel:
-        """One with learned positions."""
+        """A model with learned positions."""
         return self.lm if self.lm.model.position_embedding is not None else self.gpt2
 
     @property
     def with_experts(self) -> LanguageModel:
-        """One with a mixture of experts."""
+        """A model with a mixture of experts."""
         mixed = self.given is not None and any(isinstance(part, MoE) for part in self.given.model.modules())
         return self.given if self.given is not None and mixed else self.llama4
 
     @property
     def looks(self) -> list[dict[str, Any]]:
-        """What was measured while the model was trained; of a small GPT-2 when the named one came without."""
+        """Evaluation records of the model's training; of a small GPT-2 if the given model has none."""
         logged = [] if self.path is None else read_lines(RunFolder(Path(self.path)).metrics)
         return logged or read_lines(RunFolder(self.trained("gpt2-nano")).metrics)
 
@@ -113,20 +113,20 @@ class Models:
         return load(self.trained("llama4-nano"))
 
     def trained(self, preset: str) -> Path:
-        """The folder of a run of this preset, made when it is not there yet."""
+        """Run folder of this preset; trains it if it does not exist yet."""
         out = self.folder / preset
         if not out.exists():
             sizes = {**self.model, **({"attention_chunk": 32} if preset.startswith("llama4") else {})}
             plan = resolve(self.data, options={**self.options, "preset": preset}, model=sizes)
             total, _ = registry.count_parameters(plan.model)
             self.told(f"training a {preset} of {total:,} parameters for {plan.settings.steps} steps, to look into")
-            # a run's own words would hide the list of pictures; and a picture may ask within no_grad
+            # a run's output would hide the list of figures; and a figure may call this within no_grad
             with torch.enable_grad(), redirect_stdout(StringIO()):
                 train.start(plan, out)
         return out
 
     def ids(self, lm: LanguageModel, limit: int, text: str | None = None) -> list[int]:
-        """The first tokens of the text as the model reads them."""
+        """Encode the text for the model, up to `limit` tokens."""
         ids = lm.tokenizer.encode(self.text if text is None else text, bos=lm.tokenizer.adds_bos)
         ids = ids[: min(limit, lm.config.context_length)]
         if len(ids) < 2:
@@ -135,7 +135,7 @@ class Models:
 
 
 def entering(parts: Sequence[nn.Module], lm: LanguageModel, ids: list[int]) -> list[Tensor]:
-    """What comes into each of these parts of the model when it reads the ids, (T, C)."""
+    """Inputs of these modules in a forward pass on the ids, (T, C) each."""
     caught: dict[nn.Module, Tensor] = {}
     handles = [part.register_forward_pre_hook(lambda part, given: caught.update({part: given[0]})) for part in parts]
     try:

@@ -13,7 +13,7 @@ TOKENS = 48
 
 
 def activations(models: Models) -> Tensor:
-    """What comes into the first norm of the middle block, (T, C)."""
+    """Input of the middle block's first norm, (T, C)."""
     lm = models.lm
     ids = models.ids(lm, TOKENS, models.text + LONGER)
     blocks = lm.model.layers
@@ -64,7 +64,7 @@ def layernorm(models: Models) -> Picture:
 
 @torch.no_grad()
 def rmsnorm(models: Models) -> Picture:
-    """RMS norm beside layer norm, on the same activations."""
+    """RMS norm and layer norm on the same activations."""
     x = activations(models)
     dim = x.shape[1]
     rms_norm = RMSNorm(dim)

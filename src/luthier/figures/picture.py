@@ -1,4 +1,4 @@
-"""What a picture is: a figure with a title and a sentence under it, and the numbers that it shows as a table."""
+"""Figures with a title, a caption, and the plotted numbers as a table."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from luthier.files.atomic_file import replacing_file, write_file
 
-# Okabe and Ito's colours, told apart by colour-blind eyes; lines also differ by dash
+# Okabe and Ito's colour-blind-safe colours; lines also differ by dash
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333"
 )  # fmt: skip
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK)
 DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-SEQUENTIAL, DIVERGING = "cividis", "PuOr"  # maps that colour-blind eyes read too
+SEQUENTIAL, DIVERGING = "cividis", "PuOr"  # colour-blind-safe colour maps
 SOFT = "#555555"
 DOTS_PER_INCH = 130
 BEGINS = {"png": b"\x89PNG", "svg": b"<?xml"}
@@ -41,12 +41,12 @@ class Picture:
 
 
 def canvas(width: float = 10.0, height: float = 4.2) -> Figure:
-    """An empty figure, in inches. No global state of pyplot: a library must not open windows."""
+    """An empty figure, in inches. Avoids pyplot's global state: a library must not open windows."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def finish(name: str, title: str, caption: str, figure: Figure, table: Mapping[str, Sequence[Any]]) -> Picture:
-    """Set the title above the figure and the caption under it."""
+    """Add the title above the figure and the caption below it."""
     width = figure.get_size_inches()[0]
     figure.suptitle(title, x=0.01, ha="left", color=BLACK, fontweight="bold")
     figure.supxlabel("\n".join(textwrap.wrap(caption, int(13.5 * width))), x=0.01, ha="left", fontsize=9, color=SOFT)
@@ -54,7 +54,7 @@ def finish(name: str, title: str, caption: str, figure: Figure, table: Mapping[s
 
 
 def tidy(axes: Axes, x: str, y: str, title: str = "") -> Axes:
-    """Name the axes, and take away what tells nothing."""
+    """Label the axes and remove distracting elements."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(title, fontsize=10, loc="left", color=BLACK)
@@ -64,10 +64,10 @@ def tidy(axes: Axes, x: str, y: str, title: str = "") -> Axes:
 
 
 def plain_log(axes: Axes) -> None:
-    """A logarithmic y axis with numbers as people write them: 0.5, 2, 30."""
+    """Logarithmic y axis with plain numbers as tick labels: 0.5, 2, 30."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    few = high / low < 100  # then the ticks between powers of ten need names as well
+    few = high / low < 100  # less than two decades: label minor ticks as well
     for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter)[: 2 if few else 1]:
         which(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "1235" else "")
 
@@ -75,7 +75,7 @@ def plain_log(axes: Axes) -> None:
 def matrix(
     figure: Figure, axes: Axes, values: Tensor, unit: str, beside: Sequence[Axes] | None = None, **options: Any
 ) -> None:
-    """A picture of a matrix, rows from the top, with its scale. beside: all axes that the one scale is for."""
+    """Draw a matrix, rows from the top, with a colour bar. beside: all axes that share the colour bar."""
     shown = axes.imshow(values.numpy(), aspect="auto", interpolation="nearest", **{"cmap": SEQUENTIAL, **options})
     axes.grid(visible=False)
     if unit:
@@ -83,7 +83,7 @@ def matrix(
 
 
 def name_ticks(axes: Axes, x: Sequence[str] | None = None, y: Sequence[str] | None = None) -> None:
-    """Words along the axes of a matrix or of bars."""
+    """Tick labels of a matrix or bar chart."""
     if x is not None:
         axes.set_xticks(range(len(x)), x, rotation=90, fontsize=8)
     if y is not None:
@@ -91,14 +91,14 @@ def name_ticks(axes: Axes, x: Sequence[str] | None = None, y: Sequence[str] | No
 
 
 def label(piece: bytes) -> str:
-    """A token as a picture can show it: a space as ·, what the font lacks as ?."""
+    """Printable label of a token: a space as ·, characters missing from the font as ?."""
     text = piece.decode("utf-8", "replace").replace(" ", "·").replace("\n", "\\n").replace("\t", "\\t")
     shown = "".join(c if c.isprintable() and (ord(c) < 0x250 or c in "“”‘’–—…▁") else "?" for c in text)
-    return shown.replace("$", r"\$")  # two of them would be a formula
+    return shown.replace("$", r"\$")  # a pair of $ would start math mode
 
 
 def write(picture: Picture, folder: Path, *, svg: bool = False) -> list[Path]:
-    """Write NAME.png and its numbers, NAME.csv, and NAME.svg when asked for. Returns their paths."""
+    """Write NAME.png, its numbers as NAME.csv, and NAME.svg if requested. Returns the paths."""
     paths = [folder / f"{picture.name}.{kind}" for kind in ("png", *(["svg"] if svg else []), "csv")]
     for path in paths[:-1]:
         kind = path.suffix[1:]

@@ -1,4 +1,4 @@
-"""Three ways to say where a token stands: sinusoidal, learned, rotary. Shapes: T positions, C dim, D head_dim."""
+"""Position encodings: sinusoidal, learned, rotary. Shapes: T positions, C dim, D head_dim."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sinusoidal(n_positions: int, dim: int) -> Tensor:
 
 
 def rotary(n_positions: int, dim: int) -> tuple[Tensor, Tensor]:
-    """A vector of ones turned to each position, (T, D), and the scores between all such queries and keys, (T, T)."""
+    """A vector of ones rotated to each position, (T, D), and the scores between all such queries and keys, (T, T)."""
     ones = torch.ones(1, 1, n_positions, dim)
     rope, positions = Rope(dim), torch.arange(n_positions)[None]
     turned, keys = rope(ones, ones, AttentionContext(positions, rope.angles(positions), None, 0))
@@ -29,14 +29,14 @@ def rotary(n_positions: int, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def likeness(table: Tensor) -> Tensor:
-    """The cosines between all rows, (T, C) -> (T, T)."""
+    """Cosine similarity between all rows, (T, C) -> (T, T)."""
     unit = F.normalize(table, dim=1)
     return unit @ unit.T
 
 
 @torch.no_grad()
 def positions(models: Models) -> Picture:
-    """The three tables, and how near each makes two positions."""
+    """The three encodings, and the similarity of positions under each."""
     lm = models.with_positions
     learned_table = lm.model.position_embedding
     assert learned_table is not None

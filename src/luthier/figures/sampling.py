@@ -1,4 +1,4 @@
-"""Choosing the next token: temperature, top-k and top-p, on what a trained model says after a text."""
+"""Sampling the next token: temperature, top-k and top-p applied to a trained model's logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from luthier.generation.settings import Settings
 
 TEMPERATURES = (0.1, 1.0, 5.0)
 TOP_K, TOP_P = 5, 0.8
-WORDS = 8  # of the text, that the model has read
+WORDS = 8  # tokens of the text in the context
 
 
 @torch.no_grad()
@@ -25,13 +25,13 @@ def next_logits(models: Models) -> Tensor:
 
 
 def likeliest(models: Models, logits: Tensor, count: int) -> tuple[list[int], list[str]]:
-    """The ids and the names of the likeliest tokens."""
+    """Ids and labels of the most probable tokens."""
     ids = logits[0].topk(min(count, logits.shape[1])).indices.tolist()
     return ids, [label(models.lm.tokenizer.piece(token)) for token in ids]
 
 
 def read_so_far(models: Models) -> str:
-    """What the model has read."""
+    """The text in the context."""
     return models.lm.tokenizer.decode(models.ids(models.lm, WORDS), skip_special=True)
 
 
@@ -66,7 +66,7 @@ def temperature(models: Models) -> Picture:
 
 
 def filters(models: Models) -> Picture:
-    """One distribution as it is, with top-k, and with top-p."""
+    """One distribution unfiltered, with top-k, and with top-p."""
     logits = next_logits(models)
     ids, names = likeliest(models, logits, 16)
     ways = {
@@ -99,5 +99,5 @@ def filters(models: Models) -> Picture:
 
 
 def shown(text: str) -> str:
-    """A text as a caption can show it."""
+    """A text made printable for a caption."""
     return label(text.encode()).replace("·", " ")

@@ -1,4 +1,4 @@
-"""The course of a training, and how the learning rate may go."""
+"""Training curves and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def training(models: Models) -> Picture:
 
 
 def schedules(models: Models) -> Picture:
-    """The learning rate over a run, for each schedule."""
+    """Learning rate by step for each schedule."""
     base = Settings(steps=STEPS, warmup=0.05, learning_rate=1e-3)
     steps = list(range(STEPS))
     rates: dict[str, list[float]] = {}

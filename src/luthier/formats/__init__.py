@@ -1,1 +1,1 @@
-"""Bytes on disk to named tensors and back. No format knows of any architecture."""
+"""Weight file formats: bytes on disk to named tensors and back, independent of architectures."""

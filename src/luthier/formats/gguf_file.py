@@ -1,7 +1,7 @@
-"""GGUF, the one-file format of llama.cpp: settings, tokenizer and weights, which may be quantised in blocks.
+"""GGUF, the single-file format of llama.cpp: metadata, tokenizer and weights, optionally block-quantized.
 
-F32, F16 and BF16 are mapped. Quantised tensors are unpacked by the `gguf` package, some rows at a time, straight into
-the type that is wanted; their bytes can be had as they are, too.
+F32, F16 and BF16 tensors are memory-mapped. Quantized tensors are dequantized by the `gguf` package, a few rows at a
+time, directly into the requested dtype; their raw bytes are available too.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from luthier.formats.gguf_header import NumberType, Place, read_header
 from luthier.formats.names import Shape
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-PIECE = 2**21  # numbers that are unpacked or packed at once
+PIECE = 2**21  # numbers dequantized or quantized at once
 
 
 class GGUFFile:
-    """The weights of a file (a `names.Checkpoint`), and its settings.
+    """Weights (a `names.Checkpoint`) and metadata of a file.
 
-    fields: the settings, as plain Python. unpacked: the dtype that quantised tensors come in. Pages that are written
-    to are this program's own: the file never changes.
+    fields: metadata as plain Python values. unpacked: dtype of dequantized tensors. The map is copy-on-write: writing
+    to a tensor never changes the file.
     """
 
     def __init__(self, path: Path, unpacked: torch.dtype = torch.bfloat16) -> None:
         self.unpacked = unpacked
         try:
             with path.open("rb") as file:
-                if not os.fstat(file.fileno()).st_size:  # which cannot be mapped
+                if not os.fstat(file.fileno()).st_size:  # an empty file cannot be mapped
                     raise LuthierError("the file is empty")
                 self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             self.data: Any = np.frombuffer(self.map, np.uint8)
@@ -49,7 +49,7 @@ class GGUFFile:
         return {name: place.shape for name, place in self.places.items()}
 
     def is_quantised(self) -> bool:
-        """Whether any tensor is packed in blocks."""
+        """Whether any tensor is block-quantized."""
         return any(place.kind.name not in FLOATS for place in self.places.values())
 
     def tensor(self, name: str) -> Tensor:
@@ -57,18 +57,18 @@ class GGUFFile:
         if kind.name not in FLOATS:
             return self.unpack(name)
         dtype, bytes_ = FLOATS[kind.name], torch.from_numpy(data)
-        if self.places[name].start % dtype.itemsize:  # a file may ask for an alignment of 1
+        if self.places[name].start % dtype.itemsize:  # a file may declare an alignment of 1
             bytes_ = bytes_.clone()
         return bytes_.view(dtype)
 
     def raw(self, name: str) -> tuple[NumberType, Any]:
-        """(number type, its bytes): a mapped uint8 array whose last dimension is the bytes of a row."""
+        """(number type, raw bytes): a mapped uint8 array whose last dimension is the bytes of a row."""
         place = self.places[name]
         data = self.data[place.start : place.start + place.nbytes]
         return place.kind, data.reshape(*place.shape[:-1], -1)
 
     def unpack(self, name: str) -> Tensor:
-        """A quantised tensor in the dtype `unpacked`."""
+        """Dequantize a tensor to the dtype `unpacked`."""
         kind, data = self.raw(name)
         rows = data.reshape(-1, data.shape[-1])
         tensor = torch.empty(self.places[name].shape, dtype=self.unpacked)
@@ -84,9 +84,9 @@ class GGUFFile:
         return tensor
 
     def forget(self, place: Place) -> None:
-        """Let go of the memory behind a tensor's bytes; they are read from the file again if they are needed.
+        """Release the memory of a tensor's bytes; they are read from the file again on access.
 
-        Only of whole pages: what lies beside them may be a mapped weight that was changed since.
+        Whole pages only: adjacent bytes may be a mapped weight that has been modified.
         """
         first, last = -(-place.start // mmap.PAGESIZE), (place.start + place.nbytes) // mmap.PAGESIZE
         if last > first and hasattr(mmap, "MADV_DONTNEED"):
@@ -94,8 +94,8 @@ class GGUFFile:
 
 
 def numbers_of(rows: Any, kind: NumberType) -> Tensor:
-    """Packed rows, uint8 (N, bytes) -> (N, numbers) float32. NotImplementedError or ValueError: there is no way."""
-    if kind.name == "Q8_0":  # embeddings mostly are, and nobody is to wait for the package
+    """Dequantize rows, uint8 (N, bytes) -> (N, numbers) float32. NotImplementedError or ValueError: unsupported."""
+    if kind.name == "Q8_0":  # common for embeddings: avoids importing the package, which is slow
         blocks = torch.from_numpy(np.ascontiguousarray(rows)).view(len(rows), -1, kind.block_bytes)
         scales = blocks[..., :2].contiguous().view(torch.float16)  # (N, blocks, 1)
         return (blocks[..., 2:].view(torch.int8) * scales.float()).flatten(1)

@@ -1,12 +1,12 @@
-"""What precedes the weights in a GGUF file: settings by name, and where each tensor lies.
+"""Header of a GGUF file: metadata, and the position of each tensor.
 
-    "GGUF", version, number of tensors, number of settings
-    each setting: name, kind of value, value (a number, a text, or an array of either)
-    each tensor: name, dimensions (the fastest first, the reverse of torch's), number type, offset
+    "GGUF", version, number of tensors, number of metadata entries
+    each entry: name, value type, value (a number, a string, or an array of either)
+    each tensor: name, dimensions (fastest-varying first, the reverse of torch's), number type, offset
     the tensors' data, from the next multiple of general.alignment
 
-Numbers are little endian. The file may come from anywhere: every count, length and offset is held against the bytes
-that are there before anything is made of it. (The `gguf` package's own reader trusts them.)
+Numbers are little-endian. The file is untrusted: every count, length and offset is checked against the available bytes
+before anything is allocated. (The `gguf` package's own reader trusts them.)
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from luthier.formats.names import Shape
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-LARGEST_HEADER = 2**26  # bytes: the settings of the largest vocabularies take some 20 MB
-LARGEST_ENTRIES = 2**16  # settings, and tensors
-LARGEST_NAME = 256  # characters; llama.cpp takes 63 for tensors
+LARGEST_HEADER = 2**26  # bytes: the metadata of the largest vocabularies takes some 20 MB
+LARGEST_ENTRIES = 2**16  # metadata entries, and tensors
+LARGEST_NAME = 256  # characters; llama.cpp allows 63 for tensors
 LARGEST_ITEMS = 2**22  # of all arrays together: tokens and merges of the largest vocabularies are some 1.3 million
 LARGEST_DIMENSIONS = 4
 LARGEST_ALIGNMENT = 2**16
@@ -35,7 +35,7 @@ LENGTH = struct.Struct("<Q")
 
 
 class NumberType(NamedTuple):
-    """How numbers are written: some in a block of bytes."""
+    """A number type: `block` numbers are stored in `block_bytes` bytes."""
 
     number: int  # of the type, in files
     name: str
@@ -43,7 +43,7 @@ class NumberType(NamedTuple):
     block_bytes: int
 
 
-# the `gguf` package's own table says the same (tested); importing it takes longer than reading a header
+# the same as the `gguf` package's own table (tested); importing it takes longer than reading a header
 NUMBER_TYPES = {
     number: NumberType(number, name, block, block_bytes)
     for block, types in {
@@ -61,22 +61,22 @@ NUMBER_TYPES = {
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor of the file: its number type, its shape in torch's order, and its bytes."""
+    """A tensor of the file: number type, shape in torch's order, and position."""
 
     kind: NumberType
     shape: Shape
-    start: int  # bytes, from the beginning of the file
+    start: int  # byte offset from the beginning of the file
     nbytes: int
 
 
 class Cursor:
-    """Takes one thing after another from the header, and stops at its end."""
+    """Sequential reader of the header, with bounds checks."""
 
     def __init__(self, data: memoryview) -> None:
         self.data, self.position, self.items = data, 0, 0
 
     def take(self, size: int) -> memoryview:
-        """The next bytes."""
+        """Read `size` bytes."""
         end = self.position + size
         if end > len(self.data):
             raise LuthierError(f"the file is truncated or broken: its header asks for byte {end} of {len(self.data)}")
@@ -85,18 +85,18 @@ class Cursor:
         return taken
 
     def array(self, dtype: str, count: int) -> Any:
-        """The next numbers, as Python's."""
+        """Read `count` numbers as Python numbers."""
         kind = np.dtype(dtype)
         return np.frombuffer(self.take(count * kind.itemsize), kind).tolist()
 
     def number(self, dtype: str) -> Any:
-        """The next number. One of 32 bits is the shortest decimal that means it: 1e-05, not 9.999999747378752e-06."""
+        """Read a number. A float32 becomes the shortest decimal for it: 1e-05, not 9.999999747378752e-06."""
         kind = np.dtype(dtype)
         value = np.frombuffer(self.take(kind.itemsize), kind)[0]
         return float(str(value)) if dtype == "<f4" else value.item()
 
     def count(self, what: str, smallest: int, most: int) -> int:
-        """The number of things to come, each of at least `smallest` bytes."""
+        """Read a count of items that take at least `smallest` bytes each."""
         (count,) = LENGTH.unpack(self.take(8))
         left = len(self.data) - self.position
         if count > most or count * smallest > left:
@@ -104,7 +104,7 @@ class Cursor:
         return int(count)
 
     def text(self, what: str) -> str:
-        """The next string."""
+        """Read a string."""
         (size,) = LENGTH.unpack(self.take(8))
         try:
             return str(self.take(size), "utf-8")
@@ -112,7 +112,7 @@ class Cursor:
             raise LuthierError(f"the file is broken: {what} is no UTF-8") from None
 
     def texts(self, what: str, count: int) -> list[str]:
-        """The next strings: what `text` gives, again and again, but a vocabulary has a hundred thousand."""
+        """Read `count` strings: a fast version of `text`, for vocabularies of a hundred thousand tokens."""
         data, position, end = self.data, self.position, len(self.data)
         found = []
         try:
@@ -124,20 +124,20 @@ class Cursor:
                 found.append(str(data[start:position], "utf-8"))
         except (struct.error, UnicodeDecodeError):
             position = end + 1
-        if position > end:  # the slow way says what is wrong
+        if position > end:  # reread with `text`, which raises a precise error
             return [self.text(what) for _ in range(count)]
         self.position = position
         return found
 
     def name(self, what: str) -> str:
-        """The next name. It will stand in errors, on a terminal: control characters are refused."""
+        """Read a name. Names appear in error messages on a terminal, so control characters are refused."""
         name = self.text(f"the name of a {what}")
         if not 0 < len(name) <= LARGEST_NAME or not name.isprintable():
             raise LuthierError(f"the file is broken: {name!r:.60} is no name of a {what}")
         return name
 
     def value(self, name: str) -> Any:
-        """The next setting's value, as plain Python."""
+        """Read a metadata value as plain Python."""
         kind = self.number("<u4")
         if kind == ARRAY:
             return self.values(name)
@@ -146,7 +146,7 @@ class Cursor:
         return self.number(number_kind(name, kind))
 
     def values(self, name: str) -> list[Any]:
-        """The items of an array. (Arrays of arrays are in no model, and llama.cpp refuses them.)"""
+        """Read the items of an array. (Nested arrays occur in no model, and llama.cpp refuses them.)"""
         kind, what = self.number("<u4"), f"'{name:.60}'"
         dtype = "<u8" if kind == STRING else number_kind(name, kind)  # a string begins with its length
         count = self.count(f"items in {what}", np.dtype(dtype).itemsize, LARGEST_ITEMS - self.items)
@@ -158,14 +158,14 @@ class Cursor:
 
 
 def number_kind(name: str, kind: int) -> str:
-    """The numpy type of a setting's numbers."""
+    """NumPy dtype of a metadata value type."""
     if kind not in NUMBERS:
         raise LuthierError(f"the file is broken: '{name:.60}' is of no kind of value that there is ({kind})")
     return NUMBERS[kind]
 
 
 def read_header(data: Any) -> tuple[dict[str, Any], dict[str, Place]]:
-    """(settings, tensors) of a file's bytes, which may be mapped. Raises a LuthierError that says what is broken."""
+    """Read (metadata, tensors) from a file's bytes, which may be mapped. Raises a LuthierError that names the fault."""
     cursor = Cursor(memoryview(data)[:LARGEST_HEADER])
     if bytes(cursor.take(4)) != MAGIC:
         raise LuthierError("this is no GGUF file")
@@ -185,7 +185,7 @@ def read_header(data: Any) -> tuple[dict[str, Any], dict[str, Place]]:
 
 
 def read_places(cursor: Cursor, n_tensors: int, alignment: object, file_size: int) -> dict[str, Place]:
-    """Where each tensor lies, held against the size of the file."""
+    """Read the position of each tensor, checked against the size of the file."""
     if not isinstance(alignment, int) or not 0 < alignment <= LARGEST_ALIGNMENT or alignment & (alignment - 1):
         raise LuthierError(f"the file is broken: general.alignment {alignment!r:.60} is no power of 2")
     found: dict[str, tuple[NumberType, Shape, int, int]] = {}  # with the offset in the data

@@ -1,4 +1,4 @@
-"""Writing GGUF files, tensor by tensor. The `gguf` package lays out the file and packs the blocks."""
+"""Write GGUF files, one tensor at a time. The `gguf` package lays out the file and quantizes the blocks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from luthier.formats.names import Shape
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
-# what the 16-bit numbers and scales of a type can hold
+# largest magnitude that the 16-bit numbers and scales of a type can represent
 LARGEST = {"F16": 65504.0, "Q8_0": 127 * 65504.0, "Q4_0": 8 * 65504.0}
 
 
@@ -28,11 +28,11 @@ def write(
     layout: Mapping[str, tuple[str, Shape]],
     tensors: Iterable[tuple[str, Tensor]],
 ) -> None:
-    """Write a file. It appears in one go at the end.
+    """Write a file atomically.
 
-    settings: plain Python values; "general.architecture" is among them. layout: the number type ("F32", "F16", "BF16",
-    "Q8_0", "Q4_0") and shape of each tensor, and `tensors` the same ones in the same order. Raises a LuthierError
-    where a type cannot hold a tensor's values, or the file cannot be written.
+    settings: metadata as plain Python values, including "general.architecture". layout: number type ("F32", "F16",
+    "BF16", "Q8_0", "Q4_0") and shape of each tensor; `tensors` yields the same ones in the same order. Raises a
+    LuthierError where a type cannot represent a tensor's values, or the file cannot be written.
     """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
@@ -60,10 +60,10 @@ def write(
 
 
 def add_setting(writer: Any, name: str, value: Any) -> None:
-    """One setting, in the type that llama.cpp expects for it. Empty lists have no type, and so no place."""
+    """Add a metadata entry, in the type that llama.cpp expects. Empty lists have no type and are left out."""
     from gguf import GGUFValueType
 
-    if name == "general.architecture" or value == []:  # the writer has that one already
+    if name == "general.architecture" or value == []:  # already added by the writer
         return
     kind = GGUFValueType.get_type(value)
     if kind == GGUFValueType.INT32 and value >= 0:
@@ -72,7 +72,7 @@ def add_setting(writer: Any, name: str, value: Any) -> None:
 
 
 def packed(name: str, tensor: Tensor, kind: str) -> Any:
-    """The bytes of a tensor in a number type, as a uint8 array: its own where it has that type."""
+    """Bytes of a tensor in a number type, as a uint8 array: a view if it already has that dtype."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     if FLOATS.get(kind) == tensor.dtype:
@@ -91,7 +91,7 @@ def packed(name: str, tensor: Tensor, kind: str) -> Any:
 
 
 def packed_rows(rows: Tensor, number_type: GGMLQuantizationType) -> Any:
-    """The bytes of some rows of float32."""
+    """Bytes of some rows of float32 in a number type."""
     from gguf.quants import quantize
 
     if number_type.name in FLOATS:

@@ -1,9 +1,9 @@
-"""What a format calls each weight, and how it lays it out: one table, read both ways.
+"""Mapping between a format's weights and ours, by name and layout: one table for both directions.
 
-A `Table` is a list of `Rule`s. A rule joins one or more of their tensors to one or more of ours by steps that can be
-undone, so that the same line reads a checkpoint and writes one. Tensors are converted one rule at a time and the shapes
-that a file must have are found by running the rules backwards on the `meta` device: nothing is held twice, and a wrong
-file is refused before any of its data is read.
+A `Table` is a list of `Rule`s. A rule maps one or more of the format's tensors ("theirs") to one or more of ours by
+invertible steps, so that the same line reads a checkpoint and writes one. Tensors are converted one rule at a time, and
+the shapes that a file must have are computed by running the rules backwards on the `meta` device: no tensor is held
+twice, and a wrong file is refused before its data is read.
 
 Shapes: D head_dim; "rows" are dimension 0 of a (out, in) weight or of an (out,) bias.
 """
@@ -25,7 +25,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class Step(Protocol):
-    """A change of layout that can be undone. The lists are the tensors of one rule, in the rule's order."""
+    """An invertible change of layout. The lists are the tensors of one rule, in the rule's order."""
 
     def to_ours(self, tensors: list[Tensor]) -> list[Tensor]: ...
 
@@ -44,7 +44,7 @@ class Transpose:
 
 @dataclass(frozen=True)
 class Split:
-    """One of their tensors is several of ours, side by side along `dim`."""
+    """One of their tensors is the concatenation of several of ours along `dim`."""
 
     sizes: tuple[int, ...]
     dim: int = 0
@@ -58,7 +58,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Join:
-    """Several of their tensors are one of ours, side by side along `dim`."""
+    """One of our tensors is the concatenation of several of theirs along `dim`."""
 
     sizes: tuple[int, ...]
     dim: int = 0
@@ -72,7 +72,7 @@ class Join:
 
 @dataclass(frozen=True)
 class Reshape:
-    """The same numbers in the same order, in another shape."""
+    """Reshape, keeping the order of elements."""
 
     theirs: Shape
     ours: Shape
@@ -86,9 +86,9 @@ class Reshape:
 
 @dataclass(frozen=True)
 class PairsToHalves:
-    """Their rotary pairs are neighbours (0, 1), (2, 3), ...; ours lie in halves (0, D/2), (1, D/2 + 1), ...
+    """Their rotary pairs are interleaved, (0, 1), (2, 3), ...; ours are in halves, (0, D/2), (1, D/2 + 1), ...
 
-    n_heads: of each tensor of the rule, None for one that does not turn (the values).
+    n_heads: of each tensor of the rule, None for one without rotary embedding (the values).
     """
 
     n_heads: tuple[int | None, ...]
@@ -101,7 +101,7 @@ class PairsToHalves:
 
 
 def swap_rows(tensor: Tensor, n_heads: int | None, grid: tuple[int, int]) -> Tensor:
-    """Read the rows of each head as a grid and transpose it."""
+    """View the rows of each head as a grid and transpose it."""
     if n_heads is None:
         return tensor
     return tensor.reshape(n_heads, *grid, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
@@ -109,7 +109,7 @@ def swap_rows(tensor: Tensor, n_heads: int | None, grid: tuple[int, int]) -> Ten
 
 @dataclass(frozen=True)
 class ZeroBias:
-    """They have a bias beside the weight where we have none: it is always zero. out: the weight's output dimension."""
+    """They have a bias where we have none; it must be zero. out: the weight's output dimension."""
 
     out: int = 1
 
@@ -126,7 +126,7 @@ class ZeroBias:
 
 @dataclass(frozen=True, eq=False)
 class Derived:
-    """A tensor of theirs that follows from the config: none of ours. Rounding may part it from `value` a little."""
+    """A tensor of theirs computed from the config, with none of ours. May differ from `value` by rounding."""
 
     value: Tensor
 
@@ -140,10 +140,10 @@ class Derived:
 
 
 class Rule:
-    """Their tensors, ours, and the steps that lead from theirs to ours.
+    """Their tensors, ours, and the steps from theirs to ours.
 
     Rule("model.norm.weight", "norm.weight") renames; Rule("c_attn.weight", ("q", "k", "v"), Transpose(), Split(...))
-    also cuts one tensor in three.
+    also splits one tensor in three.
     """
 
     def __init__(self, theirs: str | tuple[str, ...], ours: str | tuple[str, ...], *steps: Step) -> None:
@@ -152,20 +152,20 @@ class Rule:
         self.steps = steps
 
     def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Their tensors, in the order of `theirs` -> ours, in the order of `ours`: views where that is possible."""
+        """Convert their tensors, in the order of `theirs`, to ours, in the order of `ours`: views where possible."""
         for step in self.steps:
             tensors = step.to_ours(tensors)
         return tensors
 
     def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The way back."""
+        """Convert our tensors to theirs; inverse of `to_ours`."""
         for step in reversed(self.steps):
             tensors = step.to_theirs(tensors)
         return tensors
 
 
 def each_layer(layers: Iterable[int], rules: Sequence[Rule]) -> list[Rule]:
-    """The rules once for each of these layers, with its number for "{layer}" in the names."""
+    """Repeat the rules for each of these layers, with its index for "{layer}" in the names."""
     return [
         Rule(
             tuple(name.replace("{layer}", str(layer)) for name in rule.theirs),
@@ -179,10 +179,10 @@ def each_layer(layers: Iterable[int], rules: Sequence[Rule]) -> list[Rule]:
 
 @dataclass(frozen=True)
 class Table:
-    """All the names of one format for one model.
+    """All weight names of one format for one model.
 
-    prefixes: may stand before their names or be missing. ignored: patterns (fnmatch) of their names, without prefixes,
-    that hold nothing we need. repeats: a tensor that some files hold a second time, and the first: (again, first).
+    prefixes: optional prefixes of their names. ignored: patterns (fnmatch) of their names, without prefixes, of tensors
+    that are not needed. repeats: (duplicate, original) for tensors that some files hold twice.
     """
 
     rules: list[Rule]
@@ -191,35 +191,35 @@ class Table:
     repeats: tuple[tuple[str, str], ...] = ()
 
     def bare(self, name: str) -> str:
-        """One of their names without the prefixes that files add or leave out."""
+        """One of their names without the optional prefixes."""
         while prefix := next((prefix for prefix in self.prefixes if name.startswith(prefix)), None):
             name = name.removeprefix(prefix)
         return name
 
     def is_ignored(self, name: str) -> bool:
-        """Whether a tensor of theirs that no rule reads is expected there."""
+        """Whether a tensor of theirs that no rule reads is expected and can be ignored."""
         bare = self.bare(name)
         return bare in dict(self.repeats) or any(fnmatchcase(bare, pattern) for pattern in self.ignored)
 
 
 class Checkpoint(Protocol):
-    """A file or folder of weights whose tensors are read when they are asked for."""
+    """A file or folder of weights whose tensors are read on demand."""
 
     def shapes(self) -> Mapping[str, Shape]:
-        """The name and shape of every tensor."""
+        """Name and shape of every tensor."""
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, mapped and not read where the format allows it."""
+        """One tensor, memory-mapped where the format allows."""
 
 
 def to_theirs(table: Table, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that the format asks for, one at a time. From `meta` weights: names and shapes, at no cost."""
+    """Convert our weights to every tensor of the format, lazily. From `meta` weights: names and shapes only."""
     for rule in table.rules:
         yield from zip(rule.theirs, rule.to_theirs([weights[name] for name in rule.ours]), strict=True)
 
 
 def to_ours(table: Table, checkpoint: Checkpoint, model: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of `model`, its state dict on `meta`, out of a checkpoint, one at a time.
+    """Convert a checkpoint to every weight of `model` (its state dict on `meta`), lazily.
 
     Raises a LuthierError that names the tensors that are missing, unknown, or of another shape than the model's.
     """
@@ -245,7 +245,7 @@ def to_ours(table: Table, checkpoint: Checkpoint, model: Mapping[str, Tensor]) -
 
 
 def bare_names(table: Table, names: Iterable[str]) -> dict[str, str]:
-    """A checkpoint's names by their bare form."""
+    """Map bare names to a checkpoint's names."""
     found: dict[str, str] = {}
     for name in names:
         other = found.setdefault(table.bare(name), name)
@@ -257,7 +257,7 @@ def bare_names(table: Table, names: Iterable[str]) -> dict[str, str]:
 def check_shapes(
     table: Table, names: Mapping[str, str], shapes: Mapping[str, Shape], expected: Mapping[str, Shape]
 ) -> None:
-    """Hold a checkpoint against what the model needs, before any data is read."""
+    """Check a checkpoint's names and shapes against those the model needs, before any data is read."""
     needed = {table.bare(name): name for name in expected}
     problems = {
         "missing": [f"'{name}' {expected[name]}" for bare, name in needed.items() if bare not in names],
@@ -277,6 +277,6 @@ def check_shapes(
 
 
 def listed(things: Sequence[str], most: int = 3) -> str:
-    """A few of many, and how many more: an error is one line."""
+    """The first few of a list, and how many more, for a one-line error."""
     more = f" and {len(things) - most} more" if len(things) > most else ""
     return ", ".join(things[:most]) + more

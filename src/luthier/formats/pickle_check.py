@@ -1,7 +1,7 @@
-"""A pickle read through without being run: what does it ask for, and how deep is what it builds?
+"""Check a pickle without executing it: its globals and its nesting depth.
 
-A pickle is a program for a machine with a stack. The machine is imitated here with a stack of depths: how many levels
-each thing would have. Things of a million levels would break the interpreter, not only the file.
+A pickle is a program for a stack machine. The machine is simulated with a stack of nesting depths. Objects nested a
+million levels deep would crash the interpreter.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from luthier.errors import LuthierError
 
-DEEPEST = 10_000  # levels; lists count one for each thousand of their things, as they are pickled
-UNKNOWN = ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")  # other ways to ask for things; torch.save has none
+DEEPEST = 10_000  # levels; a list counts one per thousand items, as it is pickled in batches
+UNKNOWN = ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")  # other imports; torch.save writes none
 
 
 def check_pickle(path: Path, content: bytes, known: Collection[str]) -> None:
-    """Raise a LuthierError for a pickle that asks for anything but `known` things ("module name")."""
+    """Raise a LuthierError for a pickle that imports globals other than `known` ("module name")."""
     stack: list[int | None] = []  # None: a mark
     memo: dict[object, int | None] = {}
     try:
@@ -44,12 +44,12 @@ def check_pickle(path: Path, content: bytes, known: Collection[str]) -> None:
                 step(operation, stack)
     except LuthierError:
         raise
-    except Exception as error:  # ValueError mostly, and what decoding strings and an empty stack bring
+    except Exception as error:  # mostly ValueError, and errors from decoding strings or an empty stack
         raise LuthierError(f"{path} is damaged: its pickle cannot be read ({error})") from None
 
 
 def step(operation: pickletools.OpcodeInfo, stack: list[int | None]) -> None:
-    """What an operation makes of the stack of depths."""
+    """Apply an opcode to the stack of depths."""
     takes, used = operation.stack_before, [0]
     if pickletools.markobject in takes:
         while (top := stack.pop()) is not None:

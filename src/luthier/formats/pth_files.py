@@ -1,8 +1,8 @@
-"""Weights in PyTorch's own files, .pth and .pt: a zip that holds a pickle with names and shapes, and the bytes.
+"""Weights in PyTorch's .pth and .pt files: a zip with a pickle of names and shapes, and the raw data.
 
-A pickle is a program. `torch.load(weights_only=True)` runs only what builds tensors; before that, the pickle is read
-through without being run and must ask for nothing but plain tensors, so that a refusal can say what was asked for, and
-nothing that it says can take more memory than the file has bytes.
+A pickle is a program. `torch.load(weights_only=True)` executes only what builds tensors; before that, the pickle is
+scanned without being executed and must import nothing but plain tensors, so that an error can name what it tried to
+import, and nothing in it can take more memory than the file has bytes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch import Tensor
 from luthier.errors import LuthierError
 from luthier.formats.pickle_check import check_pickle
 
-LARGEST_DIRECTORY = 8 * 2**20  # bytes of a zip's list of entries, some 100 for each tensor
-LARGEST_PICKLE = 8 * 2**20  # bytes; that of a model of 100 layers with its optimizer has under one million
-NESTED = ("model_state_dict", "state_dict", "model")  # where training programs put the weights beside other things
+LARGEST_DIRECTORY = 8 * 2**20  # bytes of a zip's central directory, some 100 per tensor
+LARGEST_PICKLE = 8 * 2**20  # bytes; a model of 100 layers with its optimizer has under one million
+NESTED = ("model_state_dict", "state_dict", "model")  # keys under which training programs nest the weights
 STORAGES = {
     torch.float32: torch.FloatStorage,
     torch.bfloat16: torch.BFloat16Storage,
@@ -38,25 +38,25 @@ GLOBALS = {
     "torch._utils _rebuild_parameter",
     "torch Size",
     "torch device",
-    "_codecs encode",  # bytes, as the old pickle protocol writes them
+    "_codecs encode",  # bytes, as pickle protocol 2 writes them
     "_io BytesIO",  # the `_extra_state` in Llama 4's files
     *(f"torch {storage.__name__}" for storage in STORAGES.values()),
     *(f"torch {name}" for name in OTHER_STORAGES),
     *(str(dtype).replace(".", " ") for dtype in STORAGES),
 }
-ALIGNMENT = 64  # bytes: where each tensor begins in the files that we write, as in PyTorch's
+ALIGNMENT = 64  # bytes: alignment of each tensor in the files that we write, as in PyTorch's
 
 
 class PthFile:
-    """The named tensors of one file (a `names.Checkpoint`), mapped and not read."""
+    """The named tensors of one file (a `names.Checkpoint`), memory-mapped."""
 
     def __init__(self, path: Path) -> None:
         self.tensors = named_tensors(path, load(path))
         size = path.stat().st_size
-        for name, tensor in self.tensors.items():  # a shape may repeat numbers of the file without end, by strides of 0
+        for name, tensor in self.tensors.items():  # with strides of 0, a shape can claim unlimited numbers
             if tensor.nbytes > tensor.untyped_storage().nbytes():
                 raise LuthierError(f"{path}: '{name}' claims more numbers than the file holds")
-        if sum(tensor.nbytes for tensor in self.tensors.values()) > 2 * size:  # 2: a tied matrix may stand there twice
+        if sum(tensor.nbytes for tensor in self.tensors.values()) > 2 * size:  # 2: a tied matrix may occur twice
             raise LuthierError(f"{path}: its tensors share their numbers; together they would be larger than the file")
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -67,19 +67,19 @@ class PthFile:
 
 
 def load(path: Path) -> Any:
-    """What a file holds, once it is known to hold data only. Raises a LuthierError, with nothing executed."""
+    """Load a file after checking that it holds data only. Raises a LuthierError, with nothing executed."""
     check_pickle(path, read_pickle(path), GLOBALS)
     try:
         with torch.serialization.safe_globals([io.BytesIO]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch has no class of its own for broken files: ten kinds come up
-        # torch's advice at length is to trust the file; what is wrong stands behind
+    except Exception as error:  # torch raises some ten kinds of errors for broken files
+        # torch's message advises at length to trust the file; the fault comes after
         line = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
         raise LuthierError(f"{path} is damaged or no file of weights ({type(error).__name__}: {line:.200})") from None
 
 
 def read_pickle(path: Path) -> bytes:
-    """The pickle in the zip. Raises a LuthierError for files that are no such zip, or not as PyTorch writes one."""
+    """Read the pickle in the zip. Raises a LuthierError for files that are not a zip as PyTorch writes it."""
     try:
         if directory_size(path) > LARGEST_DIRECTORY:  # before all of its entries are in memory
             raise LuthierError(f"{path} is a zip of too many entries")
@@ -103,7 +103,7 @@ def read_pickle(path: Path) -> bytes:
         raise LuthierError(f"{path} cannot be read: {error.strerror or error}") from None
     except LuthierError:
         raise
-    except Exception as error:  # a hostile zip brings up errors of many kinds
+    except Exception as error:  # a hostile zip causes errors of many kinds
         raise LuthierError(
             f"{path} is no file of weights, or truncated ({error}). If it is older than PyTorch 1.6, open it there and "
             "save it again with torch.save"
@@ -111,7 +111,7 @@ def read_pickle(path: Path) -> bytes:
 
 
 def directory_size(path: Path) -> int:
-    """How large a zip says that its list of entries is, in one of the two records at its end."""
+    """Size of a zip's central directory, as declared in one of the two records at its end."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, io.SEEK_END) - 98))
         tail = file.read().rjust(98)
@@ -124,7 +124,7 @@ def directory_size(path: Path) -> int:
 
 
 def named_tensors(path: Path, found: Any) -> dict[str, Tensor]:
-    """The state dict in what a file holds: the whole, or a part by one of the usual names."""
+    """Find the state dict in a loaded object: the object itself, or a value under a common key."""
     if not isinstance(found, dict):
         raise LuthierError(f"{path} holds no named tensors but a {type(found).__name__}: save model.state_dict()")
     weights = next((found[name] for name in NESTED if isinstance(found.get(name), dict)), found)
@@ -141,7 +141,7 @@ def named_tensors(path: Path, found: Any) -> dict[str, Tensor]:
 
 
 def write(path: Path, layout: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Write what `torch.load(path, weights_only=True)` gives back as a dict of tensors, one tensor at a time.
+    """Write a file that `torch.load(path, weights_only=True)` loads as a dict of tensors, one tensor at a time.
 
     layout: the same names in the same order, as `meta` tensors. (torch.save would hold all of them at once.)
     """
@@ -159,14 +159,14 @@ def write(path: Path, layout: Mapping[str, Tensor], tensors: Iterable[tuple[str,
 
 
 def padding(end_of_name: int) -> bytes:
-    """An extra field that moves an entry's data to a multiple of ALIGNMENT: without it they could not be mapped."""
+    """Extra field that aligns an entry's data to ALIGNMENT: otherwise it could not be memory-mapped."""
     fixed, zip64 = 30, 20  # bytes of the entry's header, and of the field that zipfile adds
     size = -(end_of_name + fixed + zip64 + 4) % ALIGNMENT
     return struct.pack("<HH", 0x4246, size) + b"Z" * size
 
 
 class Storage(NamedTuple):
-    """Stands in the pickle for the bytes of a tensor."""
+    """Placeholder in the pickle for the storage of a tensor."""
 
     key: str
     dtype: torch.dtype
@@ -174,7 +174,7 @@ class Storage(NamedTuple):
 
 
 class Pickler(pickle.Pickler):
-    """Writes a dict of `meta` tensors as torch.save writes one of real tensors."""
+    """Pickles a dict of `meta` tensors as torch.save pickles real tensors."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=2)
@@ -195,7 +195,7 @@ class Pickler(pickle.Pickler):
 
 
 def pickled(layout: Mapping[str, Tensor]) -> bytes:
-    """The pickle of a state dict whose n-th tensor lies in `data/n`."""
+    """Pickle of a state dict whose n-th tensor is stored in `data/n`."""
     content = io.BytesIO()
     Pickler(content).dump(dict(layout))
     return content.getvalue()

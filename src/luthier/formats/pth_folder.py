@@ -1,4 +1,4 @@
-"""Weights in PyTorch's files in a folder as `transformers` saved them before safetensors: one file, or several."""
+"""Folders with weights in PyTorch files as `transformers` saved them before safetensors: one file, or several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+\.bin")
 
 
 class PthFolder:
-    """A folder's weights (a `names.Checkpoint`), mapped. Nothing is unpickled: see pth_files.py."""
+    """Weights of a folder (a `names.Checkpoint`), memory-mapped. Checked before unpickling: see pth_files.py."""
 
     def __init__(self, folder: Path) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -39,12 +39,12 @@ class PthFolder:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether there are weights of this kind."""
+    """Whether the folder has weights of this format."""
     return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The names of the files with weights. Those in an index must be plain names: a path could leave the folder."""
+    """Names of the weight files. Those in an index must be plain names: a path could leave the folder."""
     if (folder / SINGLE).is_file():
         return [SINGLE]
     weight_map = read_json(folder / INDEX).get("weight_map")

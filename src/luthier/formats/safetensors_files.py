@@ -1,8 +1,8 @@
 """Weights in safetensors files: one file, or shards with an index.
 
-The format is 8 bytes of length, a JSON header {name: {dtype, shape, data_offsets}}, and the data. The library reads it,
-mapped and with every offset checked. It is written here, because the library asks for all tensors at once and we have
-them one at a time.
+The format is 8 bytes of length, a JSON header {name: {dtype, shape, data_offsets}}, and the data. Files are read by the
+library, memory-mapped and with every offset checked. They are written here, because the library needs all tensors at
+once and ours are produced one at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torc
 
 
 class SafetensorsFolder:
-    """A folder's weights, one file or shards (a `names.Checkpoint`). Tensors are views of the mapped file."""
+    """Weights of a folder, one file or shards (a `names.Checkpoint`). Tensors are views of the mapped file."""
 
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Any] = {}  # tensor name -> the open file that holds it
@@ -52,12 +52,12 @@ class SafetensorsFolder:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether there are weights of this format."""
+    """Whether the folder has weights of this format."""
     return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The names of the files with weights. Those in an index must be plain names: a path could leave the folder."""
+    """Names of the weight files. Those in an index must be plain names: a path could leave the folder."""
     if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
         return [SINGLE]
     weight_map = read_json(folder / INDEX).get("weight_map")
@@ -70,7 +70,7 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def open_file(path: Path) -> Any:
-    """The library's handle on one file, its header checked."""
+    """The library's handle on one file, with its header checked."""
     try:
         return safe_open(path, framework="pt")
     except FileNotFoundError:
@@ -82,10 +82,10 @@ def open_file(path: Path) -> Any:
 def write(
     folder: Path, layout: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]], shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write `tensors`, as they come, into one file, or into shards of at most `shard_bytes` with an index.
+    """Write `tensors` as they are produced, into one file, or into shards of at most `shard_bytes` with an index.
 
     layout: the same names in the same order, as `meta` tensors: the header precedes the data. A tensor larger than
-    `shard_bytes` has a shard of its own.
+    `shard_bytes` gets a shard of its own.
     """
     shards = cut(layout, shard_bytes)
     names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
@@ -99,7 +99,7 @@ def write(
 
 
 def cut(layout: Mapping[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:
-    """The layout in parts, in order, each as large as it may be."""
+    """Partition the layout in order into shards, each as large as allowed."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in layout.items():
@@ -112,7 +112,7 @@ def cut(layout: Mapping[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor
 
 
 def write_file(path: Path, layout: Mapping[str, Tensor], stream: Iterator[tuple[str, Tensor]]) -> None:
-    """One file, with the next tensors of the stream."""
+    """Write one file with the next tensors of the stream."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in layout.items():

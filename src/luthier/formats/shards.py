@@ -1,7 +1,7 @@
-"""Checkpoints that were cut in shards for several devices, read as one.
+"""Join checkpoints that were sharded for tensor parallelism.
 
-Each shard has every tensor: a part of it, cut evenly along one dimension, or a copy. Which of these it is, the shapes
-tell. A tensor may be several matrices stacked along dimension 0, its bands: then each band was cut by itself.
+Each shard has every tensor: an even slice of it along one dimension, or a copy. Which of these follows from the shapes.
+A tensor may be several matrices stacked along dimension 0, its bands: then each band was sliced separately.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from luthier.formats.names import Checkpoint, Shape
 
 
 class Shards:
-    """Shards joined, one tensor at a time (a `names.Checkpoint`).
+    """Sharded checkpoints joined, one tensor at a time (a `names.Checkpoint`).
 
-    whole: the shapes that the model needs. bands: of some tensors, the sizes of their bands.
+    whole: the shapes that the model needs. bands: for some tensors, the sizes of their bands.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Shards:
         self.part_shapes = first
 
     def shapes(self) -> Mapping[str, Shape]:
-        """As the model needs them, where the parts can be joined so; otherwise those of the parts."""
+        """Shapes that the model needs, for tensors that can be joined so; otherwise those of the shards."""
         return {name: self.whole[name] if self.fits(name) else part for name, part in self.part_shapes.items()}
 
     def tensor(self, name: str) -> Tensor:
@@ -49,11 +49,13 @@ class Shards:
         return torch.cat([piece for band in bands for piece in band])
 
     def fits(self, name: str) -> bool:
-        """Whether the parts are copies of the tensor that is needed, or join to it."""
+        """Whether the shards are copies of the required tensor, or slices of it."""
         return name in self.whole and (self.part_shapes[name] == self.whole[name] or self.cut_along(name) is not None)
 
     def cut_along(self, name: str) -> int | None:
-        """The dimension along which a tensor was cut; None for copies, and where no cut leads to what is needed."""
+        """The dimension along which a tensor was sliced; None for copies, and where no slicing gives the required
+        shape.
+        """
         part, whole, n = self.part_shapes[name], self.whole.get(name, ()), len(self.parts)
         if part == whole or len(part) != len(whole):
             return None
@@ -64,5 +66,5 @@ class Shards:
         return None
 
     def bands_of(self, name: str) -> tuple[int, ...]:
-        """The sizes of a tensor's bands along dimension 0: one, unless told otherwise."""
+        """Sizes of a tensor's bands along dimension 0: a single band by default."""
         return self.bands.get(name) or (self.whole[name][0],)

@@ -1,8 +1,8 @@
-"""TensorFlow's checkpoints ("bundles"), read without TensorFlow.
+"""Read TensorFlow checkpoints ("bundles") without TensorFlow.
 
-PREFIX.index is a table sorted by key, in LevelDB's format: the header of the bundle under the empty key, and for each
-variable where its numbers lie. PREFIX.data-00000-of-00001 holds the numbers, end to end. Both have checksums (CRC-32C),
-and all are checked: those of the index when it is opened, a variable's when it is read.
+PREFIX.index is a table sorted by key, in LevelDB's format: the bundle's header under the empty key, and for each
+variable the position of its data. PREFIX.data-00000-of-00001 holds the concatenated data. Both have CRC-32C checksums,
+and all are verified: those of the index when it is opened, a variable's when it is read.
 
 Sources: LevelDB's doc/table_format.md; TensorFlow's core/protobuf/tensor_bundle.proto and core/lib/hash/crc32c.h.
 """
@@ -24,10 +24,10 @@ from luthier.files.protobuf_wire import WireReader
 from luthier.files.protobuf_wire import fields as fields_of
 
 MAGIC = bytes.fromhex("57fb808b247547db")
-FOOTER = 48  # bytes: two places, filled up to 40, and the magic number
-TRAILER = 5  # bytes behind a block: its compression, and a checksum
+FOOTER = 48  # bytes: two block handles, padded to 40, and the magic number
+TRAILER = 5  # bytes after a block: its compression type, and a checksum
 LARGEST_INDEX = 4 * 2**20  # bytes; that of GPT-2's largest model has some 20,000
-LARGEST_NAME = 1000  # bytes. Names are kept as what is new in each: without bounds, few bytes would make long ones
+LARGEST_NAME = 1000  # bytes. Names are prefix-compressed: unbounded, few bytes could expand to long names
 MOST_VARIABLES = 100_000
 LARGEST_RANK = 8
 LARGEST_SHARDS = 1000
@@ -42,7 +42,7 @@ DTYPES = {  # by their numbers in types.proto
 
 
 class Entry(NamedTuple):
-    """Where a variable's numbers lie. dtype: TensorFlow's number for it."""
+    """Position of a variable's data. dtype: TensorFlow's number for it."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -62,14 +62,14 @@ class TensorFlowBundle:
             self.n_shards = read_header(table.pop(b"", b""))
             self.entries = {key.decode(): read_entry(value) for key, value in table.items()}
             check_apart(self.entries)
-        except (ValueError, IndexError) as error:  # a number or a name that is cut off or wrong
+        except (ValueError, IndexError) as error:  # a truncated or invalid number or name
             raise LuthierError(f"{self.index} is no index of a TensorFlow checkpoint: {error}") from None
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {name: entry.shape for name, entry in self.entries.items()}
 
     def tensor(self, name: str) -> Tensor:
-        """A variable, its checksum compared. It is read, and not mapped: comparing touches every byte anyway."""
+        """Read a variable and verify its checksum. Not memory-mapped: verifying touches every byte anyway."""
         entry = self.entries[name]
         dtype = DTYPES.get(entry.dtype)
         if dtype is None:
@@ -90,12 +90,12 @@ class TensorFlowBundle:
 
 
 def masked(checksum: int) -> int:
-    """A checksum as these files keep it: a text that holds checksums should not be one of its own."""
+    """Mask a CRC as LevelDB does: the CRC of data that contains CRCs is problematic."""
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def read_table(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of a table. Raises a LuthierError for one that is damaged, compressed or too large."""
+    """Keys and values of a table. Raises a LuthierError for one that is damaged, compressed or too large."""
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_INDEX + 1)
@@ -105,11 +105,11 @@ def read_table(path: Path) -> Iterator[tuple[bytes, bytes]]:
         raise LuthierError(f"{path} is no index of a TensorFlow checkpoint, or truncated")
     try:
         footer = WireReader(content[-FOOTER:])
-        place(footer)  # of the table's statistics
+        place(footer)  # of the metaindex block
         end, last, n_variables = 0, b"", 0
         for _, handle in entries_of(block(content, place(footer))):
             start, size = found = place(WireReader(handle))
-            if start < end:  # each block once: a table that names one block a million times would never end
+            if start < end:  # each block once: a table that referenced one block a million times would never end
                 raise ValueError("its blocks are out of order")
             end = start + size
             for key, value in entries_of(block(content, found)):
@@ -124,7 +124,7 @@ def read_table(path: Path) -> Iterator[tuple[bytes, bytes]]:
 
 
 def block(content: bytes, where: tuple[int, int]) -> bytes:
-    """One block, its checksum compared."""
+    """Read one block and verify its checksum."""
     start, size = where
     if start + size + TRAILER > len(content):
         raise ValueError("a block lies past its end")
@@ -138,7 +138,7 @@ def block(content: bytes, where: tuple[int, int]) -> bytes:
 
 
 def entries_of(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of a block. Each key says how many bytes of the one before it keeps."""
+    """Keys and values of a block. Each key shares a prefix with the one before it."""
     n_restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 * (n_restarts + 1)
     if end < 0:
@@ -153,12 +153,12 @@ def entries_of(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def place(fields: WireReader) -> tuple[int, int]:
-    """Where a block begins, and its bytes."""
+    """Read a block handle: offset and size in bytes."""
     return fields.varint(), fields.varint()
 
 
 def read_header(message: bytes) -> int:
-    """The number of data files, from a BundleHeaderProto."""
+    """Number of data files, from a BundleHeaderProto."""
     fields = dict(fields_of(message))
     n_shards, big_endian = whole(fields.get(1, 0)), whole(fields.get(2, 0))
     if big_endian:
@@ -169,12 +169,12 @@ def read_header(message: bytes) -> int:
 
 
 def read_entry(message: bytes) -> Entry:
-    """A BundleEntryProto."""
+    """Parse a BundleEntryProto."""
     fields = dict(fields_of(message))
     if 7 in fields:
         raise ValueError("a variable lies in slices, which is not supported")
     dtype, shard, offset, size = (whole(fields.get(number, 0)) for number in (1, 3, 4, 5))
-    checksum = int.from_bytes(part(fields.get(6, bytes(4))), "little")  # of fixed width
+    checksum = int.from_bytes(part(fields.get(6, bytes(4))), "little")  # fixed-width
     shape = tuple(dimension(value) for number, value in fields_of(part(fields.get(2, b""))) if number == 2)
     if len(shape) > LARGEST_RANK:
         raise ValueError(f"a variable of {len(shape)} dimensions")
@@ -182,7 +182,7 @@ def read_entry(message: bytes) -> Entry:
 
 
 def check_apart(entries: Mapping[str, Entry]) -> None:
-    """Each variable has its own bytes: a file that named the same ones again and again would fill the memory."""
+    """Check that variables do not share bytes: a file that referenced the same ones repeatedly could exhaust memory."""
     ends: dict[int, int] = {}
     for entry in sorted(entries.values(), key=lambda entry: (entry.shard, entry.offset)):
         if entry.size and entry.offset < ends.get(entry.shard, 0):
@@ -191,7 +191,7 @@ def check_apart(entries: Mapping[str, Entry]) -> None:
 
 
 def dimension(message: int | bytes) -> int:
-    """A dimension of a TensorShapeProto."""
+    """Parse a dimension of a TensorShapeProto."""
     size = whole(dict(fields_of(part(message))).get(1, 0))
     if size >= 2**40:
         raise ValueError("a variable has a dimension that is negative or beyond bounds")
@@ -199,14 +199,14 @@ def dimension(message: int | bytes) -> int:
 
 
 def whole(value: int | bytes) -> int:
-    """A field that must be a whole number."""
+    """Require an integer field."""
     if isinstance(value, bytes):
         raise ValueError("a number was expected, and a text found")
     return value
 
 
 def part(value: int | bytes) -> bytes:
-    """A field that must be a message within."""
+    """Require a length-delimited field."""
     if isinstance(value, int):
         raise ValueError("a message was expected, and a number found")
     return value
