@@ -1,1 +1,1 @@
-"""Everything between a batch and a better model: optimizers, schedule, loop, metrics, checkpoints."""
+"""Training: optimizers, schedules, the training loop, distributed training, checkpoints."""

@@ -1,12 +1,12 @@
-"""Keeps the load of experts even, and tells how even it is.
+"""Load balancing of a mixture of experts, and a measure of its imbalance.
 
-Without it a mixture of experts can collapse: an expert that gets a little more tokens learns faster and gets more.
+Without it a mixture can collapse: an expert that gets slightly more tokens learns faster and gets even more.
 
-The usual cure without an auxiliary loss (DeepSeek-V3, arXiv 2412.19437; arXiv 2408.15664) is a bias on each expert's
-score, raised a little before each step where there were too few tokens and lowered where there were too many. Llama 4's
-file formats have no place for such a bias: what was trained with it would choose other experts without it. So the bias
-is written into the router itself. The inputs of a router have a strong common part, their mean m; adding
-b m / |m|^2 to an expert's row adds b to its mean logit. The saved weights choose as they were trained.
+The usual method without an auxiliary loss (DeepSeek-V3, arXiv 2412.19437; arXiv 2408.15664) is a bias on each expert's
+score, raised slightly before each step for experts with too few tokens and lowered for those with too many. Llama 4's
+file formats have no tensor for such a bias, and a model trained with it would route differently without it. So the bias
+is folded into the router's weight. The inputs of a router have a large mean m; adding b m / |m|^2 to an expert's row
+adds b to its mean logit. The saved weights thus route as in training.
 
 Shapes: E experts, C dim.
 """
@@ -22,7 +22,7 @@ from luthier.training.settings import Settings
 
 
 class Balancer:
-    """All the mixture layers of a model. `update` goes before each optimizer step."""
+    """Balances all mixture layers of a model. Call `update` before each optimizer step."""
 
     def __init__(self, model: Transformer, settings: Settings, world: World = ALONE) -> None:
         self.world = world
@@ -35,9 +35,9 @@ class Balancer:
 
     @torch.no_grad()
     def update(self) -> list[list[float]]:
-        """Move the routers. Returns each layer's load as shares of its tokens, (E,) each.
+        """Adjust the routers. Returns each layer's expert load as fractions of its tokens, (E,) each.
 
-        The step is the same all through the run: one that falls with the learning rate leaves loads uneven.
+        The step size is constant during the run: one that decays with the learning rate leaves loads uneven.
         """
         shares = []
         for layer in self.layers:
@@ -52,14 +52,14 @@ class Balancer:
         return shares
 
     def forget(self) -> None:
-        """Count from zero again."""
+        """Reset the counters."""
         for layer in self.layers:
             layer.load.zero_()
             layer.input_sum.zero_()
 
 
 def shift_logits(layer: MoE, move: torch.Tensor) -> None:
-    """Add `move` (E,) to the logits that the router gives the mean of its inputs."""
+    """Add `move` (E,) to the router's logits at the mean of its inputs."""
     tokens = layer.load.sum() / layer.experts_per_token
     mean = layer.input_sum / tokens.clamp(min=1)  # (C,)
     direction = mean / mean.square().sum().clamp(min=1e-6)
@@ -68,5 +68,5 @@ def shift_logits(layer: MoE, move: torch.Tensor) -> None:
 
 
 def imbalance(shares: list[float]) -> float:
-    """The busiest expert's load over the mean load: 1 when even, E when one expert gets everything."""
+    """Maximum expert load divided by the mean load: 1 if balanced, E if one expert gets every token."""
     return max(shares) * len(shares)

@@ -1,4 +1,4 @@
-"""What a run needs besides its weights to go on as if it had never stopped: safetensors and JSON, nothing else."""
+"""Trainer state without weights, as safetensors and JSON, for exact resumption."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ RECORD = "training_state.json"
 
 
 def write_state(folder: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """Write both into a folder with weights that is not yet in its place, with the sha256 of every file there.
+    """Write both into a temporary folder that holds the weights, with the sha256 of every file in it.
 
-    Nothing else would find a flipped bit: safetensors loads it without a word.
+    The digests are the only protection against bit flips: safetensors loads corrupted data without an error.
     """
     copies = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     safetensors.torch.save_file(copies, folder / TENSORS)
@@ -30,7 +30,7 @@ def write_state(folder: Path, tensors: dict[str, Tensor], record: dict[str, Any]
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read both. A LuthierError names a file of the folder, weights too, that is missing or damaged."""
+    """Read both. Raises a LuthierError that names a missing or damaged file of the folder, weights included."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         for name, digest in record["sha256"].items():
@@ -46,13 +46,13 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """All that the optimizers remember of each weight, by flat names: "optimizer.0.17.exp_avg"."""
+    """Optimizer state tensors of every weight, by flat names: "optimizer.0.17.exp_avg"."""
     return {
         f"optimizer.{index}.{weight}.{key}": value
         for index, optimizer in enumerate(optimizers)
@@ -62,7 +62,7 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tens
 
 
 def restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Give the optimizers their memory back; their settings are those they were built with."""
+    """Restore the optimizer state; hyperparameters stay as the optimizers were built."""
     for index, optimizer in enumerate(optimizers):
         whole = optimizer.state_dict()
         prefix = f"optimizer.{index}."
@@ -74,6 +74,6 @@ def restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[st
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for weight, state in memory.items():
             for key, value in state.items():
-                if value.ndim:  # not the count of steps
+                if value.ndim:  # not the scalar step count
                     state[key] = laid_out_as(value, parameters[weight])
         optimizer.load_state_dict({"state": memory, "param_groups": whole["param_groups"]})

@@ -1,8 +1,8 @@
-"""Folders of our own for what torch.compile writes, and why it failed.
+"""Private folders for torch.compile's files, and readable errors from it.
 
-torch.compile hands paths to the C++ compiler without quoting them, so a space in TMPDIR is enough to break it. What it
-keeps is loaded as programs later: the folder must be one that nobody else can write. What it writes on the way is
-removed when the process ends, or by the next process when this one is killed.
+torch.compile passes paths to the C++ compiler unquoted, so a space in TMPDIR breaks it. Its cache is later loaded as
+code, so the folder must be writable by this user only. Temporary files are removed when the process ends, or by the
+next process if this one is killed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 from luthier.files.unfinished import unfinished
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-OF_PYTORCH = "torchinductor_"  # how the folder in TMPDIR begins that PyTorch names in CACHE by itself
+OF_PYTORCH = "torchinductor_"  # prefix of the default cache folder in TMPDIR that PyTorch writes to CACHE
 
 
 @cache
 def use_own_folders() -> None:
-    """Let torch.compile keep its files in the user's cache folder, unless a folder is named by TORCHINDUCTOR_CACHE_DIR.
+    """Set torch.compile's cache to the user's cache folder, unless TORCHINDUCTOR_CACHE_DIR is set.
 
-    Its temporary files, and all others of this process from here on, go there too.
+    Temporary files of this process go there from here on, too.
     """
     base = own_folder()
     if base is None:
@@ -36,7 +36,7 @@ def use_own_folders() -> None:
         os.environ[CACHE] = kept
     tempfile.tempdir = kept
     Path(kept).mkdir(exist_ok=True)
-    with suppress(ImportError):  # it keeps its compiled headers among the temporary files of now
+    with suppress(ImportError):  # it puts its compiled headers into the tempdir at import time
         import_module("torch._inductor.codecache")
     stack = ExitStack()
     atexit.register(stack.close)
@@ -45,7 +45,7 @@ def use_own_folders() -> None:
 
 
 def own_folder() -> Path | None:
-    """A folder for compiled files that only this user can write, with no space in its path; None if there is none."""
+    """A folder for compiled files writable by this user only, without spaces in its path; None if there is none."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     caches = named if named.is_absolute() else Path(os.path.expanduser("~")) / ".cache"  # noqa: PTH111 (never raises)
     user = os.getuid() if hasattr(os, "getuid") else 0
@@ -64,7 +64,7 @@ def own_folder() -> Path | None:
 
 
 def failure(error: Exception) -> str:
-    """Why compiling failed, in one line: what the compiler itself said, and a way out where it is known."""
+    """Why compilation failed, in one line: the compiler's error message, and a way out where known."""
     text = str(error)
     said = re.search(r"^.*?((?:fatal )?error: .*)$", text.partition("Output:")[2], re.MULTILINE)
     lines = [line for line in text.strip().splitlines() if line.strip()]

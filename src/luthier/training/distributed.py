@@ -1,9 +1,9 @@
-"""Several processes as one: each has its rows of every batch, and gradients are summed before the step.
+"""Data-parallel training: each process gets its rows of every batch, and gradients are summed before the step.
 
     torchrun --nproc-per-node 2 -m luthier train book.txt --out runs/book
 
-`torchrun` tells each process its rank by the environment. With the same settings any number of processes computes the
-same thing, but for the order in which numbers are added up.
+`torchrun` sets each process's rank in the environment. With the same settings, any number of processes computes the
+same result, except for the order of summation.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from luthier.training.machine import available_memory
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run. rank: this one's number; local_rank: its number on its machine."""
+    """The processes of a run. rank: index of this process; local_rank: its index on its machine."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    device: str = "cpu"  # that collectives compute on
+    device: str = "cpu"  # for collectives
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sum over all processes, in place (all-reduce)."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
     def any(self, value: bool) -> bool:
-        """Whether it is so in any process."""
+        """Whether the value is true in any process."""
         return value if self.size == 1 else bool(self.sum(torch.tensor(int(value), device=self.device)))
 
     def agree(self, value: Any) -> Any:
-        """What the first process says."""
+        """Broadcast rank 0's value."""
         if self.size == 1:
             return value
         values = [value]
@@ -59,7 +59,7 @@ class World:
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank."""
+        """Values of all processes, by rank (all-gather)."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -67,7 +67,7 @@ class World:
         return values
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait for all processes (barrier)."""
         if self.size > 1:
             dist.barrier()
 
@@ -77,7 +77,7 @@ ALONE = World()
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """The processes that torchrun started, joined by nccl on GPUs and gloo elsewhere; alone without torchrun."""
+    """The process group started by torchrun, with nccl on GPUs and gloo elsewhere; ALONE without torchrun."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE
@@ -85,15 +85,15 @@ def joined(device: torch.device) -> Iterator[World]:
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if device.type == "cuda":
         torch.cuda.set_device(local_rank)  # so that "cuda" is this process's own
-    else:  # torchrun leaves each process one thread
+    else:  # torchrun limits each process to one thread
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
     store, rank, size = next(rendezvous("env://"))
-    # torchrun may keep its store over a restart, and with it the addresses of the processes that died
+    # torchrun may keep its store over a restart, with the addresses of dead processes
     store = PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield World(rank, size, local_rank, local_size, device.type)
-    except RuntimeError as error:  # gloo has no class of its own for it
+    except RuntimeError as error:  # gloo has no error class of its own
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise LuthierError(f"process {rank} lost another process, whose own error says why") from error
         raise
@@ -102,21 +102,21 @@ def joined(device: torch.device) -> Iterator[World]:
 
 
 def restarted() -> bool:
-    """Whether torchrun has started these processes again after one had failed (--max-restarts)."""
+    """Whether torchrun has restarted the processes after a failure (--max-restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def replicate(objective: nn.Module) -> nn.Module:
-    """A whole copy of the weights in each process; gradients are averaged as they come (DDP, arXiv 2006.15704)."""
+    """Replicate the weights in each process, averaging gradients as they are computed (DDP, arXiv 2006.15704)."""
     from torch.nn.parallel import DistributedDataParallel
 
     return DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def shard(objective: nn.Module, model: Transformer) -> nn.Module:
-    """A part of the weights, gradients and optimizer in each process, gathered block by block as they are needed.
+    """Shard weights, gradients and optimizer state among processes, gathering each block when needed.
 
-    FSDP2 (arXiv 2304.11277). The optimizer must be made after it.
+    FSDP2 (arXiv 2304.11277). The optimizer must be created afterwards.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -127,14 +127,14 @@ def shard(objective: nn.Module, model: Transformer) -> nn.Module:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor whose parts lie in several processes. Every process must ask for it."""
+    """Gather a sharded tensor (collective: every process must call it)."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def laid_out_as(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, in the parts that another one has."""
+    """Distribute a full tensor with the sharding of another."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(like, DTensor):
@@ -143,9 +143,9 @@ def laid_out_as(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def choose_way(asked: str, parameters: int, memory: int) -> Literal["ddp", "fsdp"]:
-    """Whole models or parts: as asked, or parts where a whole one does not fit the `memory` (bytes) of a device.
+    """DDP or FSDP: as requested, or FSDP if a replica does not fit into the `memory` (bytes) of a device.
 
-    Weights, gradients and AdamW's two averages take 16 bytes a parameter; a fifth is left for activations.
+    Weights, gradients and AdamW's two moments take 16 bytes per parameter; a fifth is reserved for activations.
     """
     if asked == "auto":
         return "fsdp" if 16 * parameters > 0.8 * memory else "ddp"
@@ -153,13 +153,13 @@ def choose_way(asked: str, parameters: int, memory: int) -> Literal["ddp", "fsdp
 
 
 def device_memory(device: torch.device, world: World) -> int:
-    """Bytes that this process may use on its device."""
+    """Memory in bytes that this process may use on its device."""
     memory = available_memory(device)
     return memory if device.type == "cuda" else memory // world.local_size
 
 
 def check(world: World, batch_size: int, optimizer: str, way: str) -> None:
-    """A UsageError for what several processes cannot do."""
+    """Raise a UsageError for settings that multi-process training does not support."""
     if world.size == 1:
         return
     if batch_size % world.size:

@@ -1,4 +1,4 @@
-"""How much arithmetic a token costs. Shapes: T context, H heads, D head_dim."""
+"""FLOPs per token. Shapes: T context, H heads, D head_dim."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from luthier.model.transformer import Transformer
 
 
 def flops_per_token(model: Transformer, context_length: int) -> int:
-    """FLOPs of a training step for each token, forward and backward (arXiv 2204.02311, appendix B).
+    """FLOPs of a training step per token, forward and backward (arXiv 2204.02311, appendix B).
 
-    6 for each weight that multiplies the token (embeddings do not, idle experts do not) and 12 T H D a layer for the
-    scores and the values that they weigh (half as much for each of two widths, where values have another than keys).
+    6 per weight that multiplies the token (excluding embeddings and idle experts) and 12 T H D per layer for the
+    attention scores and the weighted values (half of that for each of the two widths, where values and keys differ in
+    width).
     """
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
     weights += sum(router.weight.numel() for router in model.modules() if isinstance(router, Router))

@@ -1,10 +1,10 @@
-"""The training loop: batches in, a better model out.
+"""The training loop.
 
     trainer = Trainer(model, batches, settings, total_steps=1000)
     while trainer.step < trainer.total_steps:
         result = trainer.train_step()
 
-The loop knows no files, no screen and no tokenizer: see run/ for those.
+It is independent of files, console and tokenizer: see run/ for those.
 
 Shapes: B batch, T tokens, V vocab_size.
 """
@@ -40,22 +40,22 @@ from luthier.training.settings import Settings
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did."""
+    """Result of one optimizer step."""
 
-    loss: float  # nats a token
+    loss: float  # nats per token
     gradient_norm: float  # before clipping
     learning_rate: float
-    tokens: int  # that carried loss
+    tokens: int  # number of tokens with loss
     seconds: float
-    loads: list[list[float]] = field(default_factory=list)  # share of the tokens of each expert, a list a mixture layer
+    loads: list[list[float]] = field(default_factory=list)  # fraction of tokens per expert, a list per mixture layer
 
 
 class NonFiniteError(LuthierError):
-    """A loss or gradient that is not a number: all is as it was before the step."""
+    """NaN or infinite loss or gradient; the state is as before the step."""
 
 
 class Trainer:
-    """A model in training: its optimizers, its place in the data and in the schedule."""
+    """Trains a model: its optimizers, and its position in the data and the schedule."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Trainer:
         dtype: torch.dtype = torch.float32,
         world: World = ALONE,
     ) -> None:
-        """dtype: of the matrix products; weights and optimizer stay as they are."""
+        """dtype: of the matrix products; weights and optimizer state keep theirs."""
         self.model, self.batches, self.settings, self.total_steps = model, batches, settings, total_steps
         self.dtype = dtype
         self.device = model.embedding.weight.device
@@ -78,14 +78,14 @@ class Trainer:
             self.objective = shard(self.objective, model) if self.sharded else replicate(self.objective)
         self.optimizers = build_optimizers(model, settings)
         self.balancer = Balancer(model, settings, world)
-        self.generator = seeded(settings.seed)  # of dropout
+        self.generator = seeded(settings.seed)  # for dropout
         self.kernel: Kernel = loss_and_gradient
         self.step = 0
         self.tokens = 0
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number type of the matrix products; weights and optimizer state stay as they are."""
+        """Data type of the matrix products; weights and optimizer state keep theirs."""
         return self._dtype
 
     @dtype.setter
@@ -94,12 +94,12 @@ class Trainer:
         self.model.choose_cores(dtype)
 
     def compile(self) -> None:
-        """Compile each block and the loss. The blocks share one compilation: they are equal but for their weights."""
+        """Compile each block and the loss. Blocks of the same structure share one compilation."""
         self.model.compile_blocks(dynamic=False)
         self.kernel = torch.compile(loss_and_gradient, dynamic=False)
 
     def train_step(self) -> StepResult:
-        """One optimizer step over `accumulation` batches. Raises NonFiniteError, with all as it was before."""
+        """One optimizer step over `accumulation` batches. Raises NonFiniteError, with the state as before the step."""
         start = time.perf_counter()
         before = self.batches.state(), self.generator.get_state()
         self.model.train()
@@ -111,7 +111,7 @@ class Trainer:
             reseed(self.model, self.generator, self.world.rank)
             with self.synchronised(last=batch is batches[-1]):
                 loss = self.objective(batch) / max(1, tokens)
-                (loss * self.world.size).backward()  # gradients are averaged over the processes
+                (loss * self.world.size).backward()  # DDP and FSDP average gradients over processes
             losses.append(loss.detach())
         losses = list(self.world.sum(torch.stack(losses)))
         total = torch.stack(losses).sum()
@@ -134,7 +134,7 @@ class Trainer:
 
     @contextmanager
     def synchronised(self, *, last: bool) -> Iterator[None]:
-        """Let processes exchange gradients in a step's last backward pass only."""
+        """Synchronise gradients between processes in the step's last backward pass only."""
         if isinstance(self.objective, DistributedDataParallel) and not last:
             with self.objective.no_sync():
                 yield
@@ -144,7 +144,9 @@ class Trainer:
         yield
 
     def undo(self, losses: list[Tensor], norm: Tensor, place: dict[str, Any], generator: Tensor) -> NonFiniteError:
-        """Go back to before the step. Returns the error that names it and the batch at fault, counted from 1."""
+        """Restore the state before the step. Returns the error that names the step and the faulty batch, counted from
+        1.
+        """
         self.model.zero_grad()
         self.balancer.forget()
         self.batches.restore(place)
@@ -159,12 +161,12 @@ class Trainer:
         return NonFiniteError(f"step {self.step + 1}: {what}: lower learning_rate, raise warmup, or clip more")
 
     def skip(self) -> None:
-        """Pass over the batches of the next step."""
+        """Skip the batches of the next step."""
         for _ in range(self.settings.accumulation):
             self.batches.next_batch()
 
     def loss_sum(self, batch: Batch) -> Tensor:
-        """The summed loss of a batch, in nats."""
+        """Summed loss of a batch, in nats."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             model, targets = self.model, batch.targets
             if must_be_called(model, Transformer) or must_be_called(model.output, nn.Linear):
@@ -175,7 +177,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> float:
-        """The mean loss over the batches of all processes, in nats a token, without dropout."""
+        """Mean loss over the batches of all processes, in nats per token, without dropout."""
         self.model.eval()
         total, tokens = 0.0, 0
         for batch in batches:
@@ -186,13 +188,13 @@ class Trainer:
         return float(sums[0] / sums[1].clamp(min=1))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All but the weights: (tensors, what JSON holds)."""
+        """Trainer state without weights: tensors and JSON metadata."""
         tensors = {name: whole(tensor) for name, tensor in optimizer_tensors(self.optimizers).items()}
         tensors["generator"] = self.generator.get_state()
         return tensors, {"step": self.step, "tokens": self.tokens, "batches": self.batches.state()}
 
     def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Go on from a state, with the weights that were saved beside it."""
+        """Restore a state; the weights saved with it are loaded separately."""
         self.batches.restore(record["batches"])
         restore_optimizers(self.optimizers, tensors)
         self.generator.set_state(tensors["generator"])
@@ -200,7 +202,7 @@ class Trainer:
 
 
 class Objective(nn.Module):
-    """The summed loss as a module, for what wraps modules: several processes."""
+    """The summed loss as a module, so that DDP and FSDP can wrap it."""
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__()
@@ -208,5 +210,5 @@ class Objective(nn.Module):
         self.loss_sum = trainer.loss_sum
 
     def forward(self, batch: Batch) -> Tensor:
-        """A batch -> its summed loss, a scalar in nats."""
+        """Summed loss of a batch, a scalar in nats."""
         return self.loss_sum(batch)

@@ -1,4 +1,4 @@
-"""What the machine offers: its device, its number types, its speed, and a compiler."""
+"""Properties of the machine: device, fast dtypes, memory, speed, compiler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """cuda, then mps, then cpu; or the one that is named. A LuthierError when it is not there."""
+    """Select cuda, then mps, then cpu; or the named device. Raises a LuthierError if it is not available."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, available in there.items() if available)
@@ -31,7 +31,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether products of bfloat16 matrices run on units made for them."""
+    """Whether the device has hardware for bfloat16 matrix products."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -41,18 +41,19 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile finds what it needs: on a CPU that is a C++ compiler, $CXX or the one it looks for."""
+    """Whether torch.compile can run: on a CPU it needs a C++ compiler, $CXX or the platform's default."""
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     return device.type != "cpu" or shutil.which(os.environ.get("CXX", usual)) is not None
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep what is freed rather than hand it back to the system: a fifth of a training step on Linux CPUs.
+    """Make glibc keep freed memory instead of returning it to the system: saves a fifth of a training step on Linux
+    CPUs.
 
-    A step frees and takes hundreds of megabytes again; each time the system would map and clear them page by page.
+    A step frees and reallocates hundreds of megabytes, which the system would map and clear page by page each time.
     """
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library: nothing is lost
+        with contextlib.suppress(OSError, AttributeError):  # another C library: no effect
             mallopt = ctypes.CDLL("libc.so.6").mallopt
             mallopt(M_MMAP_MAX, 0)
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
@@ -60,13 +61,13 @@ def keep_freed_memory() -> None:
 
 
 def matrix_product_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """The machine's speed limit: FLOP/s of a large square matrix product, the best of several."""
+    """Measured peak speed: FLOP/s of a large square matrix product, the best of several."""
     size = 8192 if device.type == "cuda" else 2048
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(size, size, generator=generator).to(device, dtype)
     best, end = float("inf"), time.perf_counter() + seconds
-    (a @ a).sum().item()  # the first call prepares
-    while time.perf_counter() < end or best == float("inf"):  # once at least, however busy the machine
+    (a @ a).sum().item()  # warm-up
+    while time.perf_counter() < end or best == float("inf"):  # at least once, however busy the machine
         start = time.perf_counter()
         product = a @ a
         synchronize(device)
@@ -76,7 +77,7 @@ def matrix_product_peak(device: torch.device, dtype: torch.dtype, seconds: float
 
 
 def memory_bandwidth(seconds: float = 0.3) -> float:
-    """Bytes/s of reading the processor's memory: the best of several sums over more than the caches hold."""
+    """Bytes/s of reading main memory: the best of several sums over an array larger than the caches."""
     numbers = torch.ones(2**26, dtype=torch.int32)  # 256 MB
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end or best == float("inf"):
@@ -87,7 +88,7 @@ def memory_bandwidth(seconds: float = 0.3) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock tells the truth."""
+    """Wait for the device to finish, for correct timing."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -95,7 +96,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes of memory that the device has; of a CPU, those of the container or process."""
+    """Total memory of the device in bytes; for a CPU, limited by the container or process."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     found = [psutil.virtual_memory().total]
@@ -109,7 +110,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes this process has held, on the device or, on a CPU, in all."""
+    """Peak memory of this process in bytes, on the device or, for a CPU, resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":

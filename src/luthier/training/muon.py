@@ -1,7 +1,7 @@
-"""torch.optim.Muon, with matrices of one shape orthogonalised together.
+"""torch.optim.Muon, with matrices of one shape orthogonalised in a batch.
 
-In a small model most of Muon's time goes into starting products of 128 x 128 matrices one by one; in stacks they take
-half the time and come out equal to the bit.
+In a small model, Muon spends most of its time launching products of 128 x 128 matrices one at a time; batched, they
+take half the time and are bitwise equal.
 
 Shapes: n matrices of a stack, R rows, S columns, R <= S.
 """
@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-STACK = 2**20  # elements: what a core's cache still holds in bfloat16
+STACK = 2**20  # elements: fits into a core's cache in bfloat16
 
 
 class Muon(torch.optim.Muon):
-    """Same settings, same state and same steps as torch.optim.Muon with adjust_lr_fn="match_rms_adamw"."""
+    """Same settings, state and updates as torch.optim.Muon with adjust_lr_fn="match_rms_adamw"."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step for all matrices that have a gradient."""
+        """Update all matrices that have a gradient."""
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if not weights:
@@ -37,7 +37,7 @@ class Muon(torch.optim.Muon):
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
             for alike in by_shape(updates):
                 stack = torch.stack([upright(updates[index]) for index in alike])  # (n, R, S)
-                rate = group["lr"] * 0.2 * stack.shape[2] ** 0.5  # the size of AdamW's updates: arXiv 2502.16982
+                rate = group["lr"] * 0.2 * stack.shape[2] ** 0.5  # matches the RMS of AdamW's updates: arXiv 2502.16982
                 stack = orthogonalise(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 for index, update in zip(alike, stack, strict=True):
                     tall = weights[index].shape[0] > weights[index].shape[1]
@@ -45,7 +45,7 @@ class Muon(torch.optim.Muon):
 
 
 def by_shape(matrices: list[Tensor]) -> list[list[int]]:
-    """Indices of matrices whose shapes are the same but for transposing, in lists of at most STACK elements."""
+    """Group indices of matrices with the same shape up to transposition, at most STACK elements per group."""
     alike = defaultdict(list)
     for index, matrix in enumerate(matrices):
         alike[tuple(sorted(matrix.shape))].append(index)
@@ -57,12 +57,12 @@ def by_shape(matrices: list[Tensor]) -> list[list[int]]:
 
 
 def upright(matrix: Tensor) -> Tensor:
-    """The matrix with its longer side as columns: the products are smaller so."""
+    """Transpose a tall matrix, so that R <= S: the products are smaller."""
     return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
 
 
 def orthogonalise(stack: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """Bring the singular values of each matrix near 1 by Newton-Schulz steps, (n, R, S) -> (n, R, S) in bfloat16."""
+    """Orthogonalise each matrix approximately by Newton-Schulz steps, (n, R, S) -> (n, R, S) in bfloat16."""
     a, b, c = coefficients
     x = stack.bfloat16()
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)

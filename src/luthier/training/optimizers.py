@@ -1,4 +1,4 @@
-"""AdamW (arXiv 1711.05101) and Muon (Jordan et al. 2024; scaled as in arXiv 2502.16982), on groups of weights."""
+"""AdamW (arXiv 1711.05101) and Muon (Jordan et al. 2024; scaled as in arXiv 2502.16982), with parameter groups."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from luthier.training.settings import Settings
 
 
 def build_optimizers(model: Transformer, settings: Settings) -> list[torch.optim.Optimizer]:
-    """One optimizer, or two with Muon. Each group keeps its peak learning rate under "peak".
+    """Build one optimizer, or two with Muon. Each group stores its peak learning rate under "peak".
 
-    Weight decay acts on matrices only: norms, biases and scales are left alone. Muon takes the hidden matrices; the
+    Weight decay applies to matrices only, not to norms, biases and scales. Muon takes the hidden matrices; the
     embedding, the output matrix and stacked experts (three dimensions, which torch.optim.Muon refuses) stay with AdamW.
     """
     hidden: list[nn.Parameter] = []
@@ -53,19 +53,19 @@ def build_optimizers(model: Transformer, settings: Settings) -> list[torch.optim
 
 
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
-    """Set each group to its peak times `factor`."""
+    """Set each group's learning rate to its peak times `factor`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
 
 
 def gradient_norm(model: nn.Module) -> torch.Tensor:
-    """The 2-norm of all gradients together, a scalar."""
+    """2-norm of all gradients together, a scalar."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)
 
 
 def clip_gradients(model: nn.Module, norm: torch.Tensor, largest: float) -> None:
-    """Scale all gradients so that their norm is at most `largest`; leave them alone when it is."""
-    if norm > largest:  # not clip_grad_norm_: it passes over all gradients even to multiply by 1
+    """Scale all gradients so that their norm is at most `largest`; no-op if it already is."""
+    if norm > largest:  # not clip_grad_norm_, which passes over all gradients even to multiply by 1
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), largest, norm)

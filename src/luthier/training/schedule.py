@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step: linear warmup, then constant, cosine, linear or warmup-stable-decay."""
+"""Learning-rate schedules: linear warmup, then constant, cosine, linear or warmup-stable-decay."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from luthier.training.settings import Settings
 
 
 def warmup_steps(settings: Settings, total: int) -> int:
-    """The warmup in steps: settings.warmup itself, or that share of the run when it is below 1."""
+    """Number of warmup steps: settings.warmup itself, or that fraction of the run if below 1."""
     return round(settings.warmup * total) if settings.warmup < 1 else round(settings.warmup)
 
 
 def learning_rate_factor(settings: Settings, step: int, total: int) -> float:
-    """What to multiply the peak learning rate by at `step`, counted from 0, of `total`. Between 0 and 1."""
+    """Factor on the peak learning rate at `step`, counted from 0, of `total`. Between 0 and 1."""
     warmup = warmup_steps(settings, total)
     if step < warmup:
         return (step + 1) / warmup
@@ -24,7 +24,7 @@ def learning_rate_factor(settings: Settings, step: int, total: int) -> float:
     if settings.schedule == "linear":
         return final + (1 - final) * max(0.0, 1 - done)
     if settings.schedule == "wsd":  # arXiv 2404.06395
-        falling = max(1.0, min(settings.decay * total, total - 1 - warmup))  # steps; none of the warmup's
+        falling = max(1.0, min(settings.decay * total, total - 1 - warmup))  # steps; does not overlap the warmup
         left = (total - 1 - step) / falling
         return final + (1 - final) * min(1.0, left)
     return 1.0

@@ -1,6 +1,6 @@
-"""Every setting of a training run, in one flat table.
+"""Settings of a training run, in one flat table.
 
-The fields are the keys of the TOML file and the options of `luthier train`; their texts are its help.
+The fields are the keys of the TOML file and the options of `luthier train`; their docstrings are its help.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ from luthier.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """Every setting of a training run."""
+    """Settings of a training run."""
 
-    # what is trained, and on what
+    # model and data
     preset: str = "llama-nano"
-    """The model's size, by name: gpt2-124m, llama-micro, llama4-nano, ..."""
+    """Model preset: gpt2-124m, llama-micro, llama4-nano, ..."""
     tokenizer: str = "bpe"
-    """"bpe" or "characters", made from the training text; "gpt2"; or the path of a tokenizer or a model."""
+    """Tokenizer: "bpe" or "characters", trained on the text; "gpt2"; or the path of a tokenizer or a model."""
     vocab_size: int = 0
-    """Entries of a BPE made from the text; 0: what the preset says."""
+    """Vocabulary size of a BPE trained on the text; 0: the preset's."""
     validation: float | str = 0.1
-    """Share of the text held out to choose the best weights; or a text of its own: a file, a folder or a corpus."""
+    """Fraction of the text held out to select the best weights; or a separate text: a file, a folder or a corpus."""
     test: float = 0.0
-    """Share of the text held out and never looked at in training."""
+    """Fraction of the text held out as a test set, not used in training."""
     split_by: Literal["auto", "characters", "documents"] = "auto"
-    """Hold out the end of the text, or whole documents; auto: documents when there are enough of them."""
+    """Split off the end of the text, or random documents; auto: documents when there are enough of them."""
     field: str = "text"
-    """The field or column that holds the text, in .json, .jsonl, .csv, .tsv and .parquet files."""
+    """Field or column that holds the text, in .json, .jsonl, .csv, .tsv and .parquet files."""
     document_separator: str = ""
-    """A text that parts files into documents, such as "<|endoftext|>"; empty: a file is one document."""
+    """String that separates documents within a file, such as "<|endoftext|>"; empty: a file is one document."""
     normalisation: Literal["NFC", "NFKC", "none"] = "NFC"
-    """Unicode normalisation of the text."""
+    """Unicode normalisation form of the text."""
     invalid: Literal["error", "replace"] = "error"
-    """What to do with bytes that are not UTF-8."""
+    """Bytes that are not UTF-8: stop with an error, or replace them by U+FFFD."""
 
     # batches
     batches: Literal["random", "sliding", "documents"] = "random"
-    """Random windows; windows in order of epochs, `stride` apart; or one short document a row, padded."""
+    """random: randomly placed windows; sliding: epochs of windows `stride` apart; documents: one per row, padded."""
     batch_size: int = 16
-    """Rows of context_length tokens that go through the model at once."""
+    """Sequences of context_length tokens per batch."""
     stride: int = 0
     """Tokens from one sliding window to the next; 0: the context length, so that windows do not overlap."""
     accumulation: int = 1
-    """Batches whose gradients are added up before each step."""
+    """Gradient accumulation: batches per optimizer step."""
 
     # optimizer
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW for all, or Muon for the hidden matrices and AdamW for the rest."""
+    """AdamW for all parameters, or Muon for the hidden matrices and AdamW for the rest."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     muon_learning_rate: float = 0.0
@@ -57,75 +57,79 @@ class Settings:
     weight_decay: float = 0.1
     """Decoupled weight decay, on matrices only."""
     beta1: float = 0.9
-    """AdamW's average of gradients."""
+    """AdamW's decay rate of the average of gradients."""
     beta2: float = 0.95
-    """AdamW's average of squared gradients."""
+    """AdamW's decay rate of the average of squared gradients."""
     clip: float = 1.0
-    """Largest norm of the gradient of a step; 0: no clipping."""
+    """Maximum gradient norm; 0: no clipping."""
     schedule: Literal["constant", "cosine", "linear", "wsd"] = "cosine"
-    """The learning rate after the warmup; wsd: constant, then linear over the last decay share."""
+    """Learning-rate schedule after the warmup; wsd: constant, then linear decay over the last part (see decay)."""
     warmup: float = 0.02
-    """Linear warmup: a number of steps, or a share of the run when below 1."""
+    """Linear warmup: number of steps, or fraction of the run if below 1."""
     decay: float = 0.2
-    """With wsd, the share of the run in which the learning rate falls."""
+    """Fraction of the run in which the learning rate decays, with wsd."""
     final_learning_rate: float = 0.1
-    """Where the schedule ends, as a share of the peak."""
+    """Final learning rate, as a fraction of the peak."""
 
-    # length and luck
+    # duration and seed
     steps: int = 0
-    """Optimizer steps; 0: as `epochs` says; without either, as many as take about three minutes on this machine."""
+    """Optimizer steps; 0: set by `epochs`; without either, as many as take about three minutes on this machine."""
     epochs: float = 0.0
-    """Passes over the training tokens; 0: as `steps` says."""
+    """Passes over the training tokens; 0: set by `steps`."""
     seed: int = 1
-    """First weights, order of the batches and dropout."""
+    """Random seed of initialisation, batch order and dropout."""
 
     # mixture of experts
     balance: Literal["bias", "auxiliary", "none"] = "bias"
-    """How the load of experts is kept even: a bias in the router (no gradient), an auxiliary loss, or not at all."""
+    """Load balancing of experts: a bias in the router (no gradient), an auxiliary loss, or none."""
     balance_rate: float = 0.03
-    """Step of the bias on a logit, or weight of the auxiliary loss."""
+    """Step size of the bias on a logit, or weight of the auxiliary loss."""
 
-    # when something goes wrong
+    # recovery
     non_finite: Literal["stop", "skip", "back"] = "stop"
-    """A loss or gradient that is no number: stop; leave its batches out; or go back to the last checkpoint and then
-    leave them out. The weights are never updated with it."""
+    """On a NaN or infinite loss or gradient: stop; skip its batches; or go back to the last checkpoint and skip them.
+    The weights are never updated with it.
+    """
     spikes: Literal["log", "back", "stop"] = "log"
-    """A loss far above those before it: say so; go back to the last checkpoint and leave its batches out; or stop."""
+    """On a loss spike: log it; go back to the last checkpoint and skip its batches; or stop."""
 
-    # what is looked at on the way
+    # evaluation, samples and checkpoints
     evaluate_every: int = 0
-    """Steps between two looks at the losses; 0: 20 looks in a run."""
+    """Evaluation interval in steps; 0: 20 evaluations per run."""
     evaluate_batches: int = 8
-    """Batches of each evaluation, for training and for validation, each with the rows of a step (batch_size x
-    accumulation); 0: the whole validation text."""
+    """Batches per evaluation, for training and for validation, each with the rows of a step (batch_size x
+    accumulation); 0: the entire validation text.
+    """
     sample_every: int = 0
-    """Steps between two samples of text; 0: after each epoch, or 5 times in a run without epochs."""
+    """Steps between text samples; 0: after each epoch, or 5 times in a run without epochs."""
     sample_prompt: str = ""
-    """What samples begin with; empty: the first words of the validation text."""
+    """Prompt of text samples; empty: the first words of the validation text."""
     sample_tokens: int = 50
-    """Length of a sample."""
+    """Length of a sample in tokens."""
     sample_temperature: float = 0.8
-    """Temperature of samples; 0: always the likeliest token."""
+    """Temperature of samples; 0: greedy decoding."""
     save_every: int = 0
-    """Steps between two checkpoints; 0: at each look at the losses."""
+    """Steps between checkpoints; 0: at each evaluation."""
     keep: int = 2
-    """Checkpoints that are kept; should the newest be damaged, a run goes on from the one before."""
+    """Number of checkpoints to keep; if the newest is damaged, a run resumes from the one before."""
     tensorboard: bool = False
-    """Write the metrics for TensorBoard too (pip install luthier[tensorboard])."""
+    """Also write the metrics for TensorBoard (pip install luthier[tensorboard])."""
 
-    # the machine
+    # machine
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto: cuda, then mps, then cpu."""
+    """Device; auto: cuda, then mps, then cpu."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the matrix products; weights and optimizer stay in float32."""
+    """Data type of the matrix products; weights and optimizer state stay in float32."""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """Compile the blocks; auto: when the run is long enough to win the time back, timed on its first steps."""
+    """Compile the blocks; auto: if the run is long enough to save time, measured on its first steps."""
     threads: int = 0
     """CPU threads; 0: all cores."""
     activation_checkpointing: bool = False
-    """Keep only the input of each block, and compute the rest again in the backward pass: much less memory, slower."""
+    """Store only the input of each block and recompute the rest in the backward pass: much less memory, but slower."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
-    """With several processes (torchrun): a whole model in each, or a part; auto: parts if a whole one does not fit."""
+    """With several processes (torchrun): a replica of the model in each, or a shard; auto: shard if a replica does not
+    fit.
+    """
 
     def __post_init__(self) -> None:
         above_zero = ("batch_size", "accumulation", "learning_rate", "sample_tokens", "keep")
