@@ -39,7 +39,7 @@ def test_the_version(capsys):
 
 
 @pytest.mark.parametrize(
-    ("verb", "hint"), [("trian", "did you mean 'train'?"), ("xyz", "the verbs are train, generate, chat, eval")]
+    ("verb", "hint"), [("trian", "did you mean 'train'?"), ("xyz", "the verbs are train, torchrun, generate, chat")]
 )
 def test_an_unknown_verb_names_the_nearest(verb, hint, capsys):
     assert main([verb]) == 2

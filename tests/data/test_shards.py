@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data.prepare import prepare
-from luthier.data.shards import ShardWriter, TokenShards, dtype_for, open_tokens, read_index
+from luthier.data.shards import ShardWriter, TokenShards, check_files, dtype_for, open_tokens, read_index
 from luthier.errors import LuthierError
+from luthier.files.sealed_json import sealed
 
 from .small_tokenizers import characters
 
@@ -97,7 +98,7 @@ def change(**values: object):
     def damage(folder: Path) -> None:
         record = json.loads((folder / "index.json").read_text())
         record.update(values)
-        (folder / "index.json").write_text(json.dumps(record))
+        (folder / "index.json").write_text(json.dumps(sealed(record)))
 
     return damage
 
@@ -106,13 +107,13 @@ def escape(folder: Path) -> None:
     shutil.copy(folder / "train-00000.bin", folder.parent / "train-00000.bin")
     record = json.loads((folder / "index.json").read_text())
     record["splits"]["train"]["shards"][0]["file"] = "../train-00000.bin"
-    (folder / "index.json").write_text(json.dumps(record))
+    (folder / "index.json").write_text(json.dumps(sealed(record)))
 
 
 def fewer(folder: Path) -> None:
     record = json.loads((folder / "index.json").read_text())
     record["splits"]["train"]["shards"].pop()
-    (folder / "index.json").write_text(json.dumps(record))
+    (folder / "index.json").write_text(json.dumps(sealed(record)))
 
 
 @pytest.mark.parametrize(
@@ -142,17 +143,40 @@ def test_what_is_not_as_the_index_says_is_named_on_opening(folder, damage, compl
 def test_one_flipped_bit_is_found_when_asked_for(folder):
     path = folder / "train-00001.bin"
     data = bytearray(path.read_bytes())
-    data[7] ^= 1
+    data[6] ^= 2  # 2 becomes 0, which is in the vocabulary
     path.write_bytes(data)
     open_tokens(folder, "train")
-    with pytest.raises(LuthierError, match=r"train-00001\.bin: sha256 .* the index says"):
+    with pytest.raises(LuthierError, match=r"train-00001\.bin: is not as it was written: its sha256 is "):
         open_tokens(folder, "train", verify=True)
 
 
-def test_ids_beyond_the_vocabulary_are_found_when_asked_for(folder):
+def test_an_id_beyond_the_vocabulary_is_named_with_its_shard_and_position(folder):
+    path = folder / "train-00001.bin"
+    data = bytearray(path.read_bytes())
+    data[15] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(LuthierError, match=r"train-00001\.bin: the id at position 7 is 4,\d+, outside the vocab"):
+        check_files(folder)
     change(vocab_size=2)(folder)
-    with pytest.raises(LuthierError, match="id 2 is outside the vocabulary of 2"):
+    with pytest.raises(LuthierError, match=r"train-00000\.bin: the id at position \d is 2, outside"):
         open_tokens(folder, "train", verify=True)
+
+
+def test_a_start_of_a_document_that_moved_is_found(folder):
+    path = folder / "train-documents.npy"
+    documents = np.load(path)
+    documents[-1] += 1
+    np.save(path, documents)
+    open_tokens(folder, "train")
+    with pytest.raises(LuthierError, match=r"train-documents\.npy: is not as it was written"):
+        check_files(folder)
+
+
+def test_a_changed_number_in_the_index_is_found(folder):
+    text = (folder / "index.json").read_text()
+    (folder / "index.json").write_text(text.replace('"bytes": ', '"bytes": 1', 1))
+    with pytest.raises(LuthierError, match=r"index\.json: damaged \(its checksum"):
+        read_index(folder)
 
 
 def test_a_folder_or_split_that_is_not_there_says_what_is(folder, tmp_path):

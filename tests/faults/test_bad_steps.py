@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from tiny_runs import plan, records
 
@@ -49,7 +50,7 @@ def test_going_back_keeps_the_score_of_the_best_weights(book, tmp_path, monkeypa
 
     def watched(run, tensors, record):
         before = run.best, run.seconds_before
-        restore(run, tensors, {**record, "best": math.inf, "seconds": 1e9})
+        restore(run, tensors, msgspec.structs.replace(record, best=None, seconds=1e9))
         seen.append((run, before))
 
     monkeypatch.setattr(train.Run, "restore", watched)

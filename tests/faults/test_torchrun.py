@@ -73,3 +73,45 @@ def test_a_process_that_dies_ends_the_others(tmp_path, recipe):
     assert "process 0 lost another process" in said
     assert "Traceback (most recent call last):\n  File" not in said.partition("elastic")[0]
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_by_signal_saves_says_one_line_and_exits_with_130(book, tmp_path, number):
+    path = tmp_path / "recipe.toml"
+    path.write_text(plan(book, batch_size=4, steps=100_000, save_every=50_000).toml(), encoding="utf-8")
+    command = [
+        sys.executable, "-m", "luthier", "torchrun", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1",
+        "train", "--recipe", str(path), "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    agent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "run" / "checkpoints").glob("step-*")):  # that of step 0
+        assert time.monotonic() < deadline
+        assert agent.poll() is None
+        time.sleep(0.05)
+    agent.send_signal(number)
+    _, said = agent.communicate(timeout=200)
+    assert agent.returncode == 130, said
+    assert "Traceback" not in said
+    assert "saved in" in said
+    assert f"luthier: stopped by {number.name}: all processes have ended" in said
+    assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 2
+
+
+def test_a_process_that_fails_gives_its_exit_code(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "luthier",
+        "torchrun",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "train",
+        "--nonsense",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "ended with exit code 2; its own message is above" in done.stderr

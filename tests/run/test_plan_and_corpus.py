@@ -12,6 +12,7 @@ from tiny_runs import plan, records, words
 from luthier.architectures.registry import presets
 from luthier.data.batches import PaddedDocuments
 from luthier.errors import LuthierError, UsageError
+from luthier.files.sealed_json import sealed
 from luthier.run import corpus, train
 from luthier.run.plan import read_recipe, recipes, resolve
 from luthier.run.watch import duration
@@ -94,7 +95,7 @@ def test_a_prepared_folder_is_trained_on_as_it_is_and_must_be_whole(book, tmp_pa
     assert not (out / "tokens").exists()
     train.resume(out, {"steps": 3}, {}, ())
     index = json.loads((prepared / "index.json").read_text())
-    (prepared / "index.json").write_text(json.dumps({**index, "tokenizer": "0" * 64}))
+    (prepared / "index.json").write_text(json.dumps(sealed({**index, "tokenizer": "0" * 64})))
     with pytest.raises(LuthierError, match="its tokenizer is not the one that made its tokens"):
         train.start(plan(prepared), tmp_path / "other")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ def ctrl_c(monkeypatch):
             if now == step:
                 for _ in range(times):
                     os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(0.05)  # so that the system does not take two for one
 
         monkeypatch.setattr(Watch, "stepped", stepped)
 
@@ -103,7 +105,7 @@ def test_ctrl_c_before_the_run_has_begun_leaves_nothing(book, tmp_path, monkeypa
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.speed, "choose_precision", interrupt)
+    monkeypatch.setattr("luthier.run.speed.choose_precision", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train.start(plan(book), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -118,7 +120,7 @@ def test_a_run_can_be_made_longer(ended):
     train.resume(ended, {"steps": 10, "evaluate_every": 1}, {}, ())
     assert [look["step"] for look in records(ended / "metrics.jsonl")] == [0, 3, 4, 6, 8, 9, 10]
     assert luthier.load(ended / "checkpoints" / "step-00000010").generate("ka", max_new_tokens=3)
-    with pytest.raises(LuthierError, match="is at step 10, where it was to end: give more --steps or --epochs"):
+    with pytest.raises(LuthierError, match=r"is finished: it is at step 10 of 10; .* give more --steps or --epochs"):
         train.resume(ended, {}, {}, ())
 
 
@@ -128,13 +130,19 @@ def test_a_run_can_be_made_longer(ended):
         ({"learning_rate": 0.5}, {}, (), "learning_rate is 0.01, not 0.5"),
         ({"seed": 9}, {}, (), "seed is 1, not 9"),
         ({}, {"dim": 16}, (), "model.dim is 8, not 16"),
-        ({}, {}, ("other.txt",), "book.txt, not other.txt"),
-        ({"seed": 9, "clip": 0.5}, {"dim": 16}, (), "model.dim is 8, not 16; seed is 1, not 9; clip is 1.0, not 0.5"),
+        ({}, {}, ("other.txt",), "other.txt: no such file"),
+        (
+            {"seed": 9, "clip": 0.5},
+            {"dim": 16},
+            (),
+            "model.dim is 8, not 16; clip is 1.0, not 0.5; seed is 1, not 9. Leave that out, or start another run with "
+            "--out (clip, seed may change with --anyway)",
+        ),
     ],
 )
 def test_what_would_make_another_run_is_refused_by_name(ended, options, model, data, complaint):
     before = (ended / "run.toml").read_bytes()
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(LuthierError) as error:
         train.resume(ended, {"steps": 12, **options}, model, data)
     assert complaint in str(error.value)
     assert (ended / "run.toml").read_bytes() == before
@@ -150,7 +158,7 @@ def test_a_folder_that_is_no_run_or_has_no_checkpoint_is_named(ended, tmp_path):
 
 
 def test_settings_of_training_may_change_when_it_is_asked_for(ended):
-    with pytest.raises(UsageError, match="or add --anyway where only training changes"):
+    with pytest.raises(UsageError, match="Leave that out, add --anyway to go on so, or start"):
         train.resume(ended, {"steps": 10, "learning_rate": 0.5}, {}, ())
     train.resume(ended, {"steps": 10, "learning_rate": 0.5}, {}, (), anyway=True)
     assert "learning_rate = 0.5" in (ended / "run.toml").read_text()

@@ -5,22 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import torch
 
 from luthier.run import speed
+from luthier.run.checkpoint_record import Decisions
+from luthier.run.plan import resolve
+from luthier.run.resuming import decide
 from luthier.training.distributed import ALONE
 from luthier.training.loop import StepResult
 from luthier.training.settings import Settings
 
 
 class FakeTrainer:
-    """Counts steps, and how often it was asked to compile."""
+    """At some step of so many, and counts how often it was asked to compile."""
 
     world = ALONE
 
-    def __init__(self, total: int) -> None:
-        self.device, self.step, self.total_steps, self.compiled = torch.device("cpu"), 0, total, 0
+    def __init__(self, total: int, step: int = 0) -> None:
+        self.device, self.step, self.total_steps, self.compiled = torch.device("cpu"), step, total, 0
 
     def compile(self) -> None:
         self.compiled += 1
@@ -30,47 +34,61 @@ class FakeTrainer:
 def _a_compiler(monkeypatch):
     monkeypatch.setattr(speed, "has_compiler", lambda device: True)
     monkeypatch.setattr(speed.torch, "compile", lambda function: function)  # the trial
-
-
-def steps(trainer: FakeTrainer, compiler: speed.Compiler, seconds: list[float]) -> None:
-    recent = []
-    for each in seconds:
-        trainer.step += 1
-        recent.append(StepResult(1.0, 1.0, 1e-3, 100, each))
-        compiler.stepped(recent)
+    monkeypatch.setattr(speed, "time_gradients", lambda trainer, dtype: 0.1)
 
 
 @pytest.mark.parametrize(
-    ("total", "seconds", "compiled"),
+    ("trainer", "settings", "compiled"),
     [
-        (10_000, [9.0, 0.1, 0.1], 1),  # 1000 s are left: a fifth is won, far more than compiling takes
-        (1000, [9.0, 0.1, 0.1], 0),  # 100 s: the first, slow step must not count
-        (10_000, [0.1, 0.1], 0),  # not yet known
-        (10_000, [9.0, 0.1, 0.1, 0.1, 0.1], 1),  # once
+        (FakeTrainer(10_000), {}, True),  # 1000 s are ahead: a fifth is won, far more than compiling takes
+        (FakeTrainer(1000), {}, False),
+        (FakeTrainer(1000), {"accumulation": 10}, True),
+        (FakeTrainer(10_000, step=9000), {}, False),  # a run that goes on, near its end
+        (FakeTrainer(10), {"compile": "yes"}, True),
+        (FakeTrainer(10**6), {"compile": "no"}, False),
     ],
 )
-def test_it_compiles_when_the_run_is_long_enough_to_win_the_time_back(total, seconds, compiled, capsys):
-    trainer = FakeTrainer(total)
-    steps(trainer, speed.Compiler(trainer, Settings()), seconds)
-    assert trainer.compiled == compiled
-    assert ("compiling the blocks with the next step" in capsys.readouterr().out) == bool(compiled)
+def test_it_compiles_when_what_is_left_is_long_enough_to_win_the_time_back(trainer, settings, compiled, capsys):
+    assert speed.choose_compiling(trainer, Settings(**settings)) == compiled
+    said = capsys.readouterr().out
+    assert ("compiling the blocks: " in said) == (compiled and "compile" not in settings)
 
 
-def test_yes_compiles_at_once_and_no_never():
-    trainer = FakeTrainer(10)
-    speed.Compiler(trainer, Settings(compile="yes"))
-    assert trainer.compiled == 1
-    trainer = FakeTrainer(10**6)
-    steps(trainer, speed.Compiler(trainer, Settings(compile="no")), [1.0] * 5)
-    assert trainer.compiled == 0
+def test_a_run_that_goes_on_takes_the_decision_that_it_was_begun_with():
+    plan = resolve()
+    was = Decisions("cpu", 1, compiled=True, parallel="ddp", processes=1)
+    short = FakeTrainer(60, step=50)
+    assert decide(short, plan, was, set())[1]
+    assert not decide(FakeTrainer(10**6), plan, replace_decision(was, compiled=False), set())[1]
+    assert decide(FakeTrainer(10**6), plan, replace_decision(was, compiled=False), {"steps"})[1]  # made much longer
+    assert decide(short, plan, was, {"steps"})[1]  # what is compiled stays so
+    no = replace(plan, settings=replace(plan.settings, compile="no"))
+    assert not decide(short, no, was, {"compile"})[1]
+
+
+def replace_decision(decisions, **values):
+    return msgspec.structs.replace(decisions, **values)
 
 
 def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, capsys):
     monkeypatch.setattr(speed, "has_compiler", lambda device: False)
     trainer = FakeTrainer(10**6)
-    steps(trainer, speed.Compiler(trainer, Settings(compile="yes")), [1.0] * 5)
+    assert not speed.choose_compiling(trainer, Settings())
+    assert not speed.compile_blocks(trainer)
     assert trainer.compiled == 0
-    assert "no C++ compiler here: training uncompiled" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("no C++ compiler here: training uncompiled") == 2
+
+
+def test_compiling_that_fails_in_a_trial_is_said_and_left_out(monkeypatch, capsys):
+    def fails(function):
+        raise RuntimeError("no linker\nand much more")
+
+    trainer = FakeTrainer(10)
+    assert speed.compile_blocks(trainer)
+    assert trainer.compiled == 1
+    monkeypatch.setattr(speed.torch, "compile", fails)
+    assert not speed.compile_blocks(trainer)
+    assert "compiling does not work here (no linker)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("float32", "chosen"), [(1.0, "float32"), (3.0, "bfloat16")])

@@ -193,9 +193,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(bo
     burst = plan(book, steps=8, evaluate_every=2, learning_rate=1e30, warmup=0)
     with pytest.raises(LuthierError, match="lower learning_rate") as error:
         train.start(burst, tmp_path / "run")
-    assert "No checkpoint was saved before it" in str(error.value)
+    assert f"The last good state is in {tmp_path / 'run/checkpoints/step-00000000'}" in str(error.value)
     assert all(weight.isfinite().all() for weight in luthier.load(tmp_path / "run").model.parameters())
-    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert [path.name for path in (tmp_path / "run").glob("checkpoints/*")] == ["step-00000000"]
 
 
 def test_a_loss_that_is_no_number_in_the_middle_names_step_and_batch(book, tmp_path, monkeypatch):

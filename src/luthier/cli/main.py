@@ -23,6 +23,7 @@ from luthier.terminal.streams import abandon, accept_any_character, hold_standar
 # verb: (module, one line of help), in the order in which a newcomer meets them
 VERBS = {
     "train": ("train", "train a language model on a text: luthier train book.txt --out runs/book"),
+    "torchrun": ("torchrun", "train in several processes: luthier torchrun --nproc-per-node 2 train book.txt"),
     "generate": ("generate", 'let a model speak: luthier generate runs/book "Once upon a time"'),
     "chat": ("chat", "talk with a model that was taught to: luthier chat SmolLM2-135M-Instruct.gguf"),
     "eval": ("eval", "loss and perplexity of models on a text: luthier eval runs/a runs/b book.txt"),

@@ -14,6 +14,7 @@ import tyro
 
 from luthier.architectures.registry import Config
 from luthier.errors import UsageError
+from luthier.run.changes import anyway_help, resume_help
 from luthier.run.plan import Plan, read_recipe, read_run, recipes, resolve
 from luthier.training.settings import Settings
 
@@ -25,7 +26,7 @@ class Given:
     plan: Plan
     out: Path
     resume: bool
-    anyway: bool  # resume although settings or tokens have changed
+    anyway: bool  # with resume: let what changes.ANYWAY lists change too
     data: tuple[str, ...]  # empty when not given
     options: dict[str, Any]  # of Settings, those that differ from preset and recipe
     model: dict[str, Any]  # of the Config, likewise
@@ -93,9 +94,9 @@ def arguments_type(model: Config) -> Any:
             ("out", Annotated[Path, tyro.conf.arg(help="The run's folder.")]),
             ("recipe", Annotated[str, tyro.conf.arg(help=f"A TOML file of settings, a run's folder, or {shipped}.")]),
             ("resume", tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(
-                help="Go on with the run in --out where it stopped.")]]),
+                help=resume_help())]]),
             ("anyway", tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(
-                help="With --resume: go on although settings of training, or the tokens, have changed.")]]),
+                help=anyway_help())]]),
             ("settings", tyro.conf.OmitArgPrefixes[Settings]),
             ("model", Annotated[type(model), tyro.conf.arg(name="model")]),
         ],

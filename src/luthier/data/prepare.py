@@ -21,6 +21,7 @@ from luthier.data.splits import SPLITS, Fractions, Size, Span, measure, resolve,
 from luthier.data.text import Piece
 from luthier.errors import LuthierError, UsageError
 from luthier.files.atomic_folder import is_free, replacing
+from luthier.files.sealed_json import sealed
 from luthier.terminal.progress import progress
 
 BATCH = 1 << 20  # characters encoded at once: 16 chunks
@@ -104,7 +105,7 @@ def prepare(
             record = _write(parts, tokenizer, part, wanted, size, shard_tokens, advance)
         tokenizer.save(part)
         record["settings"] = {**asdict(fractions), **(settings or {}), "split_by": resolve(fractions, size)}
-        (part / INDEX).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (part / INDEX).write_text(json.dumps(sealed(record), indent=2) + "\n", encoding="utf-8")
     return read_index(out)
 
 

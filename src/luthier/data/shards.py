@@ -23,7 +23,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from luthier.data.digests import digests
 from luthier.errors import LuthierError
+from luthier.files.sealed_json import is_intact
 
 INDEX = "index.json"
 FORMAT = "luthier-tokens-1"
@@ -144,11 +146,13 @@ class ShardWriter:
     def finish(self) -> dict[str, Any]:
         """Write the remaining data, and return the split's entry of the index."""
         self._end_shard()
-        np.save(self.folder / f"{self.split}-documents.npy", np.asarray(self.documents, np.int64), allow_pickle=False)
+        path = _documents_path(self.folder, self.split)
+        np.save(path, np.asarray(self.documents, np.int64), allow_pickle=False)
         return {
             "tokens": self.tokens,
             "bytes": self.bytes,
             "documents": len(self.documents),
+            "documents_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "shards": self._shards,
         }
 
@@ -195,6 +199,8 @@ def read_index(folder: str | Path) -> Index:
         record = json.loads(path.read_bytes())
         if record["format"] != FORMAT:
             raise LuthierError(f"{path}: made by another version ({record['format']!r}); prepare the text again")
+        if not is_intact(record):
+            raise LuthierError(f"{path}: damaged (its checksum is not that of its contents); prepare the text again")
         if record["dtype"] not in DTYPES:
             raise ValueError(f"dtype {record['dtype']!r}")
         return Index(
@@ -219,11 +225,13 @@ def read_index(folder: str | Path) -> Index:
 def open_tokens(folder: str | Path, split: str = "train", *, verify: bool = False) -> TokenShards:
     """Memory-map a split of a prepared folder. Data is read on access.
 
-    `verify` reads everything once and checks the sha256 of each shard and the range of its ids.
+    `verify` reads all files of the folder first; see `check_files`.
 
     Raises LuthierError when a file is missing, truncated, or does not match the index.
     """
     index = read_index(folder)
+    if verify:
+        check_files(folder)
     if split not in index.splits:
         raise LuthierError(f"{folder}: no split '{split}' here, only {', '.join(index.splits)}")
     try:
@@ -232,9 +240,6 @@ def open_tokens(folder: str | Path, split: str = "train", *, verify: bool = Fals
         documents = _documents(index, split, entry)
         if sum(map(len, shards)) != entry["tokens"]:
             raise LuthierError(f"{folder}: the shards of '{split}' do not add up to its {entry['tokens']:,} tokens")
-        if verify:
-            for shard, record in zip(shards, entry["shards"], strict=True):
-                _verify(index, shard, record)
         return TokenShards(
             shards,
             name=split,
@@ -262,8 +267,12 @@ def _map(index: Index, name: str, tokens: int) -> NDArray[Any]:
     return np.memmap(path, dtype, mode="r", shape=(tokens,))
 
 
+def _documents_path(folder: Path, split: str) -> Path:
+    return folder / f"{split}-documents.npy"
+
+
 def _documents(index: Index, split: str, entry: dict[str, Any]) -> NDArray[np.int64]:
-    path = index.folder / f"{split}-documents.npy"
+    path = _documents_path(index.folder, split)
     try:
         documents: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -274,10 +283,36 @@ def _documents(index: Index, split: str, entry: dict[str, Any]) -> NDArray[np.in
     return documents
 
 
-def _verify(index: Index, shard: NDArray[Any], record: dict[str, Any]) -> None:
-    path = index.folder / record["file"]
-    digest = hashlib.sha256(shard.data).hexdigest()
-    if digest != record["sha256"]:
-        raise LuthierError(f"{path}: sha256 {digest}, the index says {record['sha256']}; prepare the text again")
-    if shard.max() >= index.vocab_size:
-        raise LuthierError(f"{path}: id {shard.max():,} is outside the vocabulary of {index.vocab_size:,}")
+def check_files(folder: str | Path) -> dict[str, int]:
+    """Read every file of a prepared folder and compare it with the index. Returns the tokens of each split.
+
+    Raises LuthierError for the first file that is not as it was written, and for an id beyond the vocabulary, which it
+    names with the shard and the position.
+    """
+    index = read_index(folder)
+    opened = {split: len(open_tokens(folder, split)) for split in index.splits}
+    expected: dict[Path, str] = {}
+    for split, entry in index.splits.items():
+        expected |= {index.folder / shard["file"]: str(shard["sha256"]) for shard in entry["shards"]}
+        if "documents_sha256" in entry:  # version 0.1 did not write it
+            expected[_documents_path(index.folder, split)] = str(entry["documents_sha256"])
+    dtype = DTYPES[index.dtype]
+
+    def ids_are_known(path: Path, offset: int, block: bytes) -> None:
+        if path.suffix != ".bin":
+            return
+        ids = np.frombuffer(block, dtype)
+        if ids.max() >= index.vocab_size:
+            place = int(np.argmax(ids >= index.vocab_size))
+            raise LuthierError(
+                f"{path}: the id at position {offset // dtype.itemsize + place:,} is {ids[place]:,}, outside the "
+                f"vocabulary of {index.vocab_size:,}: the file is damaged; prepare the text again"
+            )
+
+    for path, digest in zip(expected, digests(list(expected), "checking the tokens", ids_are_known), strict=True):
+        if digest != expected[path]:
+            raise LuthierError(
+                f"{path}: is not as it was written: its sha256 is {digest}, the index says {expected[path]}; "
+                "prepare the text again"
+            )
+    return opened

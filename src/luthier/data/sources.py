@@ -263,6 +263,11 @@ class Texts:
             raise UsageError(f"all of {' '.join(map(str, self.data))} is in {' '.join(map(str, self.without))} too")
         return items
 
+    @property
+    def files(self) -> list[str | Path]:
+        """What is read, in order: paths, and the name of the corpus that has no file."""
+        return [part for item, paths in self._files for part in ([DEFAULT] if item == DEFAULT else paths)]
+
     def _remark(self, text: str) -> None:
         if text not in self.remarks:
             self.remarks.append(text)

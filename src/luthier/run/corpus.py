@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from luthier.data.batches import (
     evaluation_batches,
 )
 from luthier.data.prepare import prepare
-from luthier.data.shards import INDEX, TokenShards, open_tokens, read_index
+from luthier.data.shards import INDEX, TokenShards, check_files, open_tokens, read_index
+from luthier.data.source_files import SourceFile, source_files
 from luthier.data.sources import Texts
 from luthier.data.splits import Fractions
 from luthier.errors import LuthierError, UsageError
@@ -43,23 +45,37 @@ def prepare_tokens(plan: Plan, out: Path) -> tuple[Tokenizer, Path]:
         tokenizer = load_tokenizer(prepared)
         if tokenizer.fingerprint != read_index(prepared).fingerprint:
             raise LuthierError(f"{prepared}: its tokenizer is not the one that made its tokens; prepare the text again")
+        check_files(prepared)
         return tokenizer, prepared
+    texts, validation = texts_of(plan)
+    tokenizer = make_tokenizer(plan, texts).with_cleaning(plan.settings.normalisation)
+    encode(plan, texts, validation, tokenizer, out, source_files(texts, validation))
+    return tokenizer, out
+
+
+def texts_of(plan: Plan) -> tuple[Texts, Texts | None]:
+    """The text, and the one to validate on when it has files of its own."""
+    own = (plan.settings.validation,) if isinstance(plan.settings.validation, str) else ()
+    reading = how_to_read(plan.settings)
+    return Texts(plan.data, **reading, without=own), Texts(own, **reading) if own else None
+
+
+def how_to_read(settings: Settings) -> dict[str, Any]:
+    """The settings that decide how files become documents."""
+    names = ("field", "normalisation", "invalid", "document_separator")
+    return {name: getattr(settings, name) for name in names}
+
+
+def encode(
+    plan: Plan, texts: Texts, validation: Texts | None, tokenizer: Tokenizer, out: Path, sources: list[SourceFile]
+) -> None:
+    """Write the texts as tokens into `out`, with what they were read from."""
     settings = plan.settings
-    own = (settings.validation,) if isinstance(settings.validation, str) else ()
-    reading: dict[str, Any] = {
-        "field": settings.field,
-        "normalisation": settings.normalisation,
-        "invalid": settings.invalid,
-        "document_separator": settings.document_separator,
-    }
-    texts = Texts(plan.data, **reading, without=own)
-    validation = Texts(own, **reading) if own else None
-    tokenizer = make_tokenizer(plan, texts).with_cleaning(settings.normalisation)
     share = 0.0 if isinstance(settings.validation, str) else settings.validation
     fractions = Fractions(share, settings.test, settings.split_by)
-    record = {"data": list(plan.data), "validation": settings.validation, **reading}
+    record = {"data": list(plan.data), "validation": settings.validation, **how_to_read(settings)}
+    record["sources"] = [asdict(source) for source in sources]
     prepare(texts, tokenizer, out, fractions=fractions, validation=validation, settings=record)
-    return tokenizer, out
 
 
 def make_tokenizer(plan: Plan, texts: Texts) -> Tokenizer:

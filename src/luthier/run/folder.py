@@ -22,13 +22,23 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor
 
+from luthier.data.shards import INDEX
 from luthier.errors import LuthierError
 from luthier.files.sync import sync, sync_folder
 from luthier.files.unfinished import clear_leftovers, remove, remove_folder, unfinished
 from luthier.language_model import LanguageModel
+from luthier.run.checkpoint_record import (
+    RECORD,
+    CheckpointRecord,
+    NewerFormatError,
+    newest_record,
+    parse,
+    read_record,
+    whole_checkpoints,
+)
 from luthier.run.plan import RECIPE
 from luthier.terminal.printing import warn
-from luthier.training.checkpoint import RECORD, read_state, write_state
+from luthier.training.checkpoint import read_state, write_state
 
 LOCK = ".lock"
 
@@ -38,10 +48,28 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.recipe, self.tokens = path / RECIPE, path / "tokens"
+        self.recipe = path / RECIPE
         self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
         self.picture, self.report = path / "losses.png", path / "report.html"
         self.checkpoints = path / "checkpoints"
+
+    @property
+    def tokens(self) -> Path:
+        """The text as ids: that of the newest checkpoint."""
+        record = newest_record(self.path)
+        return self.path / ("tokens" if record is None else record.tokens)
+
+    def forget_tokens(self, keep: Path) -> None:
+        """Remove the tokens of texts that no checkpoint was trained on any more."""
+        wanted = {keep.name}
+        for checkpoint in self.whole_checkpoints():
+            try:
+                wanted.add(read_record(checkpoint).tokens)
+            except LuthierError:
+                return  # not known which it needs
+        for path in (self.path / "tokens", *self.path.glob("tokens-????????")):
+            if path.name not in wanted and (path / INDEX).is_file():
+                remove_folder(path)
 
     def make(self) -> None:
         """Make the folder. A LuthierError when it cannot be written."""
@@ -117,9 +145,9 @@ class RunFolder:
 
     def whole_checkpoints(self) -> list[Path]:
         """Those that are complete, the oldest first."""
-        return sorted(path.parent for path in self.checkpoints.glob(f"step-*/{RECORD}"))
+        return whole_checkpoints(self.checkpoints)
 
-    def newest_checkpoint(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    def newest_checkpoint(self) -> tuple[Path, dict[str, Tensor], CheckpointRecord]:
         """The last one whose files are all as they were written, and its state. A damaged one is named and put aside.
 
         A LuthierError when there is none.
@@ -127,10 +155,18 @@ class RunFolder:
         problem = f"{self.path} stopped before its first checkpoint: delete it and start again"
         for path in reversed(self.whole_checkpoints()):
             try:
-                return (path, *read_state(path))
+                return (path, *read_checkpoint(path))
+            except NewerFormatError:
+                raise
             except LuthierError as error:
                 problem = str(error)
                 warn(f"{problem}; going back to the one before")
             with suppress(OSError):  # or the run could not save here again
                 path.replace(path.with_name(f"damaged-{path.name}"))
         raise LuthierError(problem)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
+    """A checkpoint's training state. A LuthierError names a file, or a field of the record, that is damaged."""
+    tensors, record = read_state(path)
+    return tensors, parse(record, path)

@@ -6,8 +6,9 @@ Config. Each run writes the recipe that it resolved, so a run can be made again 
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,59 @@ from luthier.architectures.registry import Config
 from luthier.config import from_table, read_toml, to_table, toml_text
 from luthier.data.sources import DEFAULT
 from luthier.errors import LuthierError, UsageError
+from luthier.files.atomic_file import replacing_file
+from luthier.run.checkpoint_record import newest_record
 from luthier.training.settings import Settings
 
 RECIPE = "run.toml"
+ALWAYS_WRITTEN = [
+    "preset",
+    "tokenizer",
+    "vocab_size",
+    "validation",
+    "test",
+    "split_by",
+    "field",
+    "normalisation",
+    "invalid",
+    "batches",
+    "batch_size",
+    "stride",
+    "accumulation",
+    "optimizer",
+    "learning_rate",
+    "muon_learning_rate",
+    "weight_decay",
+    "beta1",
+    "beta2",
+    "clip",
+    "schedule",
+    "warmup",
+    "decay",
+    "final_learning_rate",
+    "steps",
+    "epochs",
+    "seed",
+    "balance",
+    "balance_rate",
+    "non_finite",
+    "spikes",
+    "evaluate_every",
+    "evaluate_batches",
+    "sample_every",
+    "sample_prompt",
+    "sample_tokens",
+    "sample_temperature",
+    "save_every",
+    "keep",
+    "tensorboard",
+    "device",
+    "precision",
+    "compile",
+    "threads",
+    "activation_checkpointing",
+    "parallel",
+]
 
 
 @dataclass(frozen=True)
@@ -84,54 +135,64 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     if name_or_path in shipped:
         path = shipped[name_or_path]
     elif (path / RECIPE).is_file():
-        path = path / RECIPE
+        return read_run(path)
     elif not path.is_file():
         raise LuthierError(f"no recipe {name_or_path}: give a TOML file, a run's folder, or {', '.join(shipped)}")
     return read_toml(path)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The recipe that a run wrote into its folder. A LuthierError when there is no run."""
-    if not (folder / RECIPE).is_file():
-        raise LuthierError(f"{folder} is no run that could go on: it has no {RECIPE}")
-    return read_toml(folder / RECIPE)
+    """The recipe of a run: as its newest checkpoint holds it, else as run.toml says. A LuthierError when there is none.
 
-
-MAY_CHANGE = {
-    "steps", "epochs", "evaluate_every", "evaluate_batches", "sample_every", "sample_prompt", "sample_tokens",
-    "sample_temperature", "save_every", "keep", "tensorboard", "device", "compile", "threads", "non_finite",
-    "spikes", "parallel", "activation_checkpointing",
-}  # fmt: skip
-
-
-def check_resumable(
-    options: Mapping[str, Any], model: Mapping[str, Any], data: tuple[str, ...], plan: Plan, *, anyway: bool = False
-) -> Plan:
-    """The plan of a run that goes on, with what may change changed; a UsageError lists what may not, and differs.
-
-    anyway: let settings of training change too. The model and the text cannot.
+    run.toml counts only where no checkpoint holds settings: before the first one, and in runs of version 0.1. It must
+    be whole then: one that a full disk or a kill cut short must not be taken for the defaults.
     """
-    fixed = [
-        f"model.{name} is {getattr(plan.model, name, None)}, not {value}"
-        for name, value in model.items()
-        if getattr(plan.model, name, None) != value
-    ]
-    if data and data != plan.data:
-        fixed.append(f"data is {' '.join(plan.data)}, not {' '.join(data)}")
-    names = {field.name for field in fields(Settings)}
-    before = {name: getattr(plan.settings, name) if name in names else None for name in options}
-    changed = [
-        f"{name} is {before[name]}, not {value}"
-        for name, value in options.items()
-        if value != before[name] and name not in MAY_CHANGE
-    ]
-    bound = {"preset", "tokenizer", "vocab_size", "batches", "split_by", "validation", "test"}
-    if fixed or (changed and (not anyway or any(name in bound and options[name] != before[name] for name in options))):
-        way_out = "start another run with --out" + ("" if fixed else ", or add --anyway where only training changes")
-        raise UsageError(f"the run was begun otherwise: {'; '.join(fixed + changed)}. Leave that out, {way_out}")
-    changes = dict(options)
-    if changes.get("steps"):
-        changes.setdefault("epochs", 0.0)
-    if changes.get("epochs"):
-        changes.setdefault("steps", 0)
-    return replace(plan, settings=replace(plan.settings, **changes))
+    record = newest_record(folder)
+    if record is not None and record.recipe is not None:
+        return record.recipe
+    path = folder / RECIPE
+    if not path.is_file():
+        raise LuthierError(f"{folder} is no run that could go on: it has no {RECIPE}")
+    try:
+        table, lacking = read_toml(path), ""
+        lacking = ", ".join(missing(table))
+    except LuthierError as error:
+        table, lacking = {}, str(error)
+    if lacking or not path.read_bytes().endswith(b"\n"):
+        raise LuthierError(
+            f"{path} is not whole ({lacking or 'its last line is cut off'}), and the run's checkpoints do not hold its "
+            "settings: put back the file that the run wrote"
+        )
+    return table
+
+
+def missing(table: Mapping[str, Any]) -> list[str]:
+    """What a run.toml lacks that every version wrote: data, each setting of 0.1, and the sizes of the model."""
+    lacking = [name for name in ("data", *ALWAYS_WRITTEN) if name not in table]
+    if lacking:
+        return lacking[:3]
+    model, sizes = table.get("model"), to_table(registry.preset(str(table["preset"])))
+    return [] if isinstance(model, Mapping) and sizes.keys() <= model.keys() else ["[model]"]
+
+
+def write_recipe(folder: Path, plan: Plan) -> None:
+    """Write run.toml, whole or not at all."""
+    with replacing_file(folder / RECIPE) as path:
+        path.write_text(plan.toml(), encoding="utf-8")
+
+
+def edits(folder: Path, plan: Plan) -> list[str]:
+    """What run.toml, the copy for people, says otherwise than the plan: "steps = 20", or that it cannot be read."""
+    try:
+        table = read_toml(folder / RECIPE)
+    except LuthierError as error:
+        return [str(error)]
+    says, holds = flat(table), flat(tomllib.loads(plan.toml()))
+    return [f"{name} = {says.get(name, 'nothing')}" for name in [*holds, *says] if says.get(name) != holds.get(name)]
+
+
+def flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with its [model] as model.FIELD."""
+    model = table.get("model")
+    inner = {f"model.{name}": value for name, value in model.items()} if isinstance(model, Mapping) else {}
+    return {**{name: value for name, value in table.items() if name != "model"}, **inner}

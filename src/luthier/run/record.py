@@ -69,6 +69,17 @@ def number(record: dict[str, Any], key: str) -> float | None:
     return value if real else None
 
 
+def evaluations(path: Path) -> list[dict[str, Any]]:
+    """The evaluations of a metrics.jsonl that are whole: place and losses are there, and are numbers."""
+    keys = {"step", "epoch", "tokens", "train_loss", "perplexity"}
+    held_out = {"validation_loss"}  # not in a run without held-out text
+    return [
+        found
+        for found in records(path)
+        if all(number(found, key) is not None for key in keys | held_out & found.keys())
+    ]
+
+
 def read(path: Path) -> Record:
     """A run's folder. A LuthierError when it is none."""
     folder = RunFolder(path)

@@ -19,7 +19,6 @@ from luthier.training.settings import Settings
 WORTH_TIMING = 50  # steps: a shorter run would spend more on timing than it could win
 GAIN = 0.2  # of a step, that compiling saves at least, on CPU and in either type (docs/experiments.md)
 COMPILING = 30.0  # seconds, at most, seen here for the three families
-TIMED = 3  # steps, the first of which prepares
 
 
 def choose_precision(trainer: Trainer, settings: Settings) -> Settings:
@@ -53,41 +52,40 @@ def time_gradients(trainer: Trainer, dtype: torch.dtype) -> float:
     return best
 
 
-class Compiler:
-    """Compiles a trainer's blocks when that is asked for, or when the run is long enough to win the time back."""
+def choose_compiling(trainer: Trainer, settings: Settings) -> bool:
+    """Whether to compile the blocks: as asked, or when what is left of the run is long enough to win the time back.
 
-    def __init__(self, trainer: Trainer, settings: Settings) -> None:
-        self.trainer = trainer
-        self.first = trainer.step
-        self.decided = settings.compile == "no" or (settings.compile == "auto" and trainer.world.size > 1)
-        self.wanted = settings.compile
-        if not self.decided and not has_compiler(trainer.device):
-            self.decided = True
-            say("no C++ compiler here: training uncompiled, which is up to a third slower (install g++ or clang)")
-        if not self.decided and settings.compile == "yes":
-            self.compile("as asked")
+    Decided before the next step, by timing: a run that stops and resumes must not decide in its middle.
+    """
+    if settings.compile != "auto":
+        return settings.compile == "yes"
+    left = trainer.total_steps - trainer.step
+    if trainer.world.size > 1 or left < WORTH_TIMING:
+        return False
+    if not has_compiler(trainer.device):
+        say("no C++ compiler here: training uncompiled, which is up to a third slower (install g++ or clang)")
+        return False
+    dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+    seconds = left * settings.accumulation * time_gradients(trainer, dtype)
+    if seconds * GAIN <= COMPILING * 1.5:
+        return False
+    say(f"compiling the blocks: {duration(seconds)} of training are ahead")
+    return True
 
-    def stepped(self, recent: list[StepResult]) -> None:
-        """After each step: decide once enough are timed."""
-        done = self.trainer.step - self.first
-        if self.decided or done < TIMED or not recent:
-            return
-        left = (self.trainer.total_steps - self.trainer.step) * min(result.seconds for result in recent)
-        if left * GAIN > COMPILING * 1.5:
-            self.compile(f"{duration(left)} of training are left")
-        self.decided = True
 
-    def compile(self, reason: str) -> None:
-        """Tell the trainer to compile with its next step, if a trial shows that the machine can."""
-        self.decided = True
-        try:
-            use_own_folders()
-            torch.compile(lambda x: x.cos() + 1)(torch.ones(8, device=self.trainer.device))
-        except Exception as error:  # of whatever the compiler lacks: headers, a linker, room for its files
-            say(f"training uncompiled: compiling does not work here ({failure(error)})")
-            return
-        say(f"compiling the blocks with the next step: {reason}")
-        self.trainer.compile()
+def compile_blocks(trainer: Trainer) -> bool:
+    """Tell the trainer to compile with its next step, if a trial shows that the machine can. Returns whether."""
+    if not has_compiler(trainer.device):
+        say("no C++ compiler here: training uncompiled, which is up to a third slower (install g++ or clang)")
+        return False
+    try:
+        use_own_folders()
+        torch.compile(lambda x: x.cos() + 1)(torch.ones(8, device=trainer.device))
+    except Exception as error:  # of whatever the compiler lacks: headers, a linker, room for its files
+        say(f"training uncompiled: compiling does not work here ({failure(error)})")
+        return False
+    trainer.compile()
+    return True
 
 
 def summary(recent: list[StepResult], flops_per_token: int, peak: float) -> dict[str, Any]:

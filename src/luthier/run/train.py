@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import torch
 from luthier.architectures import registry
 from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel, load
-from luthier.run import corpus, cost, launch, length, speed
+from luthier.run import corpus, cost, launch, length, resumed_text, resuming
+from luthier.run.changes import changed_plan
+from luthier.run.checkpoint_record import newest_record
 from luthier.run.folder import RunFolder
 from luthier.run.idle_settings import say_idle, say_vocabulary
-from luthier.run.plan import Plan, check_resumable, read_run, resolve, with_vocabulary
+from luthier.run.plan import Plan, edits, read_run, resolve, with_vocabulary, write_recipe
 from luthier.run.training_run import Run, newest
 from luthier.run.watch import tensorboard_writer
 from luthier.terminal.printing import mute, say, warn
@@ -65,9 +67,9 @@ def begin(plan: Plan, folder: RunFolder, device: torch.device, world: World) -> 
         plan = with_some_length(plan, tokens, tokenizer, device, world)
         model = registry.build(plan.model, seed=plan.settings.seed, device=device)
         run = Run(plan, folder, LanguageModel(model, tokenizer, plan.model), tokens, world)
-        run.plan = replace(plan, settings=speed.choose_precision(run.trainer, plan.settings))
+        run.plan, run.compiled = resuming.decide(run.trainer, plan, None, set())
         if world.is_first:
-            folder.recipe.write_text(run.plan.toml(), encoding="utf-8")
+            write_recipe(folder.path, run.plan)
         return run
 
 
@@ -90,42 +92,73 @@ def resume(
 ) -> Path:
     """Go on with a run where its last checkpoint stands, on as many processes as there are now.
 
-    options: those that may change (plan.MAY_CHANGE). anyway: let other settings of training, and the tokens, change.
+    options, model: what is to change. data: the text, when it is named. anyway: let what changes.ANYWAY lists change.
     """
     folder = RunFolder(out)
     before = resolve(recipe=read_run(out), where=str(folder.recipe))
-    plan = check_resumable(options, model, data, before, anyway=anyway)
-    with joined(choose_device(plan.settings.device)) as world:
+    plan = changed_plan(before, options, model, anyway=anyway)
+    with joined(resumed_device(plan, out)) as world:
         prepare_process(plan, world)
         with folder.locked() if world.is_first else nullcontext():
-            go_on(plan, folder, anyway, world).go()
+            go_on(plan, folder, anyway, world, data).go()
     return out
 
 
-def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World) -> Run:
-    """A run as its newest whole checkpoint holds it."""
+def resumed_device(plan: Plan, out: Path) -> torch.device:
+    """The device that is asked for, or the one that the run was trained on; a remark when it is not here."""
+    record = newest_record(out)
+    chosen = choose_device(plan.settings.device)
+    if plan.settings.device != "auto" or record is None or record.decisions is None:
+        return chosen
+    was = record.decisions.device
+    try:
+        return choose_device(was)
+    except LuthierError:
+        warn(f"the run was trained on {was}, which is not available here: going on on {chosen.type}")
+        return chosen
+
+
+def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World, data: tuple[str, ...] = ()) -> Run:
+    """A run as its newest whole checkpoint holds it, with the settings of `plan`. data: the text, when it is named."""
     checkpoint, tensors, record = newest(folder, world)
-    lm = load(checkpoint, device=choose_device(plan.settings.device))
-    run = Run(plan, folder, lm, corpus.prepared_folder(plan) or folder.tokens, world)
-    before = record["origin"]
-    changed = [name for name in before.keys() | run.origin.keys() if before.get(name) != run.origin.get(name)]
-    if changed:
-        if not anyway:
-            listed = "; ".join(f"{name} was {before.get(name)}, is {run.origin.get(name)}" for name in sorted(changed))
-            raise LuthierError(
-                f"{run.tokens} has changed since the run was begun ({listed}): "
-                "put it back, or go on with --anyway, in new batches"
-            )
-        record["trainer"]["batches"] = run.trainer.batches.state()
+    before = resolve(recipe=record.recipe or read_run(folder.path), where=str(checkpoint))
+    lm = load(checkpoint, device=resumed_device(plan, folder.path))
+    lm = resuming.with_dropout(lm, plan.model.dropout)
+    if world.is_first:
+        mention_edits(folder, before)
+    chosen = resumed_text.choose(before, data, folder, record, lm.tokenizer, anyway) if world.is_first else None
+    tokens, plan = world.agree(chosen if chosen is None else (chosen[0], replace(plan, data=chosen[1])))
+    if plan.settings.threads == 0 and world.size == 1 and record.decisions is not None:
+        resuming.take_threads(record.decisions.threads)
+    run = Run(plan, folder, lm, tokens, world, before, record.decisions)
     run.restore(tensors, record)
     if run.trainer.step >= run.trainer.total_steps:
         raise LuthierError(
-            f"{folder.path} is at step {run.trainer.step}, where it was to end: give more --steps or --epochs"
+            f"{folder.path} is finished: it is at step {run.trainer.step} of {run.trainer.total_steps}; "
+            "to train longer, give more --steps or --epochs"
         )
+    changed = resuming.changed_names(before, plan)
+    resuming.continue_schedule(run.trainer, before, run.total_before(record), changed)
+    run.plan, run.compiled = resuming.decide(run.trainer, plan, record.decisions, changed)
     say(f"going on from {checkpoint}")
     if world.is_first:
-        folder.recipe.write_text(plan.toml(), encoding="utf-8")
+        write_recipe(folder.path, run.plan)
+        folder.forget_tokens(keep=tokens)
     return run
+
+
+def mention_edits(folder: RunFolder, before: Plan) -> None:
+    """Name what run.toml says otherwise than the checkpoint, and keep the edited file: the checkpoint holds."""
+    edited = edits(folder.path, before)
+    if not edited:
+        return
+    kept = folder.recipe.with_name("run.edited.toml")
+    with suppress(OSError):
+        folder.recipe.replace(kept)
+    warn(
+        f"{folder.recipe} is not what the checkpoint was trained with ({'; '.join(edited)}): the checkpoint's settings "
+        f"are taken, and the file is kept as {kept.name}. To change a setting, give it as an option"
+    )
 
 
 def prepare_process(plan: Plan, world: World) -> None:

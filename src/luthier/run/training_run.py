@@ -9,27 +9,31 @@ import statistics
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
+from luthier.config import to_table
+from luthier.data.batches import BatchSource
 from luthier.data.shards import TokenShards
 from luthier.errors import LuthierError, UsageError
 from luthier.generation.generate import encode_prompts, new_rows
 from luthier.generation.settings import Settings as GenerationSettings
 from luthier.language_model import LanguageModel, load
-from luthier.run import corpus, speed
+from luthier.run import corpus, resuming, speed
+from luthier.run.checkpoint_record import FORMAT, CheckpointRecord, Decisions
 from luthier.run.closing import closing, headline
-from luthier.run.folder import RunFolder
+from luthier.run.folder import RunFolder, read_checkpoint
 from luthier.run.interrupt import InterruptedRunError, finish_on_signal
 from luthier.run.last_pages import write_pages
-from luthier.run.plan import Plan
+from luthier.run.plan import Plan, resolve
+from luthier.run.record import evaluations
 from luthier.run.saver import Job, Saver, copied, snapshot
-from luthier.run.watch import Nobody, Watch, forget_after, read_lines
+from luthier.run.watch import Nobody, Watch, forget_after
 from luthier.terminal.printing import say, warn
 from luthier.training.balance import imbalance
-from luthier.training.checkpoint import read_state
 from luthier.training.distributed import (
     ALONE,
     World,
@@ -49,18 +53,28 @@ MOST_FAILURES = 5  # between two checkpoints: then something is wrong that no po
 class Run:
     """A run in progress."""
 
-    def __init__(self, plan: Plan, folder: RunFolder, lm: LanguageModel, tokens: Path, world: World = ALONE) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        lm: LanguageModel,
+        tokens: Path,
+        world: World = ALONE,
+        before: Plan | None = None,
+        decided: Decisions | None = None,
+    ) -> None:
+        """before, decided: of a run that is resumed, its plan and its decisions until now."""
         self.plan, self.folder, self.lm, self.tokens, self.world = plan, folder, lm, tokens, world
-        self.settings = plan.settings
+        self.settings, self.before = plan.settings, before or plan
         self.origin = corpus.origin(tokens)
         self.train_tokens, self.validation_tokens = corpus.open_splits(tokens)
-        batches = corpus.make_batches(plan, self.train_tokens, lm.tokenizer, world)
+        batches = self.batches_of(plan)
         self.steps_per_epoch = batches.batches_per_epoch / self.settings.accumulation
         steps = corpus.steps_in_all(self.settings, batches)
-        parameters = sum(weight.numel() for weight in lm.model.parameters())
-        way = choose_way(plan.settings.parallel, parameters, device_memory(lm.device, world))
-        check(world, plan.settings.batch_size, plan.settings.optimizer, way)
-        self.trainer = Trainer(lm.model, batches, replace(self.settings, parallel=way), steps, world=world)
+        self.parallel = self.choose_parallel(decided)
+        check(world, plan.settings.batch_size, plan.settings.optimizer, self.parallel)
+        self.trainer = Trainer(lm.model, batches, replace(self.settings, parallel=self.parallel), steps, world=world)
+        self.compiled = False
         self.prompt = self.settings.sample_prompt or self.default_prompt()
         self.check_prompt()
         self.best = math.inf
@@ -70,13 +84,40 @@ class Run:
         self.failures = 0  # since the last checkpoint
         self.saver, self.jobs = Saver(), list[Job]()
 
-    def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+    def batches_of(self, plan: Plan) -> BatchSource:
+        """The training batches as a plan cuts them, from the first on."""
+        return corpus.make_batches(plan, self.train_tokens, self.lm.tokenizer, self.world)
+
+    def choose_parallel(self, decided: Decisions | None) -> Literal["ddp", "fsdp"]:
+        """How several processes share the model: as asked, as the run did with as many, or by the memory there is."""
+        asked = self.settings.parallel
+        if decided is not None and asked == "auto" and decided.processes == self.world.size:
+            return decided.parallel
+        parameters = sum(weight.numel() for weight in self.lm.model.parameters())
+        return choose_way(asked, parameters, device_memory(self.lm.device, self.world))
+
+    def total_before(self, record: CheckpointRecord) -> int:
+        """The steps of the run as its checkpoint was saved."""
+        return record.total_steps or corpus.steps_in_all(self.before.settings, self.batches_of(self.before))
+
+    def restore(self, tensors: dict[str, Tensor], record: CheckpointRecord) -> None:
         """Stand where a checkpoint does, whose weights are there already."""
-        self.trainer.restore(tensors, record["trainer"])
-        self.best, self.seconds_before = record["best"], record["seconds"]
-        self.recent = [StepResult(**result) for result in record["recent"]]
+        state = msgspec.to_builtins(record.trainer)
+        before = resolve(recipe=record.recipe) if record.recipe else self.before
+        changed = resuming.changed_names(before, self.plan) - {"data"}
+        same_text = record.origin == self.origin
+        self.trainer.restore(
+            *resuming.adapted(
+                tensors, state, changed, self.trainer, (lambda: self.batches_of(before)) if same_text else None
+            )
+        )
+        self.best = math.inf if record.best is None else record.best
+        if not same_text:
+            self.best = math.inf  # a loss on another text is no measure for this one
+        self.seconds_before = record.seconds
+        self.recent = [StepResult(**msgspec.structs.asdict(step)) for step in record.recent]
         self.spikes.losses.clear()
-        self.spikes.losses.extend(record["losses"])
+        self.spikes.losses.extend(record.losses)
         if not self.world.is_first:
             return
         for path in (self.folder.metrics, self.folder.samples):
@@ -98,17 +139,26 @@ class Run:
         ):
             if self.world.agree(not self.folder.metrics.exists()):
                 self.look()
-            compiler = speed.Compiler(trainer, settings)
+            self.compile()
+            if trainer.step == 0:
+                self.save()  # what a first bad step goes back to
+                self.submit()
             while trainer.step < trainer.total_steps:
                 self.one_step()
                 if self.world.any(bool(stop)) and trainer.step < trainer.total_steps:
                     self.interrupted()
-                compiler.stepped(self.recent)
             self.flush()
         if not self.world.is_first:
             return
-        looks = read_lines(self.folder.metrics)
-        say(closing(self.folder, looks, self.seconds, self.prompt, write_pages(self.folder, looks)))
+        measured = evaluations(self.folder.metrics)
+        say(closing(self.folder, measured, self.seconds, self.prompt, write_pages(self.folder, measured)))
+
+    def compile(self) -> None:
+        """Compile, when that is decided; what it came to is what checkpoints record."""
+        if self.compiled and not speed.compile_blocks(self.trainer):
+            self.compiled = False
+            if self.trainer.step:
+                warn("the run was compiled until now: sums will round otherwise")
 
     def one_step(self) -> None:
         """A step, and what is due after it."""
@@ -136,6 +186,10 @@ class Run:
             self.sample()
         if last or self.due(self.settings.save_every or self.look_every):
             self.save()
+        self.submit()
+
+    def submit(self) -> None:
+        """Have written what is waiting, while training goes on."""
         if self.jobs:
             self.saver.submit(self.jobs)
             self.jobs = []
@@ -149,16 +203,20 @@ class Run:
             warn(f"{what}. Its batches are left out")
             return
         self.flush()
-        # what stays as it is: the place in the data, the score of the best weights on the disk, the time spent
-        place, best, seconds = self.trainer.batches.state(), self.best, self.seconds_before
+        # what stays as it is: the place in the data, the schedule, the score of the best weights on the disk, the time
+        trainer, best, seconds = self.trainer, self.best, self.seconds_before
+        place, anchor = trainer.batches.state(), trainer.anchor
         self.world.wait()
-        checkpoint, tensors, record = newest(self.folder, self.world)
+        try:
+            checkpoint, tensors, record = newest(self.folder, self.world)
+        except LuthierError as error:
+            raise NonFiniteError(f"{what}, and there is no checkpoint to go back to: {error}") from None
         weights = load(checkpoint, device=self.trainer.device).model.state_dict()
         for name, weight in self.lm.model.state_dict().items():
             weight.copy_(laid_out_as(weights[name], weight))
         self.restore(tensors, record)
-        self.trainer.batches.restore(place)
-        self.best, self.seconds_before = best, seconds
+        trainer.batches.restore(place)
+        trainer.anchor, self.best, self.seconds_before = anchor, best, seconds
         warn(f"{what}. Going back to {checkpoint}, and past those batches")
 
     def write(self, job: Job) -> None:
@@ -270,9 +328,19 @@ class Run:
     def save(self) -> Path:
         """Have a checkpoint written. Returns where it will be."""
         tensors, state = self.trainer.state()
-        record = {"step": self.trainer.step, "trainer": state, "best": self.best, "seconds": self.seconds}
-        record |= {"origin": self.origin, "losses": list(self.spikes.losses)}
-        record["recent"] = [asdict(result) for result in self.recent]  # since the last look, which will average them
+        decided = Decisions(
+            self.trainer.device.type, torch.get_num_threads(), self.compiled, self.parallel, self.world.size
+        )
+        own = self.tokens.parent == self.folder.path  # or a prepared folder elsewhere
+        record = {
+            "format": FORMAT, "step": self.trainer.step, "trainer": state, "seconds": self.seconds,
+            "best": self.best if math.isfinite(self.best) else None,
+            "origin": self.origin, "tokens": self.tokens.name if own else "tokens", "losses": list(self.spikes.losses),
+            "recent": [asdict(result) for result in self.recent],  # since the last look, which will average them
+            "total_steps": self.trainer.total_steps, "data": list(self.plan.data),
+            "settings": to_table(self.plan.settings), "model": to_table(self.plan.model),
+            "decisions": msgspec.to_builtins(decided),
+        }  # fmt: skip
         lm, tensors, keep = snapshot(self.lm), copied(tensors), self.settings.keep
         self.write(lambda: self.folder.save_checkpoint(lm, tensors, record, keep))
         self.failures = 0
@@ -282,17 +350,19 @@ class Run:
         """Save, and say how to go on."""
         saved = self.save()
         self.flush()
+        if not self.world.is_first:  # one line is enough
+            raise SystemExit(InterruptedRunError.exit_code)
         raise InterruptedRunError(
             f"stopped at step {self.trainer.step} of {self.trainer.total_steps}, saved in {saved}; "
             f"go on with: luthier train --out {shlex.quote(str(self.folder.path))} --resume"
         )
 
 
-def newest(folder: RunFolder, world: World) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+def newest(folder: RunFolder, world: World) -> tuple[Path, dict[str, Tensor], CheckpointRecord]:
     """The newest whole checkpoint, which the first process looks for: it puts damaged ones aside."""
     if world.is_first:
         found = folder.newest_checkpoint()
         world.agree(found[0])
         return found
     path = world.agree(None)
-    return (path, *read_state(path))
+    return (path, *read_checkpoint(path))

@@ -13,12 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from luthier.data.shards import INDEX, open_tokens, read_index
+from luthier.data import shards
+from luthier.data.shards import INDEX
 from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel, load
 from luthier.model.transformer import Transformer
-from luthier.run.folder import RunFolder
-from luthier.training.checkpoint import read_state
+from luthier.run.checkpoint_record import CheckpointRecord
+from luthier.run.corpus import origin
+from luthier.run.folder import RunFolder, read_checkpoint
+from luthier.run.plan import edits, resolve
 
 LONGEST = 48  # tokens that a law is tried on
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of a logit, beside their spread
@@ -150,24 +153,31 @@ def check_tokenizer(lm: LanguageModel) -> Check:
 
 
 def check_files(path: Path) -> Iterator[Check]:
-    """The sha256 of a run's checkpoints and tokens."""
+    """The sums of a run's checkpoints and tokens, and whether checkpoints, tokens and run.toml agree."""
     folder = RunFolder(path)
+    newest: CheckpointRecord | None = None
     for checkpoint in folder.whole_checkpoints():
         name = f"files of {checkpoint.name} are as written"
         try:
-            _, record = read_state(checkpoint)
-            yield Check(name, True, f"{len(record['sha256'])} files")
+            _, newest = read_checkpoint(checkpoint)
+            old = "" if newest.checksum else ", whose record has no checksum (version 0.1)"
+            yield Check(name, True, f"{len(newest.sha256)} files{old}")
         except LuthierError as error:
             yield Check(name, False, str(error))
+    if newest is not None and newest.recipe is not None:
+        differing = edits(path, resolve(recipe=newest.recipe))
+        yield Check("run.toml says what the checkpoint does", not differing, "; ".join(differing))
     if (folder.tokens / INDEX).is_file():
-        yield check_tokens(folder.tokens)
+        yield check_tokens(folder.tokens, newest)
 
 
-def check_tokens(folder: Path) -> Check:
-    """The sha256 of the shards, as the index says."""
+def check_tokens(folder: Path, record: CheckpointRecord | None) -> Check:
+    """The sha256 of the shards, as the index says, and the index, as the checkpoint does."""
     name = "tokens are as written"
     try:
-        splits = {split: len(open_tokens(folder, split, verify=True)) for split in read_index(folder).splits}
+        splits = shards.check_files(folder)
+        if record is not None and record.origin != origin(folder):
+            return Check(name, False, f"{folder} is not what the checkpoint was trained on")
     except LuthierError as error:
         return Check(name, False, str(error))
     return Check(name, True, ", ".join(f"{split} {tokens:,}" for split, tokens in splits.items()))

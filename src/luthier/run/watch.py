@@ -14,7 +14,8 @@ from typing import Any, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from luthier.errors import LuthierError
-from luthier.terminal.printing import live_bar, say
+from luthier.files.atomic_file import replacing_file
+from luthier.terminal.printing import live_bar, say, warn
 from luthier.terminal.streams import is_terminal
 
 
@@ -58,12 +59,13 @@ class Watch:
         perplexity = f"  perplexity {look['perplexity']:,.1f}" if "perplexity" in look else ""
         speed = f"  {look['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in look else ""
         peak = f" ({look['peak_share']:.0%} of peak)" if "peak_share" in look else ""
+        rate = f"  learning rate {look['learning_rate']:.2e}" if "learning_rate" in look else ""
         even = f"  busiest expert x{look['imbalance']:.2f}" if "imbalance" in look else ""
         eta = f"  {duration(left)} left" if self.first < look["step"] < self.total_steps else ""
         width = len(str(self.total_steps))
         say(
             f"step {look['step']:>{width}}/{self.total_steps}  epoch {look['epoch']:.2f}  "
-            f"train {look['train_loss']:.4f}{validation}{perplexity}{speed}{peak}{even}{eta}"
+            f"train {look['train_loss']:.4f}{validation}{perplexity}{rate}{speed}{peak}{even}{eta}"
         )
         if self.board is not None:
             for name, value in look.items():
@@ -107,27 +109,42 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
         file.write(json.dumps(clean, ensure_ascii=False) + "\n")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a .jsonl file; a last line that was cut off by a stop is left out."""
-    records = []
-    # "replace": a stop may have cut a character in two. Not splitlines: it would part a record at U+2028
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
-        if not line:
+def parse_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], list[bytes]]:
+    """The lines of a .jsonl file: (those that are records with a step, as (line, record), and those that are not)."""
+    records, bad = [], []
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        if not line.strip():
             continue
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
+            record = json.loads(line)
+        except (ValueError, RecursionError):  # a line that a stop cut off, or that something else damaged
+            record = None
+        step = record.get("step") if isinstance(record, dict) else None
+        if isinstance(step, int) and not isinstance(step, bool):
+            records.append((line, record))
+        else:
+            bad.append(line)
+    return records, bad
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All records of a .jsonl file; lines that are none are left out."""
+    return [record for _, record in parse_lines(path)[0]]
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the records after `step`: a run that resumes makes them again."""
-    kept = [record for record in read_lines(path) if record["step"] <= step]
-    if path.exists():
-        part = path.with_name(f".{path.name}.part")
-        part.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
-        part.replace(path)
+    """Drop the records after `step`: a run that resumes makes them again. Lines that are no records are kept aside."""
+    if not path.exists():
+        return
+    records, bad = parse_lines(path)
+    if bad:
+        aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
+        with aside.open("ab") as file:
+            file.writelines(line + b"\n" for line in bad)
+        count = f"{len(bad)} lines are" if len(bad) > 1 else "a line is"
+        warn(f"{path}: {count} no record (cut off or damaged); put into {aside.name}, the other records are kept")
+    with replacing_file(path) as part:
+        part.write_bytes(b"".join(line + b"\n" for line, record in records if record["step"] <= step))
 
 
 def duration(seconds: float) -> str:

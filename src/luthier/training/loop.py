@@ -34,7 +34,7 @@ from luthier.training.checkpoint import optimizer_tensors, restore_optimizers
 from luthier.training.distributed import ALONE, World, replicate, shard, whole
 from luthier.training.machine import synchronize
 from luthier.training.optimizers import build_optimizers, clip_gradients, gradient_norm, set_learning_rate
-from luthier.training.schedule import learning_rate_factor
+from luthier.training.schedule import Anchor, learning_rate_factor
 from luthier.training.settings import Settings
 
 
@@ -82,6 +82,7 @@ class Trainer:
         self.kernel: Kernel = loss_and_gradient
         self.step = 0
         self.tokens = 0
+        self.anchor: Anchor | None = None  # of the schedule `continue`
 
     @property
     def dtype(self) -> torch.dtype:
@@ -120,7 +121,7 @@ class Trainer:
             raise self.undo(losses, norm, *before)
         if self.settings.clip:
             clip_gradients(self.model, norm, self.settings.clip)
-        factor = learning_rate_factor(self.settings, self.step, self.total_steps)
+        factor = learning_rate_factor(self.settings, self.step, self.total_steps, self.anchor)
         loads = self.balancer.update()
         set_learning_rate(self.optimizers, factor)
         for optimizer in self.optimizers:
@@ -191,7 +192,8 @@ class Trainer:
         """Trainer state without weights: tensors and JSON metadata."""
         tensors = {name: whole(tensor) for name, tensor in optimizer_tensors(self.optimizers).items()}
         tensors["generator"] = self.generator.get_state()
-        return tensors, {"step": self.step, "tokens": self.tokens, "batches": self.batches.state()}
+        anchor = None if self.anchor is None else list(self.anchor)
+        return tensors, {"step": self.step, "tokens": self.tokens, "batches": self.batches.state(), "anchor": anchor}
 
     def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
         """Restore a state; the weights saved with it are loaded separately."""
@@ -199,6 +201,7 @@ class Trainer:
         restore_optimizers(self.optimizers, tensors)
         self.generator.set_state(tensors["generator"])
         self.step, self.tokens = record["step"], record["tokens"]
+        self.anchor = Anchor(*record["anchor"]) if record.get("anchor") else None
 
 
 class Objective(nn.Module):

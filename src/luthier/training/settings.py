@@ -62,8 +62,10 @@ class Settings:
     """AdamW's decay rate of the average of squared gradients."""
     clip: float = 1.0
     """Maximum gradient norm; 0: no clipping."""
-    schedule: Literal["constant", "cosine", "linear", "wsd"] = "cosine"
-    """Learning-rate schedule after the warmup; wsd: constant, then linear decay over the last part (see decay)."""
+    schedule: Literal["constant", "cosine", "linear", "wsd", "continue"] = "cosine"
+    """Learning-rate schedule after the warmup; wsd: constant, then linear decay over the last part (see decay);
+    continue: when a run is resumed, linear decay from its current learning rate to the end.
+    """
     warmup: float = 0.02
     """Linear warmup: number of steps, or fraction of the run if below 1."""
     decay: float = 0.2
@@ -121,7 +123,7 @@ class Settings:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of the matrix products; weights and optimizer state stay in float32."""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """Compile the blocks; auto: if the run is long enough to save time, measured on its first steps."""
+    """Compile the blocks; auto: if the run is long enough to save time, measured before its first step."""
     threads: int = 0
     """CPU threads; 0: all cores."""
     activation_checkpointing: bool = False

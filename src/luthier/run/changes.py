@@ -1,0 +1,158 @@
+"""What may change when a run is resumed: one table, from which the help, the docs and the refusals are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from luthier.config import to_table
+from luthier.errors import UsageError
+from luthier.run.plan import Plan
+
+When = Literal["freely", "anyway", "never"]
+
+FREELY = (
+    "steps", "epochs", "evaluate_every", "evaluate_batches", "sample_every", "sample_prompt", "sample_tokens",
+    "sample_temperature", "save_every", "keep", "tensorboard", "device", "compile", "threads", "parallel",
+    "activation_checkpointing", "non_finite", "spikes",
+)  # fmt: skip
+ANYWAY = (
+    "data", "batches", "batch_size", "stride", "accumulation", "optimizer", "learning_rate", "muon_learning_rate",
+    "weight_decay", "beta1", "beta2", "clip", "schedule", "warmup", "decay", "final_learning_rate", "seed", "balance",
+    "balance_rate", "precision", "model.dropout",
+)  # fmt: skip
+NEVER = (
+    "preset", "tokenizer", "vocab_size", "validation", "test", "split_by", "field", "document_separator",
+    "normalisation", "invalid",
+)  # fmt: skip
+ORDER_OF_BATCHES = {"batches", "batch_size", "stride", "accumulation", "seed"}
+DECIDED_ANEW = {"steps", "epochs", "compile", "device", "precision", "batch_size", "accumulation"}  # whether to compile
+
+CONSEQUENCES = {
+    "data": "the new text is read with the run's tokenizer, and its batches begin anew",
+    "batches": "the batches go on at the same share of the epoch, in a new order",
+    "batch_size": "the batches go on at the same share of the epoch, in a new order",
+    "stride": "the batches go on at the same share of the epoch, in a new order",
+    "accumulation": "the length of a run counted in epochs changes with it",
+    "optimizer": "the new optimizer's state begins anew",
+    "seed": "the batches go on at the same share of the epoch, in a new order; dropout draws anew",
+    "schedule": "`continue` passes without --anyway: it goes on from the learning rate of now",
+    "steps": "the learning rate follows its schedule over the new length, and the change is said",
+    "epochs": "the learning rate follows its schedule over the new length, and the change is said",
+    "compile": "sums round otherwise",
+    "device": "sums round otherwise",
+    "threads": "sums may round otherwise",
+    "parallel": "sums are added up in another order",
+}
+
+
+def when(name: str) -> When:
+    """When a setting may change: `data`, a field of Settings, or `model.FIELD`."""
+    if name in FREELY:
+        return "freely"
+    return "anyway" if name in ANYWAY else "never"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that is not what it was."""
+
+    name: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.name} is {spoken(self.before)}, not {spoken(self.now)}"
+
+    @property
+    def when(self) -> When:
+        """When it may change."""
+        return "freely" if (self.name, self.now) == ("schedule", "continue") else when(self.name)
+
+
+def spoken(value: Any) -> str:
+    """A value in a message."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def differences(before: Plan, now: Plan) -> list[Difference]:
+    """Every setting in which two plans differ: the model's first, then the data, then the others."""
+    old, new = ({f"model.{key}": value for key, value in to_table(plan.model).items()} for plan in (before, now))
+    old |= {"data": before.data, **to_table(before.settings)}
+    new |= {"data": now.data, **to_table(now.settings)}
+    names = dict.fromkeys([*old, *new])
+    return [Difference(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+
+
+def changed_plan(
+    plan: Plan,
+    options: Mapping[str, Any],
+    model: Mapping[str, Any],
+    data: tuple[str, ...] = (),
+    *,
+    anyway: bool = False,
+) -> Plan:
+    """The plan of a run that goes on, with the changes that are asked for.
+
+    options: fields of Settings; model: fields of the Config. A UsageError names each that may not change. New data are
+    compared later, by what they hold and not by their names: see corpus.
+    """
+    changes = dict(options)
+    if changes.get("steps"):
+        changes.setdefault("epochs", 0.0)
+    if changes.get("epochs"):
+        changes.setdefault("steps", 0)
+    known = {item.name for item in fields(type(plan.model))}
+    if unknown := [name for name in model if name not in known]:
+        raise UsageError(f"the run's model has no {', '.join(unknown)}")
+    now = Plan(data or plan.data, replace(plan.settings, **changes), replace(plan.model, **model))
+    refuse([item for item in differences(plan, now) if item.name != "data"], anyway=anyway)
+    return now
+
+
+def refuse(found: Iterable[Difference], *, anyway: bool) -> None:
+    """A UsageError that names the differences that may not be, if any. --anyway is advised only where it helps."""
+    found = list(found)
+    never = [item for item in found if item.when == "never"]
+    asked = [item for item in found if item.when == "anyway" and not anyway]
+    if not never and not asked:
+        return
+    listed = "; ".join(map(str, never + asked))
+    way_out = "Leave that out, or start another run with --out"
+    if not never:
+        way_out = "Leave that out, add --anyway to go on so, or start another run with --out"
+    elif asked:
+        way_out += f" ({', '.join(item.name for item in asked)} may change with --anyway)"
+    raise UsageError(f"the run was begun otherwise: {listed}. {way_out}")
+
+
+def option(name: str) -> str:
+    """The name of a setting on the command line."""
+    return "DATA" if name == "data" else "--" + name.replace("_", "-")
+
+
+def word(name: str) -> str:
+    """The name of a setting within the help: as the option has it, without its dashes."""
+    return option(name).removeprefix("--")
+
+
+def resume_help() -> str:
+    """The help of --resume."""
+    return f"Go on with the run in --out where it stopped. May change: {', '.join(map(word, FREELY))}."
+
+
+def anyway_help() -> str:
+    """The help of --anyway."""
+    return f"With --resume: let these change too: {', '.join(map(word, ANYWAY))}."
+
+
+def table() -> str:
+    """The table of the docs, in Markdown."""
+    lines = ["| setting | may change with `--resume` | then |", "|---|---|---|"]
+    names = [*FREELY, *ANYWAY, *NEVER, "model.*"]
+    words = {"freely": "yes", "anyway": "with `--anyway`", "never": "no: start another run"}
+    for name in names:
+        shown = "`--model.*` but dropout" if name == "model.*" else f"`{option(name)}`"
+        lines.append(f"| {shown} | {words[when(name)]} | {CONSEQUENCES.get(name, '')} |")
+    return "\n".join(lines) + "\n"
