@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 
     dtype = None if given.dtype == "auto" else getattr(torch, given.dtype)
     lm = load(given.model, device=choose_device(given.device), dtype=dtype)
-    checks = verify(Path(given.model), lm)
+    checks = list(verify(Path(given.model), lm))
     words = {True: ("pass", "green"), False: ("FAIL", "bold red")}
     rows = [(words[each.passed], each.name, (each.figure, "dim" if each.passed else "")) for each in checks]
     failed = sum(not each.passed for each in checks)
