@@ -33,7 +33,7 @@ def write_state(folder: Path, tensors: dict[str, Tensor], record: dict[str, Any]
 
 
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read both. Raises a LuthierError that names a missing, damaged or foreign file of the folder, weights included."""
+    """Read both. Raises a LuthierError that names a missing, damaged or foreign file of the folder."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if not is_intact(record):
