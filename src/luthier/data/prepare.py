@@ -69,7 +69,7 @@ def prepare(
     settings: dict[str, Any] | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Index:
-    """Tokenize documents into the folder `out`, which must not exist or be empty.
+    """Tokenize documents into the folder `out`, which must be new or empty.
 
     `documents` is read twice, so it is a list, a `sources.Texts`, or another iterable that restarts each time; a string
     is one document. If there are several documents and the tokenizer has an end-of-text id, that id ends each.

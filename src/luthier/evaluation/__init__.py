@@ -1,1 +1,1 @@
-"""How good a model is: loss, perplexity and bits per byte over a text."""
+"""Evaluation of a model on a text: loss, perplexity and bits per byte."""

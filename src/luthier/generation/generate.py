@@ -133,7 +133,7 @@ def reads_in_any_pieces(model: Transformer, length: int) -> bool:
 
 
 def check_memory(model: Transformer, rows: Sequence[Row], settings: Settings) -> None:
-    """Raise a LuthierError with numbers where keys, values and logits of so many texts do not fit into memory."""
+    """Raise a LuthierError with numbers where keys, values and logits of this many texts do not fit into memory."""
     texts = len(rows) * settings.beams
     if texts == 1:
         return
