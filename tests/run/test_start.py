@@ -104,7 +104,7 @@ def test_a_mixture_writes_the_loads_of_its_experts(book, tmp_path):
 
 @pytest.mark.parametrize("tokenizer", ["characters", "bpe"])
 def test_the_recipe_that_a_run_wrote_makes_the_same_run(book, tmp_path, tokenizer):
-    first = plan(book, tokenizer=tokenizer, model={"vocab_size": 300})
+    first = plan(book, tokenizer=tokenizer, model={"vocab_size": 300} if tokenizer == "bpe" else {})
     out = train.start(first, tmp_path / "run")
     again = resolve(recipe=read_recipe(str(out)))
     assert again.settings == first.settings

@@ -16,7 +16,7 @@ import luthier
 from luthier.cli.main import main
 from luthier.run import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::luthier.errors.Remark")]
 LLAMA_CPP = Path(__file__).parent.parent / "model_files" / "llama_cpp.py"
 WIDE = {"dim": 32, "hidden_dim": 64, "n_heads": 2, "n_kv_heads": 1, "context_length": 64}
 MODELS = {

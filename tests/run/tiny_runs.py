@@ -11,7 +11,7 @@ from luthier.run.plan import Plan, resolve
 
 SYLLABLES = ["ka", "lo", "mi", "té", "ru", "san", "bel", "dor", "in", "a"]
 LLAMA = {"dim": 8, "hidden_dim": 12, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "context_length": 16}
-LLAMA4 = {**LLAMA, "dense_hidden_dim": 12, "n_layers": 2, "n_experts": 3, "attention_chunk": 8}
+LLAMA4 = {**LLAMA, "n_layers": 2, "n_experts": 3, "attention_chunk": 8}
 GPT2 = {"dim": 8, "n_layers": 1, "n_heads": 2, "context_length": 16, "dropout": 0.2}
 OPTIONS: dict[str, Any] = {
     "tokenizer": "characters", "steps": 8, "batch_size": 2, "evaluate_every": 3, "evaluate_batches": 2,
