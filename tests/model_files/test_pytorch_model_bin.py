@@ -124,3 +124,22 @@ def test_a_padding_token_beyond_the_vocabulary_opens_with_a_remark(tmp_path):
     assert lm.tokenizer.pad_id == 97
     lm.save(tmp_path / "b")
     assert json.loads((tmp_path / "b" / "config.json").read_text())["pad_token_id"] is None
+
+
+def test_a_broken_scale_in_a_packed_file_is_said(tmp_path):
+    from luthier.formats.gguf_file import GGUFFile
+
+    sizes = {"vocab_size": 97, "hidden_size": 64, "intermediate_size": 96}
+    peer = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64)
+    )
+    peer.save_pretrained(tmp_path / "a")
+    path = tmp_path / "a.gguf"
+    luthier.load(tmp_path / "a").save(path, "gguf", quantize="Q4_0")
+    place = GGUFFile(path).places["blk.0.ffn_up.weight"]
+    content = bytearray(path.read_bytes())
+    content[place.start + 18 : place.start + 20] = b"\x00\x7e"  # the scale of the second block: NaN in float16
+    path.write_bytes(content)
+    for kind in (None, "int4"):
+        with pytest.warns(luthier.errors.Remark, match=r"NaN or infinite, in blocks\.0\.feed_forward\.up\.weight"):
+            luthier.load(path, quantize=kind)

@@ -12,6 +12,7 @@ from luthier.architectures import registry
 from luthier.architectures.registry import Config
 from luthier.formats.names import Checkpoint, Table, to_ours, to_theirs
 from luthier.model.transformer import Transformer
+from luthier.native.blocks import BlockEmbedding, BlockLinear, Blocks
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
 CHECKED_BYTES = 4 * 2**30  # of weights that are checked when a model opens
@@ -63,7 +64,23 @@ def broken_weights(model: Transformer) -> list[str]:
     sums = [total(tensor[::step] if tensor.ndim > 1 else tensor) for _, tensor in tensors]
     suspects = torch.stack(sums).isfinite().logical_not().nonzero().flatten().tolist() if sums else []
     # a sum can overflow where no number does
-    return [tensors[i][0] for i in suspects if not bool(tensors[i][1].isfinite().all())]
+    broken = [tensors[i][0] for i in suspects if not bool(tensors[i][1].isfinite().all())]
+    for name, module in model.named_modules():
+        match module:
+            case BlockLinear():
+                matrix = module.blocks
+            case BlockEmbedding():
+                matrix = Blocks(module.kind, module.num_embeddings, module.embedding_dim, module.numbers)
+            case _:
+                continue
+        if not bool(sums_of_rows(matrix).isfinite().all()):
+            broken.append(f"{name}.weight")
+    return broken
+
+
+def sums_of_rows(blocks: Blocks) -> Tensor:
+    """About the sum of each row of a matrix in blocks: infinite or NaN where one of its scales is."""
+    return blocks.product(torch.ones(1, blocks.columns), None, wide=False)
 
 
 def total(tensor: Tensor) -> Tensor:
