@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from luthier.architectures.registry import Config
+from luthier.architectures.family import Config
 from luthier.errors import LuthierError, UsageError, remark
 from luthier.formats.safetensors_files import SHARD_BYTES
 from luthier.generation.draft import Draft, check_vocabulary

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import luthier
-from luthier.architectures.registry import Config, build, build_on_meta, module_of, preset
+from luthier.architectures.registry import Config, build, build_on_meta, family_of, preset
 from luthier.model.dropout import Dropout, reseed
 from luthier.model.moe import MoE
 from luthier.model.norm import RMSNorm
@@ -126,7 +126,7 @@ def test_no_weight_is_forgotten(config: Config) -> None:
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.fill_(float("nan") if tensor.is_floating_point() else 12345)
-    module_of(config).initialise(model, config, torch.Generator().manual_seed(0))
+    family_of(config).initialise(model, config, torch.Generator().manual_seed(0))
     for name, weight in build(config, seed=0).named_parameters():
         assert torch.equal(model.get_parameter(name), weight), name
     assert not any(buffer.any() for buffer in model.buffers())

@@ -10,11 +10,11 @@ import torch
 
 from luthier.architectures import gpt2, llama, llama4
 from luthier.architectures.registry import (
-    ARCHITECTURES,
+    FAMILIES,
     build,
     build_on_meta,
     count_parameters,
-    module_of,
+    family_of,
     name_of,
     preset,
     presets,
@@ -58,7 +58,7 @@ def test_llama_4_has_the_published_parameters_all_and_active(name: str, total: f
 
 
 def test_every_preset_is_counted_here() -> None:
-    small = {f"{name}-{size}" for name in ARCHITECTURES for size in SMALL}
+    small = {f"{name}-{size}" for name in FAMILIES for size in SMALL}
     assert set(presets()) == {*PUBLISHED, "llama4-scout", "llama4-maverick", *small}
 
 
@@ -71,14 +71,14 @@ def test_counting_all_presets_takes_no_time() -> None:
 
 
 @pytest.mark.parametrize("size", SMALL)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_small_presets_are_for_a_cpu(architecture: str, size: str) -> None:
     total, active = count_parameters(preset(f"{architecture}-{size}"))
     assert 500_000 < total < 16_000_000
     assert (active < total) == (architecture == "llama4")
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_small_presets_grow_from_nano_to_mini(architecture: str) -> None:
     totals = [count_parameters(preset(f"{architecture}-{size}"))[0] for size in SMALL]
     assert totals == sorted(totals)
@@ -103,7 +103,7 @@ def test_a_preset_can_be_changed_and_knows_its_architecture() -> None:
     assert config == replace(presets()["llama-nano"], vocab_size=77)
     for name, config in presets().items():
         assert name.startswith(name_of(config).removesuffix("4"))
-        assert module_of(config).Config is type(config)
+        assert family_of(config).config is type(config)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.architectures import gpt2, llama, llama4, registry
-from luthier.architectures.names.gguf.metadata import rope_factors
+from luthier.architectures.gguf_metadata import rope_factors
 from luthier.errors import LuthierError, Remark, UsageError
 from luthier.formats import gguf_writing
 from luthier.formats.gguf_file import GGUFFile

@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.architectures import llama as our_llama
-from luthier.architectures import llama4 as our_llama4
-from luthier.architectures import registry
-from luthier.architectures.names.book import gpt2 as book
-from luthier.architectures.names.meta import llama, llama4
-from luthier.architectures.names.openai import gpt2 as openai
+from luthier.architectures import llama, llama4, registry
+from luthier.architectures.family import Config
 from luthier.errors import LuthierError
+from luthier.model.rope_scaling import RopeScaling
+from luthier.model_files import book, meta, openai
 
 fuzz = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 anything: st.SearchStrategy[Any] = st.one_of(
@@ -27,14 +25,20 @@ anything: st.SearchStrategy[Any] = st.one_of(
     st.lists(st.integers(-2, 2**70) | st.text(max_size=2), max_size=3),
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
 )
-LLAMA = llama.write_config(our_llama.Config(31, 16, 8, 12, 2, 2, 1, rope_scaling=our_llama.RopeScaling()))
-LLAMA4 = llama4.write_config(our_llama4.Config(31, 16, 8, 8, 12, 4, 2, 1, n_experts=2, moe_layers=(0,)))
+
+
+def written(config: Config) -> dict[str, Any]:
+    return registry.names_of(config, "meta").settings.write(config)
+
+
+LLAMA = written(llama.Config(31, 16, 8, 12, 2, 2, 1, rope_scaling=RopeScaling()))
+LLAMA4 = written(llama4.Config(31, 16, 8, 8, 12, 4, 2, 1, n_experts=2, moe_layers=(0,)))
 HPARAMS = {"n_vocab": 31, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
 SHAPES = {"tok_emb.weight": (31, 128), "pos_emb.weight": (16, 128), "trf_blocks.0.norm1.scale": (128,)}
 READERS = {
-    "llama": (LLAMA, lambda values: llama.read_config(values, vocab_size=31, tied=False)),
-    "llama4": (LLAMA4, lambda values: llama4.read_config(values, vocab_size=31, tied=False)),
-    "openai": (HPARAMS, openai.read_config),
+    "llama": (LLAMA, lambda values: meta.read_config(values, vocab_size=31, tied=False)),
+    "llama4": (LLAMA4, lambda values: meta.read_config(values, vocab_size=31, tied=False)),
+    "openai": (HPARAMS, openai.NAMES.settings.read),
     "book": (
         {"n_heads": 2, "drop_rate": 0.1},
         lambda values: book.read_config(SHAPES, values, tied=False, file="model.json"),
@@ -68,7 +72,7 @@ def test_any_settings_give_a_config_or_an_error_that_names_the_file(kind, data):
         return
     sizes = [getattr(config, name) for name in ("dim", "n_heads", "n_layers", "vocab_size")]
     assert all(isinstance(size, int) and 1 <= size <= 2**20 for size in sizes)
-    assert isinstance(config, registry.Config)
+    assert isinstance(config, Config)
 
 
 @pytest.mark.parametrize("kind", READERS)

@@ -130,12 +130,12 @@ def test_the_dtype_stays(dtype, tmp_path):
 @pytest.mark.parametrize("name", [name for name, config in registry.presets().items() if "llama" in name])
 def test_settings_of_every_size_come_back(name):
     config = registry.preset(name)
-    names = meta.NAMES[registry.name_of(config)]
-    params = json.loads(json.dumps(names.write_config(config)))
-    assert names.read_config(params, vocab_size=config.vocab_size, tied=config.tie_embeddings) == config
+    names = registry.names_of(config, "meta")
+    params = json.loads(json.dumps(names.settings.write(config)))
+    assert meta.read_config(params, vocab_size=config.vocab_size, tied=config.tie_embeddings) == config
     del params["luthier"]  # published files have no such thing, and mean the same
     if not name.endswith(("-nano", "-micro", "-mini")):
-        assert names.read_config(params, vocab_size=config.vocab_size, tied=config.tie_embeddings) == config
+        assert meta.read_config(params, vocab_size=config.vocab_size, tied=config.tie_embeddings) == config
 
 
 LLAMA2_7B = {"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-5, "vocab_size": -1}
@@ -169,18 +169,18 @@ def test_published_settings_are_those_of_the_presets(name):
 
 
 def our_settings(params, config):
-    return meta.llama.read_config(params, vocab_size=config.vocab_size, tied=config.tie_embeddings)
+    return meta.read_config(params, vocab_size=config.vocab_size, tied=config.tie_embeddings)
 
 
 @pytest.mark.parametrize("dim", [8, 24, 96, 768])
 def test_every_width_of_a_feed_forward_can_be_written(dim):
     for hidden_dim in [1, 2, 3, 7, 31, 100, 256, 333, 1000, 1024, 2047, 4097]:
         config = our_llama.Config(31, 16, dim, hidden_dim, 2, 2, 1)
-        params = meta.llama.write_config(config)
+        params = registry.names_of(config, "meta").settings.write(config)
         assert our_settings(params, config).hidden_dim == hidden_dim
         mixture = our_llama4.Config(31, 16, dim, hidden_dim, 3 * hidden_dim + 1, 2, 2, 1, n_experts=2)
-        params = meta.llama4.write_config(mixture)
-        assert meta.llama4.read_config(params, vocab_size=31, tied=False) == mixture
+        params = registry.names_of(mixture, "meta").settings.write(mixture)
+        assert meta.read_config(params, vocab_size=31, tied=False) == mixture
 
 
 def test_layers_that_no_step_describes_come_back(tmp_path):

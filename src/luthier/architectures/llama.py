@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from luthier.architectures import config_json, gguf_metadata, llama_like_names, params_json
+from luthier.architectures.checked_values import LARGEST_CONTEXT, LARGEST_DEPTH
+from luthier.architectures.family import Family, Names
 from luthier.architectures.initialise import empty_embedding, initialise_normal
+from luthier.architectures.llama_like_names import GGUF, META, OURS
+from luthier.architectures.settings import (
+    Fixed,
+    Group,
+    HeadDimSetting,
+    Ignored,
+    Reading,
+    Section,
+    Setting,
+    SettingList,
+    Unsupported,
+    count,
+    flag,
+    head_dim,
+    positive,
+    probability,
+    same_as,
+)
+from luthier.errors import LuthierError
+from luthier.formats.names import PairsToHalves, Rule, Table, each_layer
 from luthier.model.attention import Attention
 from luthier.model.feed_forward import SwiGLU
 from luthier.model.norm import RMSNorm
@@ -91,7 +116,6 @@ def build(config: Config) -> Transformer:
 
 def build_block(config: Config) -> Block:
     """One of the n_layers equal blocks."""
-    head_dim = config.head_dim or config.dim // config.n_heads
     magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # of queries and of keys
     return Block(
         RMSNorm(config.dim, config.norm_eps),
@@ -100,8 +124,8 @@ def build_block(config: Config) -> Block:
             config.n_heads,
             config.n_kv_heads,
             config.head_dim,
-            qk_steps=(rope(head_dim, config.rope_theta, config.rope_scaling),),
-            scale=head_dim**-0.5 * magnitude**2,
+            qk_steps=(rope(head_dim(config), config.rope_theta, config.rope_scaling),),
+            scale=head_dim(config) ** -0.5 * magnitude**2,
             bias=config.attention_bias,
             out_bias=config.attention_bias,
             dropout=config.dropout,
@@ -115,3 +139,178 @@ def build_block(config: Config) -> Block:
 def initialise(model: Transformer, config: Config, generator: torch.Generator) -> None:
     """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Meta's papers do not say; its peers train so.)"""
     initialise_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
+
+
+def hugging_face_tensors(config: Config) -> Table:
+    """Names of LlamaForCausalLM. Its rotary pairs lie in halves, as ours: nothing is moved."""
+    attention = llama_like_names.hugging_face_attention(config.n_heads, config.n_kv_heads, bias=config.attention_bias)
+    feed_forward = llama_like_names.hugging_face_feed_forward("mlp", bias=config.mlp_bias)
+    layers = each_layer(range(config.n_layers), llama_like_names.hugging_face_block(attention, feed_forward))
+    return llama_like_names.hugging_face_table(layers, config.tie_embeddings)
+
+
+# defaults: those of transformers' LlamaConfig
+HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
+    Config,
+    "LlamaForCausalLM",
+    "llama",
+    Setting("vocab_size", "vocab_size", count()),
+    Setting("hidden_size", "dim", count()),
+    Setting("intermediate_size", "hidden_dim", count()),
+    Setting("num_hidden_layers", "n_layers", count(LARGEST_DEPTH)),
+    Setting("num_attention_heads", "n_heads", count()),
+    Setting("num_key_value_heads", "n_kv_heads", count(), missing=same_as("n_heads")),
+    HeadDimSetting(),
+    Fixed("hidden_act", "silu", also=("swish",)),
+    Fixed("rope_interleaved", False, written=False),
+    Setting("rms_norm_eps", "norm_eps", positive, missing=1e-6),
+    config_json.RopeSettings(theta=10_000.0, context=2048),
+    Setting("attention_bias", "attention_bias", flag, missing=False),
+    Setting("mlp_bias", "mlp_bias", flag, missing=False),
+    Setting("attention_dropout", "dropout", probability, missing=0.0),
+    Setting("tie_word_embeddings", "tie_embeddings", flag, missing=False),
+)
+
+
+def gguf_tensors(config: Config) -> Table:
+    """Names of llama.cpp's llama."""
+    block = [
+        Rule(GGUF + "attn_norm.weight", OURS + "attention_norm.weight"),
+        Rule(GGUF + "ffn_norm.weight", OURS + "feed_forward_norm.weight"),
+        *llama_like_names.gguf_attention(config.n_heads, config.n_kv_heads, bias=config.attention_bias),
+        *llama_like_names.gguf_feed_forward(bias=config.mlp_bias),
+    ]
+    rope = gguf_metadata.rope_rules(head_dim(config), config.rope_theta, config.rope_scaling)
+    layers = each_layer(range(config.n_layers), block)
+    older = ("blk.*.attn_rot_embd.weight",)
+    return llama_like_names.gguf_table(rope, layers, config.tie_embeddings, ignored=older)
+
+
+def read_biases(reading: Reading) -> dict[str, bool]:
+    """The biases that a GGUF file's tensors show."""
+    checkpoint = reading.weights.checkpoint
+    return {
+        "attention_bias": gguf_metadata.has_biases(checkpoint, "attn_"),
+        "mlp_bias": gguf_metadata.has_biases(checkpoint, "ffn_"),
+    }
+
+
+GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
+    Config,
+    "llama",
+    Fixed("llama.expert_count", 0, written=False),  # Mixtral's files are named llama, too
+    Fixed("llama.attention.causal", True, written=False),
+    Fixed("llama.attention.sliding_window", 0, written=False),
+    *(
+        Fixed(f"llama.{name}", None, written=False)
+        for name in ("attention.scale", "attention.clamp_kqv", "logit_scale", "residual_scale", "embedding_scale")
+    ),
+    gguf_metadata.VocabSize("llama"),
+    Setting("llama.context_length", "context_length", count(LARGEST_CONTEXT)),
+    Setting("llama.embedding_length", "dim", count()),
+    Setting("llama.feed_forward_length", "hidden_dim", count()),
+    gguf_metadata.Depth("llama"),
+    gguf_metadata.Heads("llama"),
+    Setting("llama.attention.layer_norm_rms_epsilon", "norm_eps", positive),
+    gguf_metadata.RopeSettings("llama"),
+    Setting("luthier.dropout", "dropout", probability, missing=0.0),
+    gguf_metadata.TIED,
+    Group(read_biases),
+)
+
+
+def meta_tensors(config: Config) -> Table:
+    """Names of Meta's Transformer, whose rotary pairs are neighbours."""
+    block = [
+        Rule(META + "attention_norm.weight", OURS + "attention_norm.weight"),
+        Rule(META + "attention.wq.weight", OURS + "attention.query.weight", PairsToHalves((config.n_heads,))),
+        Rule(META + "attention.wk.weight", OURS + "attention.key.weight", PairsToHalves((config.n_kv_heads,))),
+        Rule(META + "attention.wv.weight", OURS + "attention.value.weight"),
+        Rule(META + "attention.wo.weight", OURS + "attention.output.weight"),
+        Rule(META + "ffn_norm.weight", OURS + "feed_forward_norm.weight"),
+        Rule(META + "feed_forward.w1.weight", OURS + "feed_forward.gate.weight"),
+        Rule(META + "feed_forward.w2.weight", OURS + "feed_forward.down.weight"),
+        Rule(META + "feed_forward.w3.weight", OURS + "feed_forward.up.weight"),
+    ]
+    return llama_like_names.meta_table(each_layer(range(config.n_layers), block), config.tie_embeddings)
+
+
+def check_vocab_size(reading: Reading) -> dict[str, int]:
+    """The size in a params.json must be that of the embedding; Llama 2 writes -1."""
+    given, found = reading.values.finite("vocab_size", -1), reading.weights.vocab_size
+    if given not in (-1, found):
+        raise LuthierError(f"params.json: 'vocab_size' is {given}, and the embedding has {found} entries")
+    return {}
+
+
+def read_width(reading: Reading) -> dict[str, int]:
+    """The width of the feed-forward, computed as Meta's programs do."""
+    values = reading.values
+    multiplier = values.number("ffn_dim_multiplier", 1.0)
+    multiple_of = values.count("multiple_of", 256, most=params_json.LARGEST_MULTIPLE)
+    width = params_json.swiglu_width(4 * reading.fields["dim"], multiplier, multiple_of)
+    # our section never holds it: this checks that the width is within bounds
+    return {"hidden_dim": values.section(params_json.OURS).count("hidden_dim", width)}
+
+
+def write_width(config: Config) -> Mapping[str, Any]:
+    """The settings that the width of the feed-forward follows from."""
+    multiple_of = params_json.multiple_in(config.hidden_dim)
+    multiplier = params_json.multiplier_for(config.hidden_dim, 4 * config.dim, multiple_of)
+    return {**({} if multiplier is None else {"ffn_dim_multiplier": multiplier}), "multiple_of": multiple_of}
+
+
+def published_factor(reading: Reading) -> float:
+    """Meta's files do not hold the scaling factor: 32 in Llama 3.2, 8 in Llama 3.1 and 3.3."""
+    llama32 = ((2048, 16), (3072, 28))
+    return 32.0 if (reading.fields["dim"], reading.fields["n_layers"]) in llama32 else 8.0
+
+
+def published_context(reading: Reading) -> int:
+    """Meta's files do not hold the context length: that of Llama 2, Llama 3, Code Llama, or Llama 3.1."""
+    if reading.fields["rope_scaling"] is not None:
+        return 131_072
+    return {10_000.0: 4096, 500_000.0: 8192}.get(reading.fields["rope_theta"], 16_384)
+
+
+META_SETTINGS: SettingList[Config] = params_json.settings(
+    Config,
+    Unsupported(
+        ("attention_bias", "mlp_bias"), "Meta's format has no place for {field}: write the model as hf or gguf"
+    ),
+    Setting("dim", "dim", count()),
+    Setting("n_layers", "n_layers", count(LARGEST_DEPTH)),
+    Setting("n_heads", "n_heads", count()),
+    Setting("n_kv_heads", "n_kv_heads", count(), missing=same_as("n_heads")),
+    Group(check_vocab_size, lambda config: {"vocab_size": config.vocab_size}),
+    Group(read_width, write_width),
+    Setting("norm_eps", "norm_eps", positive, missing=1e-5),
+    Setting("rope_theta", "rope_theta", positive, missing=10_000.0),
+    params_json.ScalingSettings(published_factor, high=4.0),
+    Section(
+        params_json.OURS,
+        Setting("context_length", "context_length", count(LARGEST_CONTEXT), missing=published_context),
+        HeadDimSetting(),
+        Setting("tie_embeddings", "tie_embeddings", flag, missing=lambda reading: reading.weights.tied),
+        Setting("dropout", "dropout", probability, missing=0.0),
+        params_json.OUR_SCALING,
+    ),
+    Ignored("max_batch_size", "max_seq_len"),
+)
+
+FAMILY = Family(
+    "llama",
+    Config,
+    SIZES,
+    build,
+    initialise,
+    {
+        "hf": Names(
+            hugging_face_tensors,
+            HUGGING_FACE_SETTINGS,
+            {"LlamaForCausalLM": "llama", "LlamaModel": "llama", "LLaMAForCausalLM": "llama"},
+        ),
+        "gguf": Names(gguf_tensors, GGUF_SETTINGS),
+        "meta": Names(meta_tensors, META_SETTINGS),
+    },
+)

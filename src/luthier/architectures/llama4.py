@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from luthier.architectures import config_json, gguf_metadata, llama_like_names, params_json
+from luthier.architectures.checked_values import LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS, CheckedValues
+from luthier.architectures.family import Family, Names
 from luthier.architectures.initialise import empty_embedding, initialise_normal
+from luthier.architectures.llama_like_names import GGUF, HUGGING_FACE, META, OURS
+from luthier.architectures.settings import (
+    Fixed,
+    Group,
+    HeadDimSetting,
+    Ignored,
+    Reading,
+    Section,
+    Setting,
+    SettingList,
+    Written,
+    count,
+    flag,
+    head_dim,
+    integers,
+    positive,
+    probability,
+    same_as,
+)
+from luthier.errors import LuthierError
+from luthier.formats.names import Join, PairsToHalves, Reshape, Rule, Split, Table, Transpose, each_layer
 from luthier.model.attention import Attention
 from luthier.model.experts import Experts
 from luthier.model.feed_forward import SwiGLU
@@ -176,11 +202,335 @@ def magnitude(config: Config) -> float:
     return config.rope_scaling.magnitude if config.rope_scaling else 1.0
 
 
-def head_dim(config: Config) -> int:
-    """Width of a head."""
-    return config.head_dim or config.dim // config.n_heads
-
-
 def initialise(model: Transformer, config: Config, generator: torch.Generator) -> None:
     """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Meta has published no other.)"""
     initialise_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
+
+
+def each_block(config: Config, block: list[Rule], mixture: list[Rule], dense: list[Rule]) -> list[Rule]:
+    """The rules of all layers: those of a block, and those of its mixture or of its one feed-forward."""
+    kinds = ((layer, mixture if config.is_moe(layer) else dense) for layer in range(config.n_layers))
+    return [rule for layer, feed_forward in kinds for rule in each_layer([layer], block + feed_forward)]
+
+
+def hugging_face_tensors(config: Config) -> Table:
+    """Names of Llama4ForCausalLM, and of the text part of its multimodal files.
+
+    Rotary pairs are neighbours there. Layers without positions are permuted like the others: scores do not change when
+    queries and keys are permuted alike.
+    """
+    attention = llama_like_names.hugging_face_attention(config.n_heads, config.n_kv_heads, interleaved=True)
+    theirs, ours = HUGGING_FACE + "feed_forward.", OURS + "feed_forward."
+    mixture = [
+        Rule(theirs + "router.weight", ours + "router.weight"),
+        Rule(theirs + "experts.gate_up_proj", ours + "experts.gate_up"),
+        Rule(theirs + "experts.down_proj", ours + "experts.down"),
+        *llama_like_names.hugging_face_feed_forward("feed_forward.shared_expert", "feed_forward.shared"),
+    ]
+    dense = llama_like_names.hugging_face_feed_forward("feed_forward")
+    layers = each_block(config, llama_like_names.hugging_face_block(attention, []), mixture, dense)
+    prefixes, ignored = ("language_model.", "model."), ("vision_model.*", "multi_modal_projector.*")
+    return llama_like_names.hugging_face_table(layers, config.tie_embeddings, prefixes, ignored)
+
+
+def read_moe_layers(reading: Reading) -> Mapping[str, Any]:
+    """`moe_layers` is kept only where the step does not give the same layers."""
+    n_layers, step = reading.fields["n_layers"], reading.fields["moe_every"]
+    by_step = tuple(range(step - 1, n_layers, step))
+    listed = reading.values.numbers("moe_layers")
+    layers = by_step if listed is None else tuple(sorted(set(range(n_layers)).intersection(listed)))
+    return {"moe_layers": None if layers == by_step else layers}
+
+
+def read_global_layers(reading: Reading) -> Mapping[str, Any]:
+    """In `no_rope_layers` a 1 means rotary positions; empty means: by the interval."""
+    values, n_layers = reading.values, reading.fields["n_layers"]
+    step = values.count("no_rope_layer_interval", 4)
+    rotary = values.numbers("no_rope_layers") or [int((layer + 1) % step != 0) for layer in range(n_layers)]
+    if len(rotary) < n_layers:
+        raise LuthierError(f"config.json: 'no_rope_layers' names {len(rotary)} layers of {n_layers}")
+    layers = tuple(layer for layer in range(n_layers) if not rotary[layer])
+    values.only("layer_types", ["full_attention" if i in layers else "chunked_attention" for i in range(n_layers)])
+    same = layers == tuple(range(step - 1, n_layers, step))
+    return {"global_every": step, "global_layers": None if same else layers}
+
+
+def text_settings(values: Mapping[str, Any]) -> CheckedValues:
+    """The settings of the language model, which multimodal files have in a section."""
+    settings = CheckedValues(values)
+    return settings.section("text_config") if "text_config" in settings.values else settings
+
+
+HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(  # defaults: those of transformers' Llama4TextConfig
+    Config,
+    "Llama4ForCausalLM",
+    "llama4_text",
+    Setting("vocab_size", "vocab_size", count(), missing=202_048),
+    Setting("hidden_size", "dim", count(), missing=5120),
+    Setting("intermediate_size", "hidden_dim", count(), missing=8192),
+    Setting("intermediate_size_mlp", "dense_hidden_dim", count(), missing=16_384),
+    Setting("num_hidden_layers", "n_layers", count(LARGEST_DEPTH), missing=48),
+    Setting("num_attention_heads", "n_heads", count(), missing=40),
+    Setting("num_key_value_heads", "n_kv_heads", count(), missing=8),
+    HeadDimSetting(missing=128),
+    Setting("num_local_experts", "n_experts", count(LARGEST_EXPERTS), missing=16),
+    Setting("num_experts_per_tok", "experts_per_token", count(), missing=1),
+    Setting("interleave_moe_layer_step", "moe_every", count(), missing=1),
+    Group(read_moe_layers, lambda config: {"moe_layers": list(filter(config.is_moe, range(config.n_layers)))}),
+    Group(
+        read_global_layers,
+        lambda config: {
+            "no_rope_layers": [int(not config.is_global(layer)) for layer in range(config.n_layers)],
+            "no_rope_layer_interval": config.global_every,
+        },
+    ),
+    Setting("attention_chunk_size", "attention_chunk", count(), missing=8192),
+    Setting("use_qk_norm", "qk_norm", flag, missing=True),
+    Setting("attn_temperature_tuning", "temperature_tuning", flag, missing=True),
+    Setting("floor_scale", "temperature_floor", count(LARGEST_CONTEXT), missing=8192),
+    Setting("attn_scale", "temperature_scale", positive, missing=0.1),
+    Fixed("hidden_act", "silu", also=("swish",)),
+    Setting("rms_norm_eps", "norm_eps", positive, missing=1e-5),
+    config_json.RopeSettings(theta=500_000.0, context=131_072),
+    Fixed("attention_bias", False),
+    Setting("attention_dropout", "dropout", probability, missing=0.0),
+    Setting("tie_word_embeddings", "tie_embeddings", flag, missing=False),
+    Ignored("router_aux_loss_coef", "router_jitter_noise", "output_router_logits"),  # of training
+    opens=text_settings,
+)
+
+# llama.cpp has no setting for four things: chunks and temperature always take 8192 tokens there, every 4th layer is
+# global, and queries and keys have unit norm unless there are 128 experts. Only Luthier reads settings that differ
+CHUNK = 8192
+TEMPERATURE_SCALE = 0.1
+GLOBAL_EVERY = 4
+MAVERICK_EXPERTS = 128
+
+
+def gguf_tensors(config: Config) -> Table:
+    """Names of llama.cpp's llama4. Each expert's matrices are (out, in)."""
+    block = [
+        Rule(GGUF + "attn_norm.weight", OURS + "attention_norm.weight"),
+        *llama_like_names.gguf_attention(config.n_heads, config.n_kv_heads),
+        Rule(GGUF + "ffn_norm.weight", OURS + "feed_forward_norm.weight"),
+    ]
+    gate_up, experts = (GGUF + "ffn_gate_exps.weight", GGUF + "ffn_up_exps.weight"), OURS + "feed_forward.experts."
+    mixture = [
+        Rule(GGUF + "ffn_gate_inp.weight", OURS + "feed_forward.router.weight"),
+        Rule(gate_up, experts + "gate_up", Transpose(), Join((config.hidden_dim,) * 2, dim=2)),  # from (E, F, C) each
+        Rule(GGUF + "ffn_down_exps.weight", experts + "down", Transpose()),
+        *llama_like_names.gguf_feed_forward("_shexp", "feed_forward.shared"),
+    ]
+    layers = each_block(config, block, mixture, llama_like_names.gguf_feed_forward())
+    rope = gguf_metadata.rope_rules(head_dim(config), config.rope_theta, config.rope_scaling)
+    return llama_like_names.gguf_table(rope, layers, config.tie_embeddings)
+
+
+GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
+    Config,
+    "llama4",
+    gguf_metadata.VocabSize("llama4"),
+    Setting("llama4.context_length", "context_length", count(LARGEST_CONTEXT)),
+    Setting("llama4.embedding_length", "dim", count()),
+    Setting("llama4.feed_forward_length", "dense_hidden_dim", count()),
+    Setting("llama4.expert_feed_forward_length", "hidden_dim", count()),
+    gguf_metadata.Depth("llama4"),
+    gguf_metadata.Heads("llama4"),
+    Setting("llama4.expert_count", "n_experts", count(LARGEST_EXPERTS)),
+    Setting("llama4.expert_used_count", "experts_per_token", count()),
+    Setting("llama4.interleave_moe_layer_step", "moe_every", count()),
+    Setting("llama4.attention.sliding_window", "attention_chunk", count(), missing=CHUNK),
+    Setting("llama4.attention.sliding_window_pattern", "global_every", count(), missing=GLOBAL_EVERY),
+    Setting("llama4.attention.temperature_length", "temperature_floor", count(LARGEST_CONTEXT), missing=CHUNK),
+    Setting("llama4.attention.temperature_scale", "temperature_scale", positive, missing=TEMPERATURE_SCALE),
+    Setting("llama4.attention.layer_norm_rms_epsilon", "norm_eps", positive),
+    gguf_metadata.RopeSettings("llama4", kinds=("none", "linear", "yarn")),
+    Setting("luthier.qk_norm", "qk_norm", flag, missing=lambda r: r.fields["n_experts"] != MAVERICK_EXPERTS),
+    Setting("luthier.temperature_tuning", "temperature_tuning", flag, missing=True),
+    Setting("luthier.dropout", "dropout", probability, missing=0.0),
+    gguf_metadata.LayerNumbers("luthier.moe_layers", "moe_layers"),
+    gguf_metadata.LayerNumbers("luthier.global_layers", "global_layers"),
+    gguf_metadata.TIED,
+)
+
+
+def cautions(config: Config) -> list[str]:
+    """What llama.cpp would compute in another way than the model does, in words for people."""
+    layers = range(config.n_layers)
+    found = []
+    if any(config.is_moe(layer) != ((layer + 1) % config.moe_every == 0) for layer in layers):
+        found.append("llama.cpp cannot open it: its experts are not on every n-th layer")
+    if any(config.is_global(layer) != ((layer + 1) % GLOBAL_EVERY == 0) for layer in layers):
+        found.append("llama.cpp takes every 4th layer as global, this model has others")
+    if config.qk_norm != (config.n_experts != MAVERICK_EXPERTS):
+        found.append("llama.cpp norms queries and keys unless there are 128 experts, this model is the other way")
+    shorter = min(config.attention_chunk, CHUNK)
+    if config.attention_chunk != CHUNK and config.context_length > shorter:
+        found.append(
+            f"llama.cpp attends in chunks of {CHUNK} tokens, not {config.attention_chunk}: it differs after {shorter}"
+        )
+    step = min(config.temperature_floor, CHUNK) if config.temperature_tuning else CHUNK
+    ours = (config.temperature_tuning, config.temperature_floor, config.temperature_scale)
+    if ours != (True, CHUNK, TEMPERATURE_SCALE) and config.context_length >= step:
+        found.append(f"llama.cpp has another temperature of queries: it differs after {step} tokens")
+    return found
+
+
+def meta_tensors(config: Config) -> Table:
+    """Names of Meta's Transformer, as in the published files: several matrices in one, norms beside what they feed.
+
+    Rotary pairs are neighbours there. Layers without positions are permuted like the others.
+    """
+    theirs, ours = META + "feed_forward.", OURS + "feed_forward."
+    n, dim, hidden = config.n_experts, config.dim, config.hidden_dim
+    turned = PairsToHalves((config.n_heads, config.n_kv_heads, None))
+    qkv = tuple(f"{OURS}attention.{part}.weight" for part in ("query", "key", "value"))
+    block = [
+        Rule(META + "attention.wqkv.layer_norm_weight", OURS + "attention_norm.weight"),
+        Rule(META + "attention.wqkv.weight", qkv, Split(qkv_rows(config)), turned),
+        Rule(META + "attention.wo.weight", OURS + "attention.output.weight"),
+    ]
+    gate_up = (ours + "gate.weight", ours + "up.weight")
+    dense = [
+        Rule(theirs + "mlp.layer_norm_weight", OURS + "feed_forward_norm.weight"),
+        Rule(theirs + "mlp.fc1_weight", gate_up, Split((config.dense_hidden_dim,) * 2)),
+        Rule(theirs + "mlp.fc2_weight", ours + "down.weight"),
+    ]
+    into = (theirs + "experts.moe_w_in_eD_F", theirs + "experts.moe_w_swiglu_eD_F")
+    stacked = Reshape((n * dim, hidden), (n, dim, hidden))
+    down = Reshape((n * hidden, dim), (n, hidden, dim))
+    mixture = [
+        Rule(theirs + "norm.weight", OURS + "feed_forward_norm.weight"),
+        Rule(theirs + "router_DE", ours + "router.weight", Transpose()),
+        Rule(into, ours + "experts.gate_up", stacked, Join((hidden, hidden), dim=2)),
+        Rule(theirs + "experts.moe_w_out_eF_D", ours + "experts.down", down),
+        Rule(theirs + "w_in_shared_FD.weight", ours + "shared.gate.weight"),
+        Rule(theirs + "w_swiglu_FD.weight", ours + "shared.up.weight"),
+        Rule(theirs + "w_out_shared_DF.weight", ours + "shared.down.weight"),
+    ]
+    counts = ("global_gate_stats_3E", "running_gate_stats_3E", "expert_activation_DE")
+    ignored = ("*._extra_state", *(f"*.feed_forward.{name}" for name in counts), "vision_embeddings.*")
+    layers = each_block(config, block, mixture, dense)
+    return llama_like_names.meta_table(layers, config.tie_embeddings, (*ignored, "vision_projection.*"))
+
+
+def qkv_rows(config: Config) -> tuple[int, int, int]:
+    """The rows of queries, keys and values in their common matrix."""
+    keys = config.n_kv_heads * head_dim(config)
+    return config.n_heads * head_dim(config), keys, keys
+
+
+def bands(config: Config) -> dict[str, tuple[int, ...]]:
+    """The tensors that are several matrices, one under the other, each cut by itself when the model is sharded."""
+    found: dict[str, tuple[int, ...]] = {}
+    for layer in range(config.n_layers):
+        found[f"layers.{layer}.attention.wqkv.weight"] = qkv_rows(config)
+        if config.is_moe(layer):
+            found[f"layers.{layer}.feed_forward.experts.moe_w_out_eF_D"] = (config.hidden_dim,) * config.n_experts
+        else:
+            found[f"layers.{layer}.feed_forward.mlp.fc1_weight"] = (config.dense_hidden_dim,) * 2
+    return found
+
+
+def read_context(reading: Reading) -> int:
+    """The context length: Meta's files do not hold it, that of Scout has 16 experts."""
+    n_experts = reading.root.section("moe_args").count("num_experts", 1, most=LARGEST_EXPERTS)
+    published = 10_485_760 if n_experts == 16 else 1_048_576
+    return reading.root.section(params_json.OURS).count("context_length", published, most=LARGEST_CONTEXT)
+
+
+def read_widths(reading: Reading) -> dict[str, int]:
+    """The widths of dense layers and of an expert, which may be narrower for the shared one beside it."""
+    values, dim = reading.values, reading.fields["dim"]
+    mixture, ours = values.section("moe_args"), values.section(params_json.OURS)
+    multiplier = values.number("ffn_dim_multiplier", 1.0)
+    multiple_of = values.count("multiple_of", 256, most=params_json.LARGEST_MULTIPLE)
+    narrower = mixture.flag("auto_scale_F", True)
+    share = mixture.number("capacity_factor", 1.0) + 1 if narrower else 1.0
+    expanded = int(values.number("ffn_exp", 4.0) * dim)
+    dense = params_json.swiglu_width(4 * dim, multiplier, multiple_of)
+    expert = params_json.swiglu_width(expanded, multiplier, multiple_of, share=share)
+    return {
+        "hidden_dim": ours.count("hidden_dim", expert),
+        "dense_hidden_dim": ours.count("dense_hidden_dim", dense),
+    }
+
+
+def width_settings(config: Config) -> dict[str, Any]:
+    """The settings that the widths follow from. ffn_exp: None where none leads to that of the experts."""
+    multiple_of = params_json.multiple_in(config.dense_hidden_dim, config.hidden_dim)
+    multiplier = params_json.multiplier_for(config.dense_hidden_dim, 4 * config.dim, multiple_of) or 1.0
+    # the width of the experts is computed with the multiplier of the dense layers
+    expansion = params_json.expansion_for(config.hidden_dim, config.dim, multiplier, multiple_of)
+    return {"ffn_dim_multiplier": multiplier, "ffn_exp": expansion, "multiple_of": multiple_of}
+
+
+def write_expert_width(config: Config) -> dict[str, int]:
+    """The width of the experts, where Meta's settings cannot give it: only Luthier reads it."""
+    return {} if width_settings(config)["ffn_exp"] is not None else {"hidden_dim": config.hidden_dim}
+
+
+def none_without(setting: str) -> Any:
+    """The default of a list of layers: no layer in a file without this setting, else by its step."""
+    return lambda reading: None if setting in reading.root.values else ()
+
+
+META_SETTINGS: SettingList[Config] = params_json.settings(
+    Config,
+    Setting("dim", "dim", count()),
+    Setting("n_layers", "n_layers", count(LARGEST_DEPTH)),
+    Setting("n_heads", "n_heads", count()),
+    Setting("n_kv_heads", "n_kv_heads", count(), missing=same_as("n_heads")),
+    Group(lambda reading: {}, lambda config: {"vocab_size": config.vocab_size}),
+    Group(read_widths, lambda config: {k: 4.0 if v is None else v for k, v in width_settings(config).items()}),
+    Setting("norm_eps", "norm_eps", positive, missing=1e-5),
+    Setting("attention_chunk_size", "attention_chunk", count(LARGEST_CONTEXT), missing=read_context),
+    Setting("rope_theta", "rope_theta", positive, missing=500_000.0),
+    params_json.ScalingSettings(lambda reading: 16.0, high=1.0),
+    Setting("nope_layer_interval", "global_every", count(), missing=4),
+    Setting("use_qk_norm", "qk_norm", flag, missing=False),
+    Setting("attn_temperature_tuning", "temperature_tuning", flag, missing=False),
+    Setting("floor_scale", "temperature_floor", count(LARGEST_CONTEXT), missing=8192),
+    Setting("attn_scale", "temperature_scale", positive, missing=0.1),
+    Section(
+        "moe_args",
+        Setting("num_experts", "n_experts", count(LARGEST_EXPERTS), missing=1),
+        Written({"capacity_factor": 1.0, "auto_scale_F": False}),
+        Setting("top_k", "experts_per_token", count(), missing=1),
+        Setting("interleave_moe_layer_step", "moe_every", count(), missing=1),
+    ),
+    Section(
+        params_json.OURS,
+        Setting("context_length", "context_length", count(LARGEST_CONTEXT), missing=read_context),
+        HeadDimSetting(),
+        Group(lambda reading: {}, write_expert_width),
+        Setting("moe_layers", "moe_layers", integers, missing=none_without("moe_args")),
+        Setting("global_layers", "global_layers", integers, missing=none_without("nope_layer_interval")),
+        Setting("tie_embeddings", "tie_embeddings", flag, missing=lambda reading: reading.weights.tied),
+        Setting("dropout", "dropout", probability, missing=0.0),
+        params_json.OUR_SCALING,
+    ),
+    Ignored("max_batch_size", "max_seq_len", "vision_args", "vocab_size", "head_dim"),
+)
+
+FAMILY = Family(
+    "llama4",
+    Config,
+    SIZES,
+    build,
+    initialise,
+    {
+        "hf": Names(
+            hugging_face_tensors,
+            HUGGING_FACE_SETTINGS,
+            {"Llama4ForCausalLM": "llama4_text", "Llama4ForConditionalGeneration": "llama4"},
+        ),
+        "gguf": Names(gguf_tensors, GGUF_SETTINGS, cautions=cautions),
+        "meta": Names(
+            meta_tensors,
+            META_SETTINGS,
+            marks=("moe_args", "nope_layer_interval", "attention_chunk_size", "use_qk_norm", "ffn_exp"),
+            bands=bands,
+        ),
+    },
+)

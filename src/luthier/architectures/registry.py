@@ -1,36 +1,44 @@
-"""All the architectures by name, and the ways to a model: with fresh weights, or with given ones."""
+"""All families by name, and models of them: with new weights, or with given ones."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from luthier.architectures import gpt2, llama, llama4
-from luthier.architectures.names.settings import LARGEST, LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS
+from luthier.architectures.checked_values import LARGEST, LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS
+from luthier.architectures.family import Config, Family, Names
 from luthier.errors import UsageError
 from luthier.model.memory import check_fits
 from luthier.model.moe import MoE
 from luthier.model.seeds import seeded
 from luthier.model.transformer import Transformer
 
-ARCHITECTURES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
+# Any: the Configs of a list of families have no common type parameter; `family_of` gives each its own
+FAMILIES: Mapping[str, Family[Any]] = {
+    family.name: family
+    for family in (
+        gpt2.FAMILY,
+        llama.FAMILY,
+        llama4.FAMILY,
+    )
+}
 MOST = {
     "n_layers": LARGEST_DEPTH,
     "n_experts": LARGEST_EXPERTS,
     **dict.fromkeys(("context_length", "attention_chunk", "temperature_floor"), LARGEST_CONTEXT),
 }
-Config = gpt2.Config | llama.Config | llama4.Config
+C = TypeVar("C", bound=Config)
 
 
 def presets() -> dict[str, Config]:
-    """Every named size of every architecture."""
-    return {name: config for module in ARCHITECTURES.values() for name, config in module.SIZES.items()}
+    """Every named size of every family."""
+    return {name: config for family in FAMILIES.values() for name, config in family.sizes.items()}
 
 
 def preset(name: str, **changes: Any) -> Config:
@@ -43,17 +51,32 @@ def preset(name: str, **changes: Any) -> Config:
     return replace(known[name], **changes)
 
 
-def name_of(config: Config) -> str:
-    """The architecture that a config belongs to: "gpt2", "llama" or "llama4"."""
-    for name, module in ARCHITECTURES.items():
-        if type(config) is module.Config:
-            return name
+def family_of(config: C) -> Family[C]:
+    """The family that a config belongs to."""
+    for family in FAMILIES.values():
+        if type(config) is family.config:
+            return cast(Family[C], family)
     raise UsageError(f"{type(config).__name__} is no architecture's config")
 
 
-def module_of(config: Config) -> ModuleType:
-    """The module with `build` and `initialise`."""
-    return ARCHITECTURES[name_of(config)]
+def name_of(config: Config) -> str:
+    """The name of the family that a config belongs to: "gpt2", "llama" or "llama4"."""
+    return family_of(config).name
+
+
+def with_format(format: str) -> dict[str, Names[Any]]:
+    """The names of every family that comes in a format, by the family's name."""
+    return {name: family.formats[format] for name, family in FAMILIES.items() if format in family.formats}
+
+
+def names_of(config: C, format: str) -> Names[C]:
+    """A family's names of weights and settings in a format. A UsageError where the family does not come in it."""
+    family = family_of(config)
+    if format not in family.formats:
+        there = " and ".join(with_format(format))
+        title = {"meta": "Meta's format"}.get(format, f"the format {format}")
+        raise UsageError(f"{title} is for {there}, not for {family.name}")
+    return family.formats[format]
 
 
 def check(config: Config) -> None:
@@ -72,8 +95,7 @@ def build_on_meta(config: Config) -> Transformer:
     """The model with shapes and no memory: for counting, and for weights that are assigned later."""
     check(config)
     with torch.device("meta"):
-        model: Transformer = module_of(config).build(config)
-    return model
+        return family_of(config).build(config)
 
 
 def build(
@@ -98,7 +120,7 @@ def build(
     )
     model.to_empty(device="cpu")  # drawn on the CPU, whose generator gives the same numbers everywhere
     model.tie()
-    module_of(config).initialise(model, config, seeded(seed))
+    family_of(config).initialise(model, config, seeded(seed))
     return model.to(device)
 
 

@@ -99,11 +99,11 @@ def get(name: str, out: Path) -> None:
 def check(name: str, folder: Path) -> None:
     """Hold a folder against the model that it must be, and all its numbers against their checksums."""
     from luthier.architectures import registry
-    from luthier.architectures.names.openai.gpt2 import read_config
     from luthier.files.json_files import read_json
     from luthier.formats.tensorflow_bundle import TensorFlowBundle
+    from luthier.model_files.openai import NAMES
 
-    config = read_config(read_json(folder / "hparams.json"))
+    config = NAMES.settings.read(read_json(folder / "hparams.json"))
     if config != registry.preset(name):
         raise LuthierError(f"{folder / 'hparams.json'} is not that of {name}")
     bundle = TensorFlowBundle(folder / PREFIX)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from luthier.architectures.registry import Config
+from luthier.architectures.family import Config
 from luthier.errors import UsageError
 from luthier.run.changes import anyway_help, resume_help
 from luthier.run.plan import Plan, read_recipe, read_run, recipes, resolve

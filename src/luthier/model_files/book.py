@@ -7,15 +7,18 @@ needs a file of the same name that ends in .json beside it, with the book's sett
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from luthier.architectures.gpt2 import Config
-from luthier.architectures.names.book import gpt2
+from luthier.architectures import gpt2
+from luthier.architectures.config_json import WRAPPERS
+from luthier.architectures.settings import Shapes, Weights
 from luthier.errors import LuthierError
 from luthier.files.json_files import read_json
-from luthier.formats.names import Table, bare_names
+from luthier.formats.names import Shape, Table, bare_names
 from luthier.formats.pth_files import PthFile
 from luthier.model_files.weights import Opened, read_weights
 from luthier.tokenizers.core.tokenizer import Tokenizer
@@ -23,6 +26,7 @@ from luthier.tokenizers.formats.gpt2 import gpt2 as gpt2_tokenizer
 
 SUFFIXES = (".pth", ".pt")
 GPT2_VOCABULARY = 50_257
+NAMES = gpt2.FAMILY.formats["book"]
 
 
 def recognises(path: Path) -> bool:
@@ -40,21 +44,30 @@ def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
     checkpoint, settings = PthFile(path), path.with_suffix(".json")
     said = read_json(settings) if settings.is_file() else {}
     try:
-        config = gpt2.read_config(checkpoint.shapes(), said, tied=is_tied(checkpoint), file=settings.name)
-        model = read_weights(checkpoint, gpt2.table(config), config, device, dtype)
+        config = read_config(checkpoint.shapes(), said, tied=is_tied(checkpoint), file=settings.name)
+        model = read_weights(checkpoint, NAMES.tensors(config), config, device, dtype)
     except LuthierError as error:
         raise LuthierError(f"{path}: {error}") from None
     return Opened(model, config, tokenizer_of(config))
 
 
+def read_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any], *, tied: bool, file: str) -> gpt2.Config:
+    """The Config of the weights with these shapes.
+
+    settings: the book's dict of this model, GPT_CONFIG_124M, or part of it. file: its name, for errors. tied: whether
+    the output matrix equals the embedding.
+    """
+    return NAMES.settings.read(settings, Weights(Shapes(shapes), tied=tied), source=file)
+
+
 def is_tied(checkpoint: PthFile) -> bool:
     """Whether the output matrix is the embedding, number by number. The book has both, also for OpenAI's weights."""
-    names = bare_names(Table([], gpt2.PREFIXES), checkpoint.tensors)
+    names = bare_names(Table([], WRAPPERS), checkpoint.tensors)
     embedding, output = (checkpoint.tensors.get(names.get(name, "")) for name in ("tok_emb.weight", "out_head.weight"))
     return embedding is not None and output is not None and embedding.shape == output.shape and embedding.equal(output)
 
 
-def tokenizer_of(config: Config) -> Tokenizer | None:
+def tokenizer_of(config: gpt2.Config) -> Tokenizer | None:
     """GPT-2's tokenizer, where the vocabulary is its own and its files can be had."""
     if config.vocab_size != GPT2_VOCABULARY:
         return None

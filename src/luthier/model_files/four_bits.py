@@ -33,7 +33,7 @@ def read(path: Path) -> Opened:
     file = GGUFFile(path)
     try:
         config = gguf.read_config(file.fields, file)
-        table = gguf.NAMES[registry.name_of(config)].table(config)
+        table = gguf.table_of(config)
         model = registry.build_on_meta(config)
         state = model.state_dict()
         matrices = {f"{name}.weight": linear for name, linear in linears(model)}

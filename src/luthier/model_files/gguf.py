@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from luthier.architectures import registry
-from luthier.architectures.llama4 import Config as Llama4Config
-from luthier.architectures.names.gguf import gpt2, llama, llama4
-from luthier.architectures.registry import Config
+from luthier.architectures.family import Config
+from luthier.architectures.settings import Weights
 from luthier.errors import LuthierError, UsageError
 from luthier.formats import gguf_writing
 from luthier.formats.gguf_file import GGUFFile
 from luthier.formats.gguf_header import MAGIC
-from luthier.formats.names import Checkpoint, Shape
+from luthier.formats.names import Checkpoint, Shape, Table
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, written
 from luthier.tokenizers.formats.gguf_vocabulary import from_gguf, to_gguf
 
-NAMES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
+FORMAT = "gguf"
 OF_DTYPE = {torch.float64: "F32", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}  # of "general.file_type"
 BLOCK = 32  # numbers, of Q8_0 and Q4_0
@@ -50,7 +48,7 @@ def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
         dtype = torch.bfloat16
     try:
         config = read_config(file.fields, file)
-        model = read_weights(file, NAMES[registry.name_of(config)].table(config), config, device, dtype)
+        model = read_weights(file, table_of(config), config, device, dtype)
         tokenizer = from_gguf(file.fields)
     except LuthierError as error:
         raise LuthierError(f"{path}: {error}") from None
@@ -68,12 +66,12 @@ def write(path: Path, opened: Opened, watch: Watch = silent, *, quantize: str | 
     wanted = (quantize or OF_DTYPE[model.embedding.weight.dtype]).upper()
     if wanted not in FILE_TYPES:
         raise UsageError(f"quantize '{quantize}' is not to be had; there are {', '.join(FILE_TYPES)}")
-    names = NAMES[registry.name_of(config)]
-    table = names.table(config)
+    names = registry.names_of(config, FORMAT)
+    table = names.tensors(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in layout_of(table, model).items()}
     layout = {name: (number_type(name, shape, wanted), shape) for name, shape in shapes.items()}
     settings = {
-        **names.write_config(config),
+        **names.settings.write(config),
         "general.type": "model",
         "general.file_type": FILE_TYPES[wanted],
         "general.quantization_version": 2,
@@ -84,7 +82,12 @@ def write(path: Path, opened: Opened, watch: Watch = silent, *, quantize: str | 
 
 def cautions(config: Config) -> list[str]:
     """What llama.cpp would compute in another way than the model does, in words for people. Mostly nothing."""
-    return llama4.cautions(config) if isinstance(config, Llama4Config) else []
+    return registry.names_of(config, FORMAT).cautions(config)
+
+
+def table_of(config: Config) -> Table:
+    """The names of a model's tensors in such a file."""
+    return registry.names_of(config, FORMAT).tensors(config)
 
 
 def number_type(name: str, shape: Shape, wanted: str) -> str:
@@ -103,7 +106,8 @@ def read_config(settings: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
     if settings.get("split.count", 1) not in (0, 1):
         raise LuthierError("this is one part of several; join them with llama.cpp: llama-gguf-split --merge")
     architecture = settings.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in NAMES:
-        raise LuthierError(f"no architecture {architecture!r:.60}; there are {', '.join(NAMES)}")
-    config: Config = NAMES[architecture].read_config(settings, checkpoint)
+    known = registry.with_format(FORMAT)
+    if not isinstance(architecture, str) or architecture not in known:
+        raise LuthierError(f"no architecture {architecture!r:.60}; there are {', '.join(known)}")
+    config: Config = known[architecture].settings.read(settings, Weights(checkpoint))
     return config

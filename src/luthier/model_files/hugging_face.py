@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from luthier.architectures import registry
-from luthier.architectures.names.hugging_face import gpt2, llama, llama4
-from luthier.architectures.registry import Config
+from luthier.architectures.family import Config, Names
 from luthier.errors import LuthierError, remark
 from luthier.files.atomic_folder import replacing
 from luthier.files.json_files import read_json, write_json
@@ -28,7 +26,6 @@ from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, 
 from luthier.tokenizers.core.tokenizer import STALE
 from luthier.tokenizers.load import load as load_tokenizer
 
-NAMES: dict[str, ModuleType] = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json")
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 OUTPUT = "lm_head.weight"
@@ -54,7 +51,7 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
         checkpoint = SafetensorsFolder(folder) if safetensors_files.has_weights(folder) else PthFolder(folder)
         check_packed(checkpoint)
         config = untied_if_it_differs(config, checkpoint)
-        model = read_weights(checkpoint, names_of(config).table(config), config, device, dtype)
+        model = read_weights(checkpoint, names_of(config).tensors(config), config, device, dtype)
     except LuthierError as error:
         text = str(error)
         raise LuthierError(text if text.startswith(str(folder)) else f"{folder}: {text}") from None
@@ -71,12 +68,12 @@ def write(folder: Path, opened: Opened, watch: Watch = silent, *, shard_bytes: i
     """
     model, config, tokenizer = opened
     names, ids = names_of(config), token_ids(tokenizer, config.vocab_size)
-    settings = names.write_config(config)
+    settings = names.settings.write(config)
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
     with replacing(folder, stale=(*WEIGHTS, *STALE), last=CONFIG) as staging:
         write_json(staging / CONFIG, {**settings, "dtype": dtype, **ids})
         write_json(staging / "generation_config.json", ids)
-        table = names.table(config)
+        table = names.tensors(config)
         safetensors_files.write(staging, layout_of(table, model), written(table, model, watch), shard_bytes)
         if tokenizer is not None:
             tokenizer.save(staging)
@@ -86,7 +83,7 @@ def untied_if_it_differs(config: Config, checkpoint: Checkpoint) -> Config:
     """The config without tied embeddings, where the file has an output matrix of its own. (So does transformers.)"""
     if not config.tie_embeddings:
         return config
-    table = names_of(config).table(config)
+    table = names_of(config).tensors(config)
     names = bare_names(table, checkpoint.shapes())
     [(_, first)] = table.repeats
     output, embedding = names.get(OUTPUT), names.get(table.bare(first))
@@ -99,23 +96,24 @@ def untied_if_it_differs(config: Config, checkpoint: Checkpoint) -> Config:
     return replace(config, tie_embeddings=False)
 
 
-def names_of(config: Config) -> ModuleType:
-    """The module with the names that weights and settings have in such a folder."""
-    return NAMES[registry.name_of(config)]
+def names_of(config: Config) -> Names[Config]:
+    """The names that weights and settings have in such a folder."""
+    return registry.names_of(config, "hf")
 
 
 def read_config(values: Mapping[str, Any]) -> Config:
     """The Config of a config.json. Nothing that it says is executed: `auto_map` is not looked at."""
     check_quantization(values)
-    types = {kind: module for module in NAMES.values() for kind in module.CLASSES.values()}
-    classes = {name: module for module in NAMES.values() for name in module.CLASSES}
+    known_names = registry.with_format("hf").values()
+    types = {kind: names for names in known_names for kind in names.classes.values()}
+    classes = {name: names for names in known_names for name in names.classes}
     named, kind = values.get("architectures"), values.get("model_type")
     name = named[0] if isinstance(named, list) and named else None
     known, asked = (types, kind) if kind is not None else (classes, name)
     if not isinstance(asked, str) or asked not in known:
         there = ", ".join([*classes, *types])
         raise LuthierError(f"config.json: no architecture {asked!r:.60}; there are {there}")
-    config: Config = known[asked].read_config(values)
+    config: Config = known[asked].settings.read(values)
     return config
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from luthier.architectures import registry
-from luthier.architectures.names.meta import llama, llama4
+from luthier.architectures.family import Config, Names
+from luthier.architectures.params_json import settings_of
+from luthier.architectures.settings import Weights
 from luthier.errors import LuthierError, UsageError
 from luthier.files.atomic_folder import replacing
 from luthier.files.json_files import read_json, write_json
@@ -31,7 +32,7 @@ from luthier.tokenizers.formats.sentencepiece_writing import sentencepiece_file
 from luthier.tokenizers.formats.tiktoken_writing import tiktoken_file
 from luthier.tokenizers.load import load as load_tokenizer
 
-NAMES: dict[str, ModuleType] = {"llama": llama, "llama4": llama4}
+FORMAT = "meta"
 PARAMS = "params.json"
 SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 SINGLE = "consolidated.pth"  # in some of Llama 4's folders
@@ -54,9 +55,9 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
     try:
         if is_mistral(params):
             raise LuthierError(f"this {MISTRAL}")
-        names = llama4 if llama4.is_llama4(params) else llama
-        config = names.read_config(params, vocab_size=vocab_size(parts), tied=is_tied(parts))
-        table = names.table(config)
+        config = read_config(params, vocab_size=vocab_size(parts), tied=is_tied(parts))
+        names = registry.names_of(config, FORMAT)
+        table = names.tensors(config)
         whole = {
             name: tuple(tensor.shape) for name, tensor in to_theirs(table, registry.build_on_meta(config).state_dict())
         }
@@ -65,6 +66,23 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
         raise LuthierError(f"{folder}: {error}") from None
     found = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return Opened(model, config, load_tokenizer(folder) if found else None)
+
+
+def read_config(params: Mapping[str, Any], *, vocab_size: int, tied: bool) -> Config:
+    """The Config of a params.json.
+
+    vocab_size: rows of the embedding; in sharded models the file holds that of a part. tied: whether the output matrix
+    equals the embedding: Meta's files have both, also of models that have one.
+    """
+    config: Config = names_in(params).settings.read(params, Weights(vocab_size=vocab_size, tied=tied))
+    return config
+
+
+def names_in(params: Mapping[str, Any]) -> Names[Any]:
+    """The names of the family that a params.json is of: the one whose marks it has, or else the one without marks."""
+    values = settings_of(params).values
+    known = sorted(registry.with_format(FORMAT).values(), key=lambda names: not names.marks)
+    return next(names for names in known if not names.marks or any(mark in values for mark in names.marks))
 
 
 def is_mistral(params: Mapping[str, Any]) -> bool:
@@ -106,17 +124,15 @@ def write(folder: Path, opened: Opened, watch: Watch = silent) -> None:
     """Write a folder, the weights in their dtype and in one file.
 
     The folder changes in one go at the end: an error on the way leaves it as it was. What Meta's settings have no words
-    for (see names/meta/params_json.py) is read back by us and not seen by Meta's programs.
+    for (see architectures/params_json.py) is read back by us and not seen by Meta's programs.
     """
     model, config, tokenizer = opened
-    names = NAMES.get(registry.name_of(config))
-    if names is None:
-        raise UsageError(f"Meta's format is for {' and '.join(NAMES)}, not for {registry.name_of(config)}")
+    names = registry.names_of(config, FORMAT)
     if (folder / "config.json").is_file():  # it would still be opened as that model
         raise UsageError(f"{folder} holds a Hugging Face model: write Meta's format into another folder")
-    table = names.table(config)
+    table = names.tensors(config)
     with replacing(folder, stale=("consolidated*.pth", *TOKENIZER_FILES, *STALE), last=PARAMS) as staging:
-        write_json(staging / PARAMS, names.write_config(config))
+        write_json(staging / PARAMS, names.settings.write(config))
         write_json(staging / "generation_config.json", token_ids(tokenizer, config.vocab_size))
         pth_files.write(staging / "consolidated.00.pth", layout_of(table, model), written(table, model, watch))
         if tokenizer is not None:

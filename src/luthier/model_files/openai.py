@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
-from luthier.architectures.names.openai import gpt2
+from luthier.architectures import gpt2
 from luthier.errors import LuthierError
 from luthier.files.json_files import read_json
 from luthier.formats.tensorflow_bundle import TensorFlowBundle
 from luthier.model_files.weights import Opened, read_weights
 from luthier.tokenizers.load import load as load_tokenizer
 
+NAMES = gpt2.FAMILY.formats["openai"]
 HPARAMS = "hparams.json"
 TOKENIZER_FILES = ("tokenizer.json", "encoder.json")
 NAMED = re.compile(rb'^model_checkpoint_path: "([A-Za-z0-9_.-]+)"', re.MULTILINE)  # a plain name: paths could leave
@@ -35,8 +36,8 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
     Raises a LuthierError that names what is missing, unknown, damaged or of another shape.
     """
     try:
-        config = gpt2.read_config(read_json(folder / HPARAMS))
-        model = read_weights(TensorFlowBundle(prefix_in(folder)), gpt2.table(config), config, device, dtype)
+        config = NAMES.settings.read(read_json(folder / HPARAMS))
+        model = read_weights(TensorFlowBundle(prefix_in(folder)), NAMES.tensors(config), config, device, dtype)
     except LuthierError as error:
         raise LuthierError(f"{folder}: {error}") from None
     found = any((folder / name).is_file() for name in TOKENIZER_FILES)

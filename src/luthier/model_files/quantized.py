@@ -42,7 +42,7 @@ def read_blocks(path: Path, kind: Kind) -> Opened:
     file = GGUFFile(path)
     try:
         config = gguf.read_config(file.fields, file)
-        table = gguf.NAMES[registry.name_of(config)].table(config)
+        table = gguf.table_of(config)
         model = registry.build_on_meta(config)
         state = model.state_dict()
         shapes = {f"{name}.weight": tuple(linear.weight.shape) for name, linear in linears(model)}

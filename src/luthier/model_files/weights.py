@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from luthier.architectures import registry
-from luthier.architectures.registry import Config
+from luthier.architectures.family import Config
 from luthier.formats.names import Checkpoint, Table, to_ours, to_theirs
 from luthier.model.transformer import Transformer
 from luthier.native.blocks import BlockEmbedding, BlockLinear, Blocks

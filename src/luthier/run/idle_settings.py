@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from luthier.architectures import registry
-from luthier.architectures.registry import Config
+from luthier.architectures.family import Config
 from luthier.errors import remark
 from luthier.run.plan import Plan
 from luthier.training.settings import Settings

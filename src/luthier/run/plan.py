@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.architectures import registry
-from luthier.architectures.registry import Config
+from luthier.architectures.family import Config
 from luthier.config import from_table, read_toml, to_table, toml_text
 from luthier.data.sources import DEFAULT
 from luthier.errors import LuthierError, UsageError

@@ -1,4 +1,4 @@
-"""The settings of a model as a file gives them, each checked when it is taken: they come from outside."""
+"""The settings in a model's file, each checked when it is read: files come from outside."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ LARGEST_DEPTH = 2**12  # layers: each costs memory before any weight is read
 LARGEST_HEAD = 2**14  # dimensions of a head
 
 
-class ConfigJson:
-    """The values of a config.json, each checked when it is taken. A null counts as missing.
+class CheckedValues:
+    """The values of a JSON object or of GGUF metadata, each checked when it is read. A null counts as missing.
 
-    source: what errors call the values, where they come from elsewhere.
+    source: the name of the file, for errors.
     """
 
     def __init__(self, values: Mapping[str, Any], source: str = "config.json") -> None:
         self.values = {name: value for name, value in values.items() if value is not None}
         self.source = source
-        self.taken: set[str] = set()  # the names that were asked for
+        self.taken: set[str] = set()  # the names that have been read
 
     def finite(self, name: str, default: float | None) -> float:
         """A finite number."""
@@ -91,26 +91,26 @@ class ConfigJson:
             raise LuthierError(f"{self.source}: '{name}' must be a list of whole numbers, it is {value!r:.60}")
         return value
 
-    def section(self, name: str) -> ConfigJson:
-        """An object within, empty where there is none."""
+    def section(self, name: str) -> CheckedValues:
+        """A nested object, empty where there is none."""
         value = self.value(name, {})
         if not isinstance(value, dict):
             raise LuthierError(f"{self.source}: '{name}' must be an object, it is {value!r:.60}")
-        return ConfigJson(value, self.source)
+        return CheckedValues(value, self.source)
 
     def only(self, name: str, *supported: Any) -> None:
-        """Refuse a setting that we cannot honour. The first supported value is what a missing one means."""
+        """Raise a LuthierError for any value but the supported ones. The first of them is the default."""
         value = self.value(name, supported[0])
         if value not in supported:
             known = " or ".join(f"{value!r:.60}" for value in supported)
             raise LuthierError(f"{self.source}: '{name}': {value!r:.60} is not supported, only {known}")
 
     def pass_over(self, *names: str) -> None:
-        """Settings that change nothing of what is computed here: `mention_others` does not mention them."""
+        """Mark settings that have no effect here: `mention_others` leaves them out."""
         self.taken.update(names)
 
     def mention_others(self, where: str = "") -> None:
-        """Say which settings nobody has asked for: they are not understood, and may matter."""
+        """Remark on the settings that were never read: they are not understood, and may matter."""
         others = [name for name in self.values if name not in self.taken]
         if others:
             names = ", ".join(f"'{name:.60}'" for name in others[:5]) + (" and more" if len(others) > 5 else "")

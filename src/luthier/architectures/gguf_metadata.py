@@ -1,4 +1,7 @@
-"""What the settings of all architectures share in GGUF files: the vocabulary, heads, and rotary positions.
+"""The metadata of GGUF files: what all families share, the vocabulary, heads, and rotary positions.
+
+Whether there is an output matrix, and how rotary positions are scaled, is found from the tensors alone. What llama.cpp
+has no key for is written with keys of our own, "luthier.NAME", which other readers ignore.
 
 llama.cpp has no setting for Llama 3.1's stretch of rotary positions. Its files hold a tensor of factors instead, one
 for each pair, that divide the frequencies.
@@ -6,13 +9,15 @@ for each pair, that divide the frequencies.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from luthier.architectures.names.settings import LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_NUMBER, ConfigJson
+from luthier.architectures.checked_values import LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_NUMBER, CheckedValues
+from luthier.architectures.settings import Entry, Group, HeadDim, Reading, SettingList, Written, head_dim
 from luthier.errors import LuthierError
 from luthier.formats.names import Checkpoint, Derived, Rule
 from luthier.model.rope import Rope
@@ -22,9 +27,147 @@ EMBEDDING, OUTPUT, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_fr
 SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
 KINDS = ("none", "linear", "yarn", "longrope")  # of scaling, in llama.cpp
 OUR_FACTOR, OUR_ATTENTION_FACTOR = "luthier.rope_scaling.factor", "luthier.rope_scaling.attention_factor"
-PASSED_OVER = ("vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "expert_used_count")  # change nothing
+PASSED_OVER = ("vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "expert_used_count")  # without effect
 # (low_freq_factor, high_freq_factor, original context) of Llama 3.1 to 3.3, and of Llama 4 Scout
 PUBLISHED = ((1.0, 4.0, 8192), (1.0, 1.0, 8192))
+
+C = TypeVar("C")
+
+
+def settings(config: type[C], section: str, *entries: Entry[C]) -> SettingList[C]:
+    """The list of settings in a GGUF file. section: what llama.cpp calls the architecture."""
+    named: Entry[C] = Written({"general.architecture": section})
+    return SettingList(
+        config,
+        (named, *entries),
+        lambda fields: CheckedValues(fields, "the settings"),
+        lambda values: mention_others(values, section),
+    )
+
+
+class Sizes(Protocol):
+    """The fields of vocabulary and depth."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def n_layers(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class VocabSize:
+    """The entries of the vocabulary. Written, and read from the embedding: not every file has the setting."""
+
+    section: str
+
+    def read(self, reading: Reading) -> None:
+        reading.fields["vocab_size"] = read_vocab_size(reading.weights.checkpoint)
+
+    def write(self, config: Sizes) -> Mapping[str, Any]:
+        return {f"{self.section}.vocab_size": config.vocab_size}
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The number of layers: at most that of the tensors, so that a wrong one costs nothing."""
+
+    section: str
+
+    def read(self, reading: Reading) -> None:
+        most = min(LARGEST_DEPTH, len(reading.weights.checkpoint.shapes()))
+        reading.fields["n_layers"] = reading.values.count(f"{self.section}.block_count", most=most)
+
+    def write(self, config: Sizes) -> Mapping[str, Any]:
+        return {f"{self.section}.block_count": config.n_layers}
+
+
+@dataclass(frozen=True)
+class LayerNumbers:
+    """Numbers of layers as a text with commas between: an empty array could not be written. None is left out."""
+
+    name: str
+    field: str
+
+    def read(self, reading: Reading) -> None:
+        text = reading.values.value(self.name)
+        numbers = str(text).split(",") if text not in (None, "") else []
+        if len(numbers) > LARGEST_DEPTH or not all(number.isdecimal() and len(number) < 5 for number in numbers):
+            raise LuthierError(
+                f"the settings: '{self.name}' must be numbers of layers with commas between, it is {text!r:.60}"
+            )
+        reading.fields[self.field] = None if text is None else tuple(map(int, numbers))
+
+    def write(self, config: object) -> Mapping[str, Any]:
+        numbers = getattr(config, self.field)
+        return {} if numbers is None else {self.name: ",".join(map(str, numbers))}
+
+
+class RotaryHeads(HeadDim, Protocol):
+    """The fields of attention with rotary positions."""
+
+    @property
+    def n_kv_heads(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads of attention with rotary positions. Stands after dim."""
+
+    section: str
+
+    def read(self, reading: Reading) -> None:
+        values, fields, name = reading.values, reading.fields, f"{self.section}.attention."
+        n_heads = values.count(f"{name}head_count")
+        size = values.count(f"{name}key_length", max(1, fields["dim"] // n_heads))
+        values.only(f"{name}value_length", size)
+        values.only(f"{self.section}.rope.dimension_count", size)
+        fields.update(
+            n_heads=n_heads,
+            n_kv_heads=values.count(f"{name}head_count_kv", n_heads),
+            head_dim=None if size * n_heads == fields["dim"] else size,
+        )
+
+    def write(self, config: RotaryHeads) -> Mapping[str, Any]:
+        size = head_dim(config)
+        return {
+            f"{self.section}.attention.head_count": config.n_heads,
+            f"{self.section}.attention.head_count_kv": config.n_kv_heads,
+            f"{self.section}.attention.key_length": size,
+            f"{self.section}.attention.value_length": size,
+            f"{self.section}.rope.dimension_count": size,
+        }
+
+
+class RotaryConfig(Protocol):
+    """The fields of rotary positions."""
+
+    @property
+    def rope_theta(self) -> float: ...
+    @property
+    def rope_scaling(self) -> RopeScaling | None: ...
+
+
+@dataclass(frozen=True)
+class RopeSettings:
+    """Rotary positions. Stands after the heads and the context length. kinds: of scaling, in llama.cpp."""
+
+    section: str
+    kinds: tuple[str, ...] = KINDS
+
+    def read(self, reading: Reading) -> None:
+        fields = reading.fields
+        theta, scaling = read_rope(
+            reading.values,
+            self.section,
+            fields["head_dim"] or fields["dim"] // fields["n_heads"],
+            reading.weights.checkpoint,
+            context=fields["context_length"],
+            kinds=self.kinds,
+        )
+        fields.update(rope_theta=theta, rope_scaling=scaling)
+
+    def write(self, config: RotaryConfig) -> Mapping[str, Any]:
+        return write_rope(self.section, config.rope_theta, config.rope_scaling, self.kinds)
 
 
 def read_vocab_size(checkpoint: Checkpoint) -> int:
@@ -35,14 +178,12 @@ def read_vocab_size(checkpoint: Checkpoint) -> int:
     return shape[0]
 
 
-def read_depth(settings: ConfigJson, section: str, checkpoint: Checkpoint) -> int:
-    """The number of layers: at most that of the tensors, so that a wrong one costs nothing."""
-    return settings.count(f"{section}.block_count", most=min(LARGEST_DEPTH, len(checkpoint.shapes())))
-
-
 def is_tied(checkpoint: Checkpoint) -> bool:
     """Whether the embedding is the output matrix too: then the file has no other."""
     return OUTPUT not in checkpoint.shapes()
+
+
+TIED: Group[object] = Group(lambda reading: {"tie_embeddings": is_tied(reading.weights.checkpoint)})
 
 
 def has_biases(checkpoint: Checkpoint, part: str) -> bool:
@@ -50,27 +191,8 @@ def has_biases(checkpoint: Checkpoint, part: str) -> bool:
     return any(name.startswith(f"blk.0.{part}") and name.endswith(".bias") for name in checkpoint.shapes())
 
 
-def read_head_dim(settings: ConfigJson, section: str, dim: int, n_heads: int) -> int | None:
-    """Width of a head; None where the heads divide dim, as they do unless told otherwise."""
-    size = settings.count(f"{section}.attention.key_length", max(1, dim // n_heads))
-    settings.only(f"{section}.attention.value_length", size)
-    settings.only(f"{section}.rope.dimension_count", size)
-    return None if size * n_heads == dim else size
-
-
-def write_heads(section: str, n_heads: int, n_kv_heads: int, head_dim: int) -> dict[str, Any]:
-    """The settings of attention with rotary positions."""
-    return {
-        f"{section}.attention.head_count": n_heads,
-        f"{section}.attention.head_count_kv": n_kv_heads,
-        f"{section}.attention.key_length": head_dim,
-        f"{section}.attention.value_length": head_dim,
-        f"{section}.rope.dimension_count": head_dim,
-    }
-
-
 def read_rope(
-    settings: ConfigJson,
+    settings: CheckedValues,
     section: str,
     head_dim: int,
     checkpoint: Checkpoint,
@@ -114,7 +236,7 @@ def given(attention: float) -> float:
 
 
 def read_yarn(
-    settings: ConfigJson, section: str, theta: float, factor: float, attention: float, context: int
+    settings: CheckedValues, section: str, theta: float, factor: float, attention: float, context: int
 ) -> RopeScaling:
     """YaRN, whose usual attention factor llama.cpp multiplies by that of the file."""
     if theta <= 1:
@@ -135,7 +257,7 @@ def read_yarn(
 
 
 def read_longrope(
-    settings: ConfigJson, section: str, head_dim: int, attention: float, context: int, checkpoint: Checkpoint
+    settings: CheckedValues, section: str, head_dim: int, attention: float, context: int, checkpoint: Checkpoint
 ) -> RopeScaling:
     """LongRoPE, whose factors are tensors."""
     lists = []
@@ -156,7 +278,7 @@ def read_longrope(
     )
 
 
-def read_llama3(settings: ConfigJson, head_dim: int, theta: float, checkpoint: Checkpoint) -> RopeScaling | None:
+def read_llama3(settings: CheckedValues, head_dim: int, theta: float, checkpoint: Checkpoint) -> RopeScaling | None:
     """Llama 3.1's scaling, from our own settings or from the factors."""
     if OUR_FACTOR in settings.values:
         low = settings.number("luthier.rope_scaling.low_freq_factor")
@@ -234,7 +356,7 @@ def rope_rules(head_dim: int, theta: float, scaling: RopeScaling | None) -> list
     return []
 
 
-def mention_others(settings: ConfigJson, section: str) -> None:
+def mention_others(settings: CheckedValues, section: str) -> None:
     """Say which settings of the architecture are not understood, once all the others are read."""
     settings.pass_over(*(f"{section}.{name}" for name in PASSED_OVER))
     settings.pass_over(*(name for name in settings.values if not name.startswith(f"{section}.")))

@@ -1,4 +1,4 @@
-"""What the settings of all architectures share in Hugging Face's config.json: positions, and what says nothing.
+"""Hugging Face's config.json: what all families share, rotary settings and settings without effect.
 
 Two forms are read: transformers 5 (`rope_parameters`, `dtype`) and 4 (`rope_theta`, `rope_scaling`, `torch_dtype`).
 Both are written for the rotary settings: transformers 4 would take a missing `rope_theta` for 10,000 without a word.
@@ -6,9 +6,12 @@ Both are written for the rotary settings: transformers 4 would take a missing `r
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
-from luthier.architectures.names.settings import LARGEST_CONTEXT, LARGEST_HEAD, ConfigJson
+from luthier.architectures.checked_values import LARGEST_CONTEXT, LARGEST_HEAD, CheckedValues
+from luthier.architectures.settings import Entry, Reading, SettingList, Written
 from luthier.errors import LuthierError
 from luthier.model.rope_scaling import RopeScaling, yarn_magnitude
 
@@ -42,21 +45,64 @@ NOTHING = """
 """
 PASSED_OVER = NOTHING.split()
 
+C = TypeVar("C")
 
-def read_context(settings: ConfigJson, context: int, scaling: RopeScaling | None) -> int:
+
+def settings(
+    config: type[C],
+    name: str,
+    model_type: str,
+    *entries: Entry[C],
+    opens: Callable[[Mapping[str, Any]], CheckedValues] = CheckedValues,
+) -> SettingList[C]:
+    """The list of settings in a config.json. name: of the class in `transformers`. opens: find the settings in it."""
+    named: Entry[C] = Written({"architectures": [name], "model_type": model_type})
+    return SettingList(config, (named, *entries), opens, mention_others)
+
+
+class RotaryConfig(Protocol):
+    """The fields of rotary positions."""
+
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def rope_theta(self) -> float: ...
+    @property
+    def rope_scaling(self) -> RopeScaling | None: ...
+
+
+@dataclass(frozen=True)
+class RopeSettings:
+    """The context length and rotary positions. theta, context: the defaults of `transformers`."""
+
+    theta: float
+    context: int
+
+    def read(self, reading: Reading) -> None:
+        values = reading.values
+        context = values.count("max_position_embeddings", self.context, most=LARGEST_CONTEXT)
+        theta, scaling = read_rope(values, theta=self.theta, context=context)
+        length = read_context(values, context, scaling)
+        reading.fields.update(context_length=length, rope_theta=theta, rope_scaling=scaling)
+
+    def write(self, config: RotaryConfig) -> Mapping[str, Any]:
+        return write_rope(config.rope_theta, config.rope_scaling, config.context_length)
+
+
+def read_context(settings: CheckedValues, context: int, scaling: RopeScaling | None) -> int:
     """How many tokens the model is made for: with a scaling that grows with the text, more than the file names."""
     if scaling is None or scaling.kind != "dynamic":
         return context
     return settings.count("context_length", max(context, int(context * scaling.factor)), most=LARGEST_CONTEXT)
 
 
-def mention_others(settings: ConfigJson, *passed_over: str) -> None:
-    """Say which settings are not understood, once all the others are read. passed_over: such as change nothing."""
-    settings.pass_over(*PASSED_OVER, *passed_over, *(name for name in settings.values if name.startswith("_")))
+def mention_others(settings: CheckedValues) -> None:
+    """Remark on the settings that are not understood, once all the others are read."""
+    settings.pass_over(*PASSED_OVER, *(name for name in settings.values if name.startswith("_")))
     settings.mention_others()
 
 
-def read_rope(settings: ConfigJson, *, theta: float, context: int) -> tuple[float, RopeScaling | None]:
+def read_rope(settings: CheckedValues, *, theta: float, context: int) -> tuple[float, RopeScaling | None]:
     """(rope_theta, scaling), from either form. theta: what a missing one means. context: max_position_embeddings."""
     settings.only("partial_rotary_factor", 1.0)
     settings.pass_over("rope_scaling", "rope_parameters")
@@ -102,7 +148,7 @@ def read_rope(settings: ConfigJson, *, theta: float, context: int) -> tuple[floa
     return base, None
 
 
-def read_yarn(rope: ConfigJson, theta: float, original: int, context: int) -> RopeScaling:
+def read_yarn(rope: CheckedValues, theta: float, original: int, context: int) -> RopeScaling:
     """YaRN's settings. Where there are `mscale` and `mscale_all_dim`, the attention factor follows from them."""
     if theta <= 1:
         raise LuthierError(f"config.json: 'rope_theta' is {theta:g}: with rope_type yarn it must be above 1")

@@ -1,1 +1,0 @@
-"""Names in what "Build a Large Language Model (From Scratch)" saves."""

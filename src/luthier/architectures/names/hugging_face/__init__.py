@@ -1,1 +1,0 @@
-"""Names in Hugging Face model folders, as `transformers` has them."""
