@@ -139,7 +139,7 @@ def test_texts_that_cannot_be_read_end_the_process_too(monkeypatch):
         os.waitpid(-1, os.WNOHANG)
 
 
-@pytest.mark.parametrize("code", ["import sys; sys.exit(3)", "import sys; sys.stdin.buffer.read(100_000); sys.exit(3)"])
+@pytest.mark.parametrize("code", ["import sys; sys.exit(3)", "import sys; sys.stdin.buffer.read(100); sys.exit(3)"])
 def test_a_process_that_ends_early_is_a_clear_error(monkeypatch, code):
     monkeypatch.setattr(bpe_training, "SHORT", 0)
     monkeypatch.setattr(bpe_training, "COMMAND", (sys.executable, "-c", code))
