@@ -36,7 +36,7 @@ def test_a_json_array_of_objects_is_read_by_its_field(tmp_path, spacing):
     path = write(tmp_path / "rows.json", "\ufeff" + json.dumps(ROWS, **spacing))
     texts = Texts((path,), field="story")
     assert list(texts.documents()) == DOCUMENTS
-    assert texts.remarks == [f"{path}: 1 records without text left out: their 'story' is null"]
+    assert texts.remarks == [f"{path}: left out where 'story' is null: 1"]
     with pytest.raises(LuthierError, match=r"item 1: no field 'text': there are 'story', 'n'; .* --field"):
         list(Texts((path,)))
 
@@ -97,7 +97,7 @@ def test_null_is_treated_alike_in_every_kind_and_said(tmp_path):
     texts = Texts((tmp_path,), field="story")
     assert list(texts.documents()) == 4 * DOCUMENTS
     assert list(texts.documents()) == 4 * DOCUMENTS
-    assert [remark.split(": ")[1] for remark in texts.remarks] == 4 * ["1 records without text left out"]
+    assert [remark.split(": ", 1)[1] for remark in texts.remarks] == 4 * ["left out where 'story' is null: 1"]
 
 
 def test_every_compression_is_read_by_its_name_or_its_first_bytes(tmp_path):

@@ -53,6 +53,14 @@ def test_prompts_are_cleaned_as_the_text_of_the_run_was(tmp_path, kind):
     assert tokenizer.encode("\ufeffcafe\u0301\r\nune page\x0c") == clean
 
 
+def test_characters_are_those_of_the_text_to_validate_on_too(book, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("ŷ" * 40, encoding="utf-8")
+    tokenizer, tokens = corpus.prepare_tokens(plan(book, validation=str(other)), tmp_path / "tokens")
+    _, validation = corpus.open_splits(tokens)
+    assert tokenizer.decode(validation[:].tolist()) == "ŷ" * 40
+
+
 def test_documents_are_looked_at_as_they_are_trained_on(book, tmp_path):
     folder = tmp_path / "lines"
     folder.mkdir()

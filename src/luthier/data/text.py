@@ -100,7 +100,7 @@ def read_file(path: Path, how: Reading, tell: Tell = lambda text: None) -> Itera
             if text := clean(document, how.normalisation):
                 yield Piece(text, True)
     if nulls:
-        tell(f"{name}: {nulls[name]:,} records without text left out: their '{how.field}' is null")
+        tell(f"{name}: left out where '{how.field}' is null: {nulls[name]:,}")
 
 
 def read_stream(file: BinaryIO, name: str, how: Reading) -> Iterator[Piece]:

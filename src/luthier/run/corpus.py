@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def prepare_tokens(plan: Plan, out: Path) -> tuple[Tokenizer, Path]:
         check_files(prepared)
         return tokenizer, prepared
     texts, validation = texts_of(plan)
-    tokenizer = make_tokenizer(plan, texts).with_cleaning(plan.settings.normalisation)
+    tokenizer = make_tokenizer(plan, texts, validation).with_cleaning(plan.settings.normalisation)
     encode(plan, texts, validation, tokenizer, out, source_files(texts, validation))
     return tokenizer, out
 
@@ -78,10 +79,10 @@ def encode(
     prepare(texts, tokenizer, out, fractions=fractions, validation=validation, settings=record)
 
 
-def make_tokenizer(plan: Plan, texts: Texts) -> Tokenizer:
-    """The tokenizer that the settings name."""
+def make_tokenizer(plan: Plan, texts: Texts, validation: Texts | None = None) -> Tokenizer:
+    """The tokenizer that the settings name. A vocabulary of characters has those of the validation text too."""
     if plan.settings.tokenizer == "characters":
-        return characters(texts.documents())
+        return characters(chain(texts.documents(), () if validation is None else validation.documents()))
     if plan.settings.tokenizer == "bpe":
         return train_bpe(texts.documents(), plan.model.vocab_size)
     return open_tokenizer(plan.settings.tokenizer)
