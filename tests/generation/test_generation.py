@@ -107,7 +107,8 @@ def test_a_special_token_may_be_a_stop_string_and_is_no_text(gpt2_model, tokeniz
     [result] = generate(gpt2_model, tokenizer, texts, Settings(20, stop=("<turn>",)), CONTEXT)
     assert (result.ids, result.finish_reason) == (free[: free.index(free[5]) + 1], "stop")
     [result] = generate(gpt2_model, tokenizer, texts, Settings(20), CONTEXT)
-    assert (result.ids, result.text) == (free, tokenizer.decode([token for token in free if token != free[5]]))
+    decoded = tokenizer.decode([token for token in free if token != free[5]])
+    assert (result.ids, result.text) == (free, decoded.removesuffix("\ufffd"))  # a character that is not whole yet
 
 
 def test_log_probabilities_are_those_of_the_model(model, tokenizer):
