@@ -47,8 +47,8 @@ def test_a_whole_number_is_a_float_where_a_float_is_expected():
     [
         ({"learnin_rate": 1}, "a.toml has no setting learnin_rate: did you mean learning_rate?"),
         ({"zzz": 1}, "a.toml has no setting zzz: there are dim, learning_rate, layers, inner, name"),
-        ({"dim": "x"}, "a.toml: Expected `int`, got `str` - at `$.dim`"),
-        ({"inner": {"factor": []}}, "a.toml: Expected `float`"),
+        ({"dim": "x"}, "a.toml: dim: Expected `int`, got `str`"),
+        ({"inner": {"factor": []}}, "a.toml: inner.factor: Expected `float`"),
         ({"dim": -1}, "dim is -1: it must not be negative"),
     ],
 )

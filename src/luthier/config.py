@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -15,6 +16,7 @@ import tomli_w
 from luthier.errors import LuthierError, UsageError
 
 Table = TypeVar("Table")
+PLACE = re.compile(r"(.*) - at `\$\.(.*)`")  # how msgspec says what is wrong where
 
 
 def from_table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table:
@@ -32,7 +34,16 @@ def from_table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table
     try:
         return msgspec.convert({key: value for key, value in table.items() if value is not None}, kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {error}") from None
+        found = PLACE.search(str(error))
+        raise UsageError(f"{where}: {found[2]}: {found[1]}" if found else f"{where}: {error}") from None
+
+
+def check_table(kind: type[Table], table: Mapping[str, Any], where: str) -> None:
+    """Raise what `from_table` would; where it is about values beside each other, `where` is named too."""
+    try:
+        from_table(kind, table, where)
+    except UsageError as error:
+        raise UsageError(str(error) if where in str(error) else f"{where}: {error}") from None
 
 
 def to_table(instance: Any) -> dict[str, Any]:

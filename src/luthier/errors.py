@@ -1,8 +1,16 @@
-"""The one error that people see, a clear line that names the thing and the way out; and remarks on what goes on."""
+"""The one error that people see, a clear line that names the thing and the way out; and remarks on what goes on.
+
+A message names a setting as its reader writes it: `--batch-size` on the command line, `batch_size` in Python and in a
+recipe. `setting` knows which.
+"""
 
 from __future__ import annotations
 
+import shlex
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 
 class LuthierError(Exception):
@@ -24,3 +32,45 @@ class Remark(UserWarning):
 def remark(text: str) -> None:
     """Warn with a `Remark`."""
     warnings.warn(text, Remark, stacklevel=3)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How the reader of a message names settings. As it is: by Python's names, which are those of recipes too."""
+
+    options: bool = False  # --batch-size
+    model_options: bool = False  # --model.context-length, where the command has options for a model's settings
+
+
+_used = [Interface()]  # the last one holds; plain, for the threads of a command too
+
+
+@contextmanager
+def interface(used: Interface) -> Iterator[None]:
+    """Within the context, messages name settings in this way."""
+    _used.append(used)
+    try:
+        yield
+    finally:
+        _used.pop()
+
+
+def setting(name: str, value: object = None) -> str:
+    """A setting, and its value where one is given, as the reader of a message writes it.
+
+    name: as in Python. None and True as values: the option alone.
+    """
+    return _named(name, value, "" if _used[-1].options else None)
+
+
+def of_model(name: str, value: object = None) -> str:
+    """The same for a field of a model's Config."""
+    return _named(name, value, "model." if _used[-1].model_options else None)
+
+
+def _named(name: str, value: object, prefix: str | None) -> str:
+    """prefix: of the command line's option; None: by Python's name."""
+    if prefix is None:
+        return name if value is None else f"{name}={value!r}"
+    option = f"--{prefix}{name.replace('_', '-')}"
+    return option if value is None or value is True else f"{option} {shlex.quote(str(value))}"

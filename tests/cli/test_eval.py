@@ -128,7 +128,7 @@ def test_a_long_text_is_read_in_chunks_and_its_tokens_are_the_same(merged, tmp_p
         (("missing", "TEXT"), 1, "there is no missing"),
         (("MODEL", "TEXT", "--context", "65"), 2, "was made for 64"),
         (("MODEL", "TEXT", "--context", "8", "--stride", "9"), 2, "stride is 9"),
-        (("MODEL", "TEXT", "--max-tokens", "0"), 2, "max_tokens is 0"),
+        (("MODEL", "TEXT", "--max-tokens", "0"), 2, "--max-tokens is 0"),
         (("MODEL", "BYTES"), 1, "not UTF-8"),
         (("MODEL", "TEXT", "--json", "TEXT/scores.json"), 1, "scores.json"),
     ],

@@ -140,14 +140,14 @@ def test_a_terminal_gets_a_bold_prompt_and_no_control_characters(folder, capsys,
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("Hello", "--temperature", "-1"), 2, "temperature is -1.0: it must be 0"),
-        (("Hello", "--top-p", "1.5"), 2, "top_p is 1.5"),
+        (("Hello", "--temperature", "-1"), 2, "--temperature is -1.0: it must be 0"),
+        (("Hello", "--top-p", "1.5"), 2, "--top-p is 1.5"),
         (("Hello", "--beams", "2", "--samples", "2"), 2, "beam search gives one text a prompt"),
         (("Hello", "--stop", ""), 2, "stop is"),
         ((), 2, "no prompt"),
         (("-", "-"), 2, "stdin"),
         (("x" * 64,), 1, "the prompt has 64 tokens and the model's context holds 64"),
-        (("a\udcff",), 1, "character 1"),
+        (("a\udcff",), 2, "the prompt is not UTF-8: its byte 2 is 0xff"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(folder, capsys, arguments, code, message):

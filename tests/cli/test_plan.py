@@ -86,7 +86,7 @@ def test_without_a_text_the_end_is_not_known(capsys):
     [
         (["gpt2-124"], 2, "no preset 'gpt2-124'. did you mean 'gpt2-124m'?"),
         (["nothing.txt"], 1, "nothing.txt: no such file or folder"),
-        (["book.txt", *TINY.split(), "--model.context-length", "4000"], 2, "lower context_length"),
+        (["book.txt", *TINY.split(), "--model.context-length", "4000"], 2, "lower --model.context-length"),
         ([*TINY.split(), "--model.dim", "9"], 2, "dim 9"),
     ],
 )

@@ -65,7 +65,7 @@ def test_train_stop_and_go_on(capsys):
     assert "give more --steps or --epochs" in capsys.readouterr().err
     assert main(["train", "--out", "run", "--resume", "--steps", "5"]) == 0
     assert main(["train", "--out", "run", "--resume", "--steps", "6", "--learning-rate", "0.5"]) == 2
-    assert "learning_rate is 0.001, not 0.5" in capsys.readouterr().err
+    assert "--learning-rate is 0.001, not 0.5" in capsys.readouterr().err
     assert main(["train", "--out", "run", "--resume", "--epochs", "0.5"]) == 0  # steps were given before
     assert "epochs = 0.5" in Path("run/run.toml").read_text()
 
@@ -97,13 +97,13 @@ def test_a_run_named_like_a_recipe_is_resumed_from_its_own_folder(capsys):
         (["--recipe", "curse"], 1, "no recipe curse: give a TOML file, a run's folder, or course, demo"),
         (["--learning-rat", "1"], 2, "--learning-rate"),
         (["--batch-size", "x"], 2, "--batch-size"),
-        (["--batch-size", "0"], 2, "batch_size is 0: it must be above 0"),
-        (["--steps", "3", "--epochs", "2"], 2, "steps 3 and epochs 2 both end the run: give one of the two"),
+        (["--batch-size", "0"], 2, "--batch-size is 0: it must be above 0"),
+        (["--steps", "3", "--epochs", "2"], 2, "--steps 3 and --epochs 2 both end the run: give one of the two"),
         (["--out", "nowhere", "--resume"], 1, "nowhere is no run that could go on: it has no run.toml"),
         (["--resume"], 1, "runs/llama-nano is no run that could go on"),
         (["nothing.txt"], 1, "nothing.txt: no such file or folder"),
         (["book.txt", "--tokenizer", "characters", "--model.dim", "9"], 2, "dim 9"),
-        (["book.txt", "--tokenizer", "characters", "--model.context-length", "5000"], 2, "lower context_length to"),
+        (["book.txt", "--tokenizer", "characters", "--model.context-length", "5000"], 2, "--model.context-length to"),
         (["--recipe", "bad.toml"], 2, "bad.toml has no setting learnin_rate: did you mean learning_rate?"),
         (["--recipe", "bad2.toml"], 2, "bad2.toml: model is a table"),
         (["book.txt", "--device", "cuda"], 1, "device cuda is not to be had here"),

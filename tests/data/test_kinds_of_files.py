@@ -37,7 +37,7 @@ def test_a_json_array_of_objects_is_read_by_its_field(tmp_path, spacing):
     texts = Texts((path,), field="story")
     assert list(texts.documents()) == DOCUMENTS
     assert texts.remarks == [f"{path}: left out where 'story' is null: 1"]
-    with pytest.raises(LuthierError, match=r"item 1: no field 'text': there are 'story', 'n'; .* --field"):
+    with pytest.raises(LuthierError, match=r"item 1: no field 'text': there are 'story', 'n'; .* \(field\)"):
         list(Texts((path,)))
 
 

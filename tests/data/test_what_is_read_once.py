@@ -102,14 +102,12 @@ def test_a_separator_that_is_seen_and_not_named_is_said_and_one_that_is_nowhere_
     assert list(texts.documents()) == ["one<|endoftext|>two<|endoftext|>"]
     [remark] = texts.remarks
     assert remark.startswith("'<|endoftext|>' is written in the text 2 times and is read as plain characters")
-    assert "--document-separator '<|endoftext|>'" in remark
+    assert "document_separator='<|endoftext|>'" in remark
     texts = Texts((path,), document_separator="###")
     assert list(texts.documents()) == ["one<|endoftext|>two<|endoftext|>\n"]
     assert texts.remarks == ["the document separator '###' is nowhere in the text"]
 
 
 def test_a_missing_file_with_the_name_of_a_corpus_suggests_the_corpus():
-    with pytest.raises(
-        LuthierError, match=r"the-verdict\.txt: no such file.*there is a corpus of that name: the-verdict"
-    ):
+    with pytest.raises(LuthierError, match=r"the-verdict\.txt: no such file.*there is a corpus the-verdict"):
         Texts(("the-verdict.txt",))

@@ -9,11 +9,17 @@ from tiny_runs import plan
 
 from luthier.architectures.registry import presets
 from luthier.cli.main import main
-from luthier.errors import Remark
+from luthier.errors import Interface, Remark, interface
 from luthier.generation.settings import Settings
 from luthier.run import train
 from luthier.run.idle_settings import idle_settings
 from luthier.run.plan import read_recipe, recipes, resolve
+
+
+@pytest.fixture(autouse=True)
+def _options():
+    with interface(Interface(options=True, model_options=True)):
+        yield
 
 
 @pytest.mark.parametrize(
@@ -43,8 +49,8 @@ def test_a_setting_that_does_nothing_is_said(options, said):
     ("model", "said"),
     [
         ({"temperature_tuning": False, "temperature_floor": 3}, "--model.temperature-floor 3 does nothing"),
-        ({"moe_layers": (1,), "moe_every": 2}, "--model.moe-every 2 does nothing: model.moe_layers"),
-        ({"global_layers": (1,), "global_every": 2}, "--model.global-every 2 does nothing: model.global_layers"),
+        ({"moe_layers": (1,), "moe_every": 2}, "--model.moe-every 2 does nothing: --model.moe-layers"),
+        ({"global_layers": (1,), "global_every": 2}, "--model.global-every 2 does nothing: --model.global-layers"),
         ({"attention_chunk": 4096}, "--model.attention-chunk 4096 does nothing: a chunk is no shorter"),
         ({"dense_hidden_dim": 7}, "--model.dense-hidden-dim 7 does nothing: every layer has experts"),
     ],

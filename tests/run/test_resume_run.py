@@ -120,7 +120,7 @@ def test_a_run_can_be_made_longer(ended):
     train.resume(ended, {"steps": 10, "evaluate_every": 1}, {}, ())
     assert [look["step"] for look in records(ended / "metrics.jsonl")] == [0, 3, 4, 6, 8, 9, 10]
     assert luthier.load(ended / "checkpoints" / "step-00000010").generate("ka", max_new_tokens=3)
-    with pytest.raises(LuthierError, match=r"is finished: it is at step 10 of 10; .* give more --steps or --epochs"):
+    with pytest.raises(LuthierError, match=r"is finished: it is at step 10 of 10; .* give more steps or epochs"):
         train.resume(ended, {}, {}, ())
 
 
@@ -158,7 +158,7 @@ def test_a_folder_that_is_no_run_or_has_no_checkpoint_is_named(ended, tmp_path):
 
 
 def test_settings_of_training_may_change_when_it_is_asked_for(ended):
-    with pytest.raises(UsageError, match="Leave that out, add --anyway to go on so, or start"):
+    with pytest.raises(UsageError, match="Leave that out, add anyway=True to go on so, or start"):
         train.resume(ended, {"steps": 10, "learning_rate": 0.5}, {}, ())
     train.resume(ended, {"steps": 10, "learning_rate": 0.5}, {}, (), anyway=True)
     assert "learning_rate = 0.5" in (ended / "run.toml").read_text()

@@ -168,7 +168,7 @@ def test_a_folder_that_is_in_use_or_cannot_be_written_is_named(book, tmp_path):
     out = tmp_path / "run"
     train.start(plan(book, steps=1), out)
     before = (out / "metrics.jsonl").read_bytes()
-    with pytest.raises(LuthierError, match="exists: go on with --resume, or name another folder with --out"):
+    with pytest.raises(LuthierError, match=r"exists: go on with resume, or name another folder \(out\)"):
         train.start(plan(book, steps=1), out)
     assert (out / "metrics.jsonl").read_bytes() == before
     with pytest.raises(LuthierError, match=r"book\.txt exists: name another folder"):

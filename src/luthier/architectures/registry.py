@@ -13,7 +13,7 @@ from torch import Tensor
 from luthier.architectures import gpt2, llama, llama4
 from luthier.architectures.checked_values import LARGEST, LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS
 from luthier.architectures.family import Config, Family, Names
-from luthier.errors import UsageError
+from luthier.errors import UsageError, of_model
 from luthier.model.memory import check_fits
 from luthier.model.moe import MoE
 from luthier.model.seeds import seeded
@@ -86,9 +86,9 @@ def check(config: Config) -> None:
         if isinstance(value, int) and not isinstance(value, bool):
             most = MOST.get(field.name, LARGEST)
             if value < 1:
-                raise UsageError(f"{field.name} {value} must be at least 1")
+                raise UsageError(f"{of_model(field.name)} {value} must be at least 1")
             if value > most:
-                raise UsageError(f"{field.name} {value:,} must be at most {most:,}")
+                raise UsageError(f"{of_model(field.name)} {value:,} must be at most {most:,}")
 
 
 def build_on_meta(config: Config) -> Transformer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ import tyro
 
 from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_model
 from luthier.cli.screen import Screen
+from luthier.cli.texts import given_text
 from luthier.errors import LuthierError, UsageError, remark
 from luthier.generation.settings import Settings
 from luthier.terminal.printing import note
@@ -70,9 +71,11 @@ def main(arguments: list[str]) -> int:
         Arguments, prog="luthier chat", description=ABOUT, args=arguments, config=(tyro.conf.UseAppendAction,)
     )
     if given.settings.samples > 1:
-        raise UsageError(f"samples is {given.settings.samples}: a conversation goes on with one reply")
+        raise UsageError(f"--samples is {given.settings.samples}: a conversation goes on with one reply")
     for line in given.settings.idle():
         remark(line)
+    settings = replace(given.settings, stop=tuple(given_text(each, "--stop") for each in given.settings.stop))
+    system = None if given.system is None else given_text(given.system, "--system")
     lm = open_model(given.model, given.device, given.dtype, given.quantize)
 
     from luthier.generation.conversation import Conversation
@@ -80,7 +83,7 @@ def main(arguments: list[str]) -> int:
 
     template = template_of(lm.tokenizer, given.template)
     draft = open_draft(given.draft, lm)
-    conversation = Conversation(lm.model, template, given.settings, lm.config.context_length, given.system, draft)
+    conversation = Conversation(lm.model, template, settings, lm.config.context_length, system, draft)
     if sys.stdin is not None and sys.stdin.isatty() and is_terminal("stdout"):
         note(f"{template.name}, {lm.config.context_length:,} tokens of context; /help lists the commands")
         Talk(conversation, interactive=True).run(typed_lines())
@@ -91,6 +94,8 @@ def main(arguments: list[str]) -> int:
 
 def piped_lines() -> Iterator[str]:
     """The lines of stdin."""
+    if sys.stdin is None:
+        return
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
             yield line.decode().removesuffix("\n").removesuffix("\r")

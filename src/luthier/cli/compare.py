@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from luthier.cli.generate import read_stdin
 from luthier.cli.opening import Device, NumberType, Quantize, open_model
+from luthier.cli.texts import text_or_stdin
 from luthier.errors import LuthierError, UsageError
 from luthier.terminal.printing import output
 
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     given = tyro.cli(Arguments, prog="luthier compare", description=ABOUT, args=arguments)
     if not 0 <= given.tolerance < float("inf"):
         raise UsageError(f"--tolerance {given.tolerance} must be a number from 0 on")
-    text = read_stdin() if given.text == "-" else given.text
+    text = text_or_stdin(given.text, "the text")
     a = open_model(given.model_a, given.device, given.dtype)
     dtype = given.dtype if given.quantize == "no" else "auto"
     b = open_model(given.model_b, given.device, dtype, given.quantize)

@@ -109,7 +109,7 @@ def sizes(name: str, lm: LanguageModel, given: Arguments) -> tuple[int, int]:
     longest = lm.config.context_length
     context = min(longest, CONTEXT) if given.context is None else given.context
     if context > longest:
-        raise UsageError(f"context is {context}, and {name} was made for {longest}: take at most that")
+        raise UsageError(f"--context is {context}, and {name} was made for {longest}: take at most that")
     return context, max(1, context // 2) if given.stride is None else given.stride
 
 

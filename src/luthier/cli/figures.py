@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from luthier.cli.texts import given_text
 from luthier.terminal.printing import say
 
 ABOUT = """Make the course's pictures: norms, activations, gradients, attention, positions, sampling, training, experts,
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
     if unknown := [name for name in given.names if name not in FIGURES]:
         raise UsageError(f"no picture '{unknown[0]}': there are {', '.join(FIGURES)}")
-    with Models(given.model or None, text=given.text or TEXT) as models:
+    with Models(given.model or None, text=given_text(given.text, "--text") or TEXT) as models:
         for name in given.names or FIGURES:
             picture = FIGURES[name](models)
             png = write(picture, given.out, svg=given.svg)[0]

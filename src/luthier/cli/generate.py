@@ -5,17 +5,17 @@ The text goes to stdout and nothing else does; how many tokens a second, and why
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_model
 from luthier.cli.screen import Screen
-from luthier.errors import LuthierError, UsageError, remark
+from luthier.cli.texts import given_text, text_or_stdin
+from luthier.errors import UsageError, remark
 from luthier.generation.settings import Settings
 from luthier.terminal.printing import note
 
@@ -73,20 +73,13 @@ def main(arguments: list[str]) -> int:
         raise UsageError('no prompt: luthier generate MODEL "Once upon a time", or - to read one from stdin')
     if given.prompts.count("-") > 1:
         raise UsageError("stdin (-) can be one of the prompts only")
-    prompts = [read_stdin() if prompt == "-" else prompt for prompt in given.prompts]
-    for line in given.settings.idle():
+    prompts = [text_or_stdin(prompt, "the prompt") for prompt in given.prompts]
+    settings = replace(given.settings, stop=tuple(given_text(each, "--stop") for each in given.settings.stop))
+    for line in settings.idle():
         remark(line)
     lm = open_model(given.model, given.device, given.dtype, given.quantize)
-    speak(lm, prompts, given.settings, open_draft(given.draft, lm), special=given.special)
+    speak(lm, prompts, settings, open_draft(given.draft, lm), special=given.special)
     return 0
-
-
-def read_stdin() -> str:
-    """The prompt on stdin, without the line end that `echo` and editors add."""
-    try:
-        return sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise LuthierError(f"the prompt on stdin is not UTF-8: byte {error.start} is wrong") from None
 
 
 def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings, draft: Draft | None, *, special: bool) -> None:

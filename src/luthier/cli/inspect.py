@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from luthier.cli.generate import read_stdin
 from luthier.cli.opening import Device, NumberType, Quantize, open_model
+from luthier.cli.texts import text_or_stdin
 from luthier.errors import UsageError
 from luthier.terminal.printing import note
 
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     given = tyro.cli(Arguments, prog="luthier inspect", description=ABOUT, args=arguments)
     if given.max_tokens < 1:
         raise UsageError(f"--max-tokens {given.max_tokens} must be at least 1")
-    text = read_stdin() if given.text == "-" else given.text
+    text = text_or_stdin(given.text, "the text")
     lm = open_model(given.model, given.device, given.dtype, given.quantize)
 
     from luthier.files.atomic_file import PAGE, write_file

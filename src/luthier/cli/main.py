@@ -16,9 +16,10 @@ from typing import TextIO
 from luthier import __version__
 from luthier.cli.memory import explanation, guarded, is_memory_error
 from luthier.cli.surroundings import shown_log, spin_little
-from luthier.errors import LuthierError, Remark, UsageError
+from luthier.errors import Interface, LuthierError, Remark, UsageError, interface
+from luthier.terminal.characters import is_printable
 from luthier.terminal.printing import fail, note, output
-from luthier.terminal.streams import abandon, accept_any_character, hold_standard_streams
+from luthier.terminal.streams import abandon, accept_any_character, filtered_stderr, hold_standard_streams
 
 # verb: (module, one line of help), in the order in which a newcomer meets them
 VERBS = {
@@ -56,10 +57,12 @@ def answer(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        with shown_log() if debug else nullcontext(), warnings.catch_warnings():
+        with shown_log() if debug else nullcontext(), warnings.catch_warnings(), interface(Interface(options=True)):
             warnings.simplefilter("always", Remark)
             warnings.showwarning = show_warning
-            return run(arguments)
+            # the parsers of command lines print them in their errors
+            with nullcontext() if all(map(is_printable, arguments)) else filtered_stderr():
+                return run(arguments)
     except LuthierError as error:
         if debug:
             raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from luthier.cli.run_arguments import parse
+from luthier.cli.run_arguments import OPTIONS, parse
+from luthier.errors import interface
 
 ABOUT = """Say what a training run will cost, in memory and time, without starting it.
 
@@ -27,8 +28,9 @@ def main(arguments: list[str]) -> int:
             arguments[0], presets()
         ):
             preset(arguments[0])  # raises, and names the nearest
-    given = parse("plan", ABOUT, arguments)
-    from luthier.run.forecast import forecast, show
+    with interface(OPTIONS):
+        given = parse("plan", ABOUT, arguments)
+        from luthier.run.forecast import forecast, show
 
-    show(forecast(given.plan, with_data=bool(given.data)))
+        show(forecast(given.plan, with_data=bool(given.data)))
     return 0

@@ -6,6 +6,7 @@ Preset and recipe are read first, because they decide the defaults that --help s
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,10 +14,13 @@ from typing import Annotated, Any
 import tyro
 
 from luthier.architectures.family import Config
-from luthier.errors import UsageError
+from luthier.cli.texts import given_text
+from luthier.errors import Interface, UsageError
 from luthier.run.changes import anyway_help, resume_help
 from luthier.run.plan import Plan, read_recipe, read_run, recipes, resolve
 from luthier.training.settings import Settings
+
+OPTIONS = Interface(options=True, model_options=True)  # how messages of these verbs name settings
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,18 @@ def parse(verb: str, about: str, arguments: list[str]) -> Given:
     options = changes(base.settings, parsed.settings)
     model = changes(base.model, parsed.model)
     explicit = {"preset": known.preset, **options} if known.preset else options
+    if "sample_prompt" in explicit:
+        explicit["sample_prompt"] = given_text(explicit["sample_prompt"], "--sample-prompt")
     plan = resolve(parsed.data, recipe, explicit, model, where)
+    check_names(plan)
     return Given(plan, parsed.out, parsed.resume, parsed.anyway, parsed.data, explicit, model)
+
+
+def check_names(plan: Plan) -> None:
+    """A UsageError for a file's name that a recipe cannot hold: recipes are UTF-8."""
+    for name in (*plan.data, *(value for value in vars(plan.settings).values() if isinstance(value, str))):
+        if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
+            raise UsageError(f"{name}: not a name in this system's encoding, {sys.getfilesystemencoding()}: rename it")
 
 
 def changes(before: Settings | Config, after: Settings | Config) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from luthier.cli.texts import given_text
 from luthier.data.sources import DEFAULT, Texts
 from luthier.data.text import Reading
 from luthier.errors import UsageError
@@ -94,7 +95,8 @@ def _show(chosen: Show) -> int:
     from luthier.model_files.tokenizer import open_tokenizer
 
     tokenizer = open_tokenizer(chosen.model)
-    ids = tokenizer.encode(chosen.text, special=chosen.special)
+    text = given_text(chosen.text, "the text")
+    ids = tokenizer.encode(text, special=chosen.special)
     pieces = [visible(tokenizer.piece(number)) for number in ids]
     if shows_colours("stdout"):
         parts: list[tuple[str, str]] = []
@@ -104,7 +106,7 @@ def _show(chosen: Show) -> int:
     else:
         for number, piece in zip(ids, pieces, strict=True):
             output(f"{number:>7}  {piece}")
-    output(_summary(tokenizer, chosen.text, len(ids)))
+    output(_summary(tokenizer, text, len(ids)))
     return 0
 
 

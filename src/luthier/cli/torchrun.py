@@ -6,6 +6,7 @@ import logging
 
 from luthier.errors import LuthierError, UsageError
 from luthier.run.interrupt import InterruptedRunError
+from luthier.terminal.printing import output
 
 ABOUT = """Start several processes, as torchrun does and with its options, and end as one process would.
 
@@ -20,7 +21,7 @@ SECONDS_TO_SAVE = 3600  # torchrun's own 30 are too few for a long step and a la
 def main(arguments: list[str]) -> int:
     """Run torchrun's agent in this process."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(ABOUT)
+        output(ABOUT)
         return 0
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException

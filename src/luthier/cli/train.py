@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from luthier.cli.run_arguments import parse
+from luthier.cli.run_arguments import OPTIONS, parse
+from luthier.errors import interface
 
 ABOUT = """Train a language model on a text.
 
@@ -15,11 +16,12 @@ ABOUT = """Train a language model on a text.
 
 def main(arguments: list[str]) -> int:
     """Train, or go on with a run."""
-    given = parse("train", ABOUT, arguments)
-    from luthier.run import train
+    with interface(OPTIONS):
+        given = parse("train", ABOUT, arguments)
+        from luthier.run import train
 
-    if given.resume:
-        train.resume(given.out, given.options, given.model, given.data, anyway=given.anyway)
-    else:
-        train.start(given.plan, given.out)
+        if given.resume:
+            train.resume(given.out, given.options, given.model, given.data, anyway=given.anyway)
+        else:
+            train.start(given.plan, given.out)
     return 0

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from luthier.data.shards import TokenShards
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, UsageError, of_model, setting
 from luthier.model.loss import IGNORE
 
 NO_LOSS = IGNORE
@@ -73,9 +73,14 @@ class _Source:
         self, tokens: TokenShards, context_length: int, batch_size: int, seed: int, rank: int, world: int
     ) -> None:
         if context_length < 1 or batch_size < 1:
-            raise UsageError(f"context_length {context_length} and batch_size {batch_size} must be at least 1")
+            raise UsageError(
+                f"{of_model('context_length')} {context_length} and {setting('batch_size')} {batch_size} "
+                "must be at least 1"
+            )
         if batch_size % world:
-            raise UsageError(f"batch_size {batch_size} cannot be shared evenly by {world} processes: take a multiple")
+            raise UsageError(
+                f"{setting('batch_size')} {batch_size} cannot be shared evenly by {world} processes: take a multiple"
+            )
         self.tokens, self.context_length, self.batch_size, self.seed = tokens, context_length, batch_size, seed
         self._share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
         self._given = 0  # batches
@@ -186,7 +191,7 @@ class SlidingWindows(_Source):
         super().__init__(tokens, context_length, batch_size, seed, rank, world)
         self.stride = context_length if stride is None else stride
         if self.stride < 1:
-            raise UsageError(f"stride {stride} must be at least 1")
+            raise UsageError(f"{setting('stride')} {stride} must be at least 1")
         _enough(tokens, context_length)
         self._order = _Order(
             len(range(0, len(tokens) - context_length, self.stride)), batch_size, seed, shuffle, drop_last
@@ -194,7 +199,8 @@ class SlidingWindows(_Source):
         if not self._order.batches:
             raise UsageError(
                 f"the {tokens.name} split gives {self._order.items:,} windows of {context_length:,} tokens at stride "
-                f"{self.stride:,}, not one batch of {batch_size:,}: lower batch_size, stride or context_length, "
+                f"{self.stride:,}, not one batch of {batch_size:,}: lower {setting('batch_size')}, "
+                f"{setting('stride')} or {of_model('context_length')}, "
                 "or do not drop the last batch"
             )
 
@@ -241,7 +247,7 @@ class PaddedDocuments(_Source):
         if not self._order.batches:
             raise UsageError(
                 f"the {tokens.name} split gives {self._order.items:,} rows, not one batch of {batch_size:,}: "
-                "lower batch_size, or do not drop the last batch"
+                f"lower {setting('batch_size')}, or do not drop the last batch"
             )
 
     @property
@@ -341,7 +347,8 @@ def _enough(tokens: TokenShards, context_length: int) -> None:
     if len(tokens) <= context_length:
         raise UsageError(
             f"the {tokens.name} split has {len(tokens):,} tokens and one window needs {context_length + 1:,} "
-            f"(context_length and the token after): lower context_length to {max(len(tokens) - 1, 1):,} or less, "
+            f"({of_model('context_length')} and the token after): lower {of_model('context_length')} to "
+            f"{max(len(tokens) - 1, 1):,} or less, "
             "or give more text"
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
 from luthier.data.binaries import refuse_binary
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, setting
 
 Invalid = Literal["error", "replace"]
 
@@ -18,7 +18,6 @@ FEW = 4  # NULs tolerated in a text; they are dropped
 HEAD = 4096  # bytes examined to tell text from binary data
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 UNPRINTED = bytes({*range(32)} - set(b"\t\n\v\f\r\x1b"))  # control characters that are rare in text
-WAY_OUT = "or read such bytes as U+FFFD with --invalid replace"
 
 
 def decoded(file: BinaryIO, name: str, invalid: Invalid) -> Iterator[str]:
@@ -79,7 +78,10 @@ MARKS = {  # UTF-32's begins with UTF-16's
 
 def not_utf8(name: str, offset: int, byte: int) -> LuthierError:
     """The error for a byte that is not valid UTF-8 at this offset."""
-    return LuthierError(f"{name}: byte {offset:,} (0x{byte:02x}) is not UTF-8; convert this text to UTF-8, {WAY_OUT}")
+    return LuthierError(
+        f"{name}: byte {offset:,} (0x{byte:02x}) is not UTF-8; convert this text to UTF-8, or read such "
+        f"bytes as U+FFFD with {setting('invalid', 'replace')}"
+    )
 
 
 def decode(data: bytes, name: str, offset: int, invalid: Invalid) -> str:
@@ -95,6 +97,6 @@ def without_surrogates(text: str, where: str, invalid: Invalid) -> str:
     if invalid == "error" and (half := SURROGATE.search(text)):
         raise LuthierError(
             f"{where}: character {half.start():,} (\\u{ord(half[0]):04x}) is half of a surrogate pair; "
-            "mend it, or read it as U+FFFD with --invalid replace"
+            f"mend it, or read it as U+FFFD with {setting('invalid', 'replace')}"
         )
     return SURROGATE.sub("\ufffd", text)

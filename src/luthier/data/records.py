@@ -15,7 +15,7 @@ from itertools import chain, count
 from typing import Any, BinaryIO
 
 from luthier.data.decoding import Invalid, decode, decoded, without_surrogates
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, setting
 
 RECORDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 LONGEST = 1 << 28  # bytes of one record: bounds the memory that a hostile file can take
@@ -200,7 +200,7 @@ def _named(columns: Sequence[str]) -> str:
     """List the available names, and how to choose one."""
     names = ", ".join(repr(name if len(name) <= SHOWN else name[:SHOWN] + "...") for name in columns[:20])
     more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
-    return f"there are {names or 'none'}{more}; name the one that holds the text with --field"
+    return f"there are {names or 'none'}{more}; name the one that holds the text ({setting('field')})"
 
 
 KINDS: dict[type, Callable[[Any], str]] = {

@@ -6,6 +6,7 @@ default); `python-docs` comes from the running Python and needs no network.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import zipfile
@@ -24,7 +25,7 @@ from luthier.data.download import digest_of, download
 from luthier.data.finding import find_files, identity, kind_of
 from luthier.data.records import RECORDS, need_pyarrow
 from luthier.data.text import Piece, Reading, join, read_file, read_stream
-from luthier.errors import LuthierError, UsageError, remark
+from luthier.errors import LuthierError, UsageError, remark, setting
 from luthier.tokenizers.core.cleaning import Normalisation, clean
 
 DEFAULT = "python-docs"
@@ -228,13 +229,13 @@ class Texts:
                 yield from pieces
         kinds = {kind_of(path) for _, paths in self._files for path in paths}
         if self.field != "text" and kinds.isdisjoint(RECORDS):
-            self._remark(f"--field {self.field} does nothing: there is no {', '.join(RECORDS)} file")
+            self._remark(f"{setting('field', self.field)} does nothing: there is no {', '.join(RECORDS)} file")
         if separator and not seen:
             self._remark(f"the document separator {self.document_separator!r} is nowhere in the text")
         for name, count in seen.items() if not separator else ():
             self._remark(
                 f"{name!r} is written in the text {count:,} times and is read as plain characters; "
-                f"if it parts documents, add --document-separator '{name}'"
+                f"if it parts documents, add {setting('document_separator', name)}"
             )
 
     def documents(self) -> Iterator[str]:
@@ -344,8 +345,8 @@ def _find(item: str | Path) -> None:
     except LuthierError as error:
         if Path(item).exists():
             raise
-        if Path(item).stem in CORPORA:
-            raise LuthierError(f"{error}; there is a corpus of that name: {Path(item).stem}") from None
+        if near := difflib.get_close_matches(Path(item).stem, CORPORA, n=1, cutoff=0.8):
+            raise LuthierError(f"{error}; there is a corpus {near[0]}") from None
         if "/" in str(item) or "." in str(item):
             raise
         raise LuthierError(f"{error}; nor is it a corpus: {', '.join(CORPORA)}") from None

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, UsageError, setting
 from luthier.evaluation.windows import Run, Window, limited, windows
 from luthier.model.loss import LOGITS_AT_ONCE
 from luthier.model.overrides import must_be_called
@@ -118,11 +118,13 @@ def score(
     """
     for name, value in {"context": context_length, "stride": stride, "batch_size": batch_size}.items():
         if value < 1:
-            raise UsageError(f"{name} is {value}: it must be at least 1")
+            raise UsageError(f"{setting(name)} is {value}: it must be at least 1")
     if stride > context_length:
-        raise UsageError(f"stride is {stride}: over the context of {context_length}, tokens would be left out")
+        raise UsageError(
+            f"{setting('stride')} is {stride}: over the context of {context_length}, tokens would be left out"
+        )
     if max_tokens is not None and max_tokens < 1:
-        raise UsageError(f"max_tokens is {max_tokens}: it must be at least 1")
+        raise UsageError(f"{setting('max_tokens')} is {max_tokens}: it must be at least 1")
     wanted = windows(runs if max_tokens is None else limited(runs, max_tokens), context_length, stride)
     blocks, n_bytes = Blocks(context_length), 0
     start = time.perf_counter()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from luthier.errors import LuthierError, remark
+from luthier.errors import LuthierError, remark, setting
 from luthier.generation import look_up
 from luthier.generation.ahead import FirstThatKnows, sample_ahead
 from luthier.generation.beam import beam_search
@@ -150,7 +150,7 @@ def check_memory(model: Transformer, rows: Sequence[Row], settings: Settings) ->
         texts * each,
         weight.device,
         f"{texts:,} texts of {slots:,} tokens at once need about",
-        f"take fewer {smaller}, or a lower --max-new-tokens",
+        f"take fewer {smaller}, or a lower {setting('max_new_tokens')}",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from luthier.errors import UsageError
+from luthier.errors import UsageError, setting
 
 MOST_BEAMS, MOST_SAMPLES = 1_000, 10_000  # whether memory suffices is checked against the model
 
@@ -58,30 +58,31 @@ class Settings:
         require(0 <= self.seed < 2**62, "seed", self.seed, "between 0 and 2^62 - 1")
         if self.beams > 1 and self.samples > 1:
             raise UsageError(
-                f"beams {self.beams} and samples {self.samples}: beam search gives one text a prompt, "
-                "take samples 1, or beams 1 to draw several"
+                f"{setting('beams')} {self.beams} and {setting('samples')} {self.samples}: beam search "
+                "gives one text a "
+                f"prompt, take {setting('samples', 1)}, or {setting('beams', 1)} to draw several"
             )
 
     def idle(self) -> list[str]:
         """Settings that have no effect in this combination, with the reason, one line each."""
-        drawing = ("top_k", "top_p", "min_p", "seed")
+        drawing, coldest = ("top_k", "top_p", "min_p", "seed"), setting("temperature", 0)
         rules = (
             (self.beams > 1, ("temperature", *drawing), "beam search draws nothing"),
-            (self.beams == 1, ("length_penalty",), "it belongs to beam search (--beams)"),
-            (self.temperature == 0 and self.beams == 1, drawing, "--temperature 0 always takes the likeliest token"),
+            (self.beams == 1, ("length_penalty",), f"it belongs to beam search ({setting('beams')})"),
+            (self.temperature == 0 and self.beams == 1, drawing, f"{coldest} always takes the likeliest token"),
         )
         found = [
-            f"--{name.replace('_', '-')} {getattr(self, name)} does nothing: {reason}"
+            f"{setting(name, getattr(self, name))} does nothing: {reason}"
             for holds, names, reason in rules
             for name in names
             if holds and getattr(self, name) != getattr(Settings, name)
         ]
         if self.temperature == 0 and self.samples > 1:
-            found.append(f"--samples {self.samples} gives equal texts: --temperature 0 takes the likeliest token")
+            found.append(f"{setting('samples', self.samples)} gives equal texts: {coldest} takes the likeliest token")
         return found
 
 
 def require(holds: bool, name: str, value: object, range_: str) -> None:
     """Raise a UsageError that names the setting, its value and its range, unless it holds."""
     if not holds:
-        raise UsageError(f"{name} is {value}: it must be {range_}")
+        raise UsageError(f"{setting(name)} is {value}: it must be {range_}")

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor, nn
 
-from luthier.errors import UsageError
+from luthier.errors import UsageError, of_model
 from luthier.model.cache import LayerCache
 from luthier.model.context import AttentionContext
 from luthier.model.cores.choice import choose_core
@@ -54,9 +54,15 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads, self.n_kv_heads = n_heads, n_heads if n_kv_heads is None else n_kv_heads
         if head_dim is None and dim % n_heads:
-            raise UsageError(f"dim {dim} does not divide into n_heads {n_heads}: take a multiple of {n_heads}")
+            raise UsageError(
+                f"{of_model('dim')} {dim} does not divide into {of_model('n_heads')} {n_heads}: take a "
+                f"multiple of {n_heads}"
+            )
         if n_heads % self.n_kv_heads:
-            raise UsageError(f"n_heads {n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}: make it one")
+            raise UsageError(
+                f"{of_model('n_heads')} {n_heads} is not a multiple of {of_model('n_kv_heads')} "
+                f"{self.n_kv_heads}: make it one"
+            )
         self.head_dim = dim // n_heads if head_dim is None else head_dim
         self.value_dim = self.head_dim if value_dim is None else value_dim
         self.mask, self.scale = mask, self.head_dim**-0.5 if scale is None else scale

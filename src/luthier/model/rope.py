@@ -13,7 +13,7 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor, nn
 
-from luthier.errors import UsageError
+from luthier.errors import UsageError, of_model
 from luthier.model.context import Angles, AttentionContext
 from luthier.model.norm import unit_rms
 from luthier.model.rope_scaling import (
@@ -105,11 +105,14 @@ def rope(head_dim: int, theta: float, scaling: RopeScaling | None) -> Rope | Len
 def check_rope(head_dim: int, theta: float, scaling: RopeScaling | None) -> None:
     """Raise a UsageError for sizes that this scaling cannot be computed with."""
     if head_dim % 2:
-        raise UsageError(f"head_dim {head_dim} (dim / n_heads) is odd: rotary positions turn pairs, make it even")
+        raise UsageError(
+            f"head_dim {head_dim} ({of_model('dim')} / {of_model('n_heads')}) is odd: rotary positions turn "
+            "pairs, make it even"
+        )
     if scaling is None:
         return
     if scaling.kind == "yarn" and theta <= 1:
-        raise UsageError(f"rope_theta is {theta:g}: with rope_scaling yarn it must be above 1")
+        raise UsageError(f"{of_model('rope_theta')} is {theta:g}: with rope_scaling yarn it must be above 1")
     if scaling.kind == "dynamic" and head_dim < 4:
         raise UsageError(f"head_dim is {head_dim}: with rope_scaling dynamic it must be at least 4")
     if scaling.kind == "longrope" and len(scaling.long_factors) != head_dim // 2:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from luthier.errors import UsageError
+from luthier.errors import UsageError, of_model
 
 
 class Routing(NamedTuple):
@@ -28,7 +28,10 @@ class Router(nn.Module):
     def __init__(self, dim: int, n_experts: int, experts_per_token: int, *, bias: bool = False) -> None:
         super().__init__()
         if not 1 <= experts_per_token <= n_experts:
-            raise UsageError(f"experts_per_token {experts_per_token} must lie between 1 and n_experts {n_experts}")
+            raise UsageError(
+                f"{of_model('experts_per_token')} {experts_per_token} must lie between 1 and "
+                f"{of_model('n_experts')} {n_experts}"
+            )
         self.n_experts, self.experts_per_token = n_experts, experts_per_token
         self.weight = nn.Parameter(torch.empty(n_experts, dim))
         self.bias = nn.Parameter(torch.zeros(n_experts)) if bias else None
@@ -94,12 +97,19 @@ class GroupedSigmoidRouter(Router):
     ) -> None:
         super().__init__(dim, n_experts, experts_per_token)
         if n_groups < 1 or n_experts % n_groups:
-            raise UsageError(f"n_experts {n_experts} is not a multiple of n_groups {n_groups}: make it one")
+            raise UsageError(
+                f"{of_model('n_experts')} {n_experts} is not a multiple of {of_model('n_groups')} "
+                f"{n_groups}: make it one"
+            )
         if not 1 <= groups_per_token <= n_groups:
-            raise UsageError(f"groups_per_token {groups_per_token} must lie between 1 and n_groups {n_groups}")
+            raise UsageError(
+                f"{of_model('groups_per_token')} {groups_per_token} must lie between 1 and "
+                f"{of_model('n_groups')} {n_groups}"
+            )
         if experts_per_token > groups_per_token * (n_experts // n_groups):
             raise UsageError(
-                f"experts_per_token {experts_per_token} are more than the experts of {groups_per_token} groups"
+                f"{of_model('experts_per_token')} {experts_per_token} are more than the experts of "
+                f"{groups_per_token} groups"
             )
         self.n_groups, self.groups_per_token, self.normalise, self.scale = n_groups, groups_per_token, normalise, scale
         self.balance = nn.Parameter(torch.zeros(n_experts), requires_grad=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from luthier.config import to_table
-from luthier.errors import UsageError
+from luthier.errors import UsageError, of_model, setting
 from luthier.run.plan import Plan
 
 When = Literal["freely", "anyway", "never"]
@@ -63,7 +63,7 @@ class Difference:
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.name} is {spoken(self.before)}, not {spoken(self.now)}"
+        return f"{named(self.name)} is {spoken(self.before)}, not {spoken(self.now)}"
 
     @property
     def when(self) -> When:
@@ -118,13 +118,21 @@ def refuse(found: Iterable[Difference], *, anyway: bool) -> None:
     asked = [item for item in found if item.when == "anyway" and not anyway]
     if not never and not asked:
         return
-    listed = "; ".join(map(str, never + asked))
-    way_out = "Leave that out, or start another run with --out"
+    listed, anyway_ = "; ".join(map(str, never + asked)), setting("anyway", True)
+    way_out = f"Leave that out, or start another run ({setting('out')})"
     if not never:
-        way_out = "Leave that out, add --anyway to go on so, or start another run with --out"
+        way_out = f"Leave that out, add {anyway_} to go on so, or start another run ({setting('out')})"
     elif asked:
-        way_out += f" ({', '.join(item.name for item in asked)} may change with --anyway)"
+        way_out += f"; {', '.join(named(item.name) for item in asked)} may change with {anyway_}"
     raise UsageError(f"the run was begun otherwise: {listed}. {way_out}")
+
+
+def named(name: str) -> str:
+    """A setting in a message, as its reader writes it."""
+    if name.startswith("model."):
+        option = of_model(name.removeprefix("model."))
+        return option if option.startswith("--") else name
+    return "data" if name == "data" else setting(name)
 
 
 def option(name: str) -> str:

@@ -23,7 +23,7 @@ from luthier.data.shards import INDEX, TokenShards, check_files, open_tokens, re
 from luthier.data.source_files import SourceFile, source_files
 from luthier.data.sources import Texts
 from luthier.data.splits import Fractions
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, UsageError, setting
 from luthier.model_files.tokenizer import open_tokenizer
 from luthier.run.plan import Plan
 from luthier.tokenizers.core.tokenizer import Tokenizer
@@ -114,7 +114,10 @@ def make_batches(plan: Plan, tokens: TokenShards, tokenizer: Tokenizer, world: W
         stride = settings.stride or context
         return SlidingWindows(tokens, context, settings.batch_size, stride=stride, seed=settings.seed, **share)
     if settings.stride:
-        raise UsageError("stride is for sliding windows: add --batches sliding, or leave stride out")
+        raise UsageError(
+            f"{setting('stride')} is for sliding windows: add {setting('batches', 'sliding')}, or leave "
+            f"{setting('stride')} out"
+        )
     if settings.batches == "documents":
         pad = tokenizer.pad_id or 0
         return PaddedDocuments(tokens, context, settings.batch_size, seed=settings.seed, pad_id=pad, **share)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from luthier.architectures import registry
+from luthier.errors import of_model, setting
 from luthier.model.cores.blockwise import MOST_SCORES, QUERIES_AT_ONCE
 from luthier.model.loss import LOGITS_AT_ONCE
 from luthier.model.moe import MoE
@@ -108,6 +109,7 @@ def check(plan: Plan, folder: RunFolder, device: torch.device) -> list[str]:
     if there and cost.memory > there:
         return [
             f"the run needs about {cost.memory / 1e9:.1f} GB of memory and there are {there / 1e9:.1f} GB: "
-            "lower batch_size (and raise accumulation), context_length, or take a smaller preset"
+            f"lower {setting('batch_size')} (and raise {setting('accumulation')}), "
+            f"{of_model('context_length')}, or take a smaller {setting('preset')}"
         ]
     return []

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from luthier.data.shards import INDEX
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, setting
 from luthier.files.sync import sync, sync_folder
 from luthier.files.unfinished import clear_leftovers, remove, remove_folder, unfinished
 from luthier.language_model import LanguageModel
@@ -88,7 +88,8 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout:
             raise LuthierError(
-                f"{self.path} is in use by another process: wait for its end, or name another folder with --out"
+                f"{self.path} is in use by another process: wait for its end, or name another folder with "
+                f"{setting('out')}"
             ) from None
         except OSError as error:
             raise LuthierError(f"{self.path} cannot be written: {error.strerror}") from None
@@ -103,7 +104,7 @@ class RunFolder:
         if free < needed:
             raise LuthierError(
                 f"{self.path}: the run will write up to {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
-                "make room, or name a folder on another disk with --out"
+                f"make room, or name a folder on another disk ({setting('out')})"
             )
 
     def save_checkpoint(self, lm: LanguageModel, tensors: dict[str, Tensor], record: dict[str, Any], keep: int) -> Path:

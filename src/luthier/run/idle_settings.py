@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from luthier.architectures import registry
 from luthier.architectures.family import Config
-from luthier.errors import remark
+from luthier.errors import of_model, remark, setting
 from luthier.run.plan import Plan
 from luthier.training.settings import Settings
 
@@ -18,35 +18,59 @@ class Rule(NamedTuple):
 
     names: tuple[str, ...]
     holds: Callable[[Settings, Config], bool]
-    reason: str
+    reason: Callable[[], str]
 
 
 RULES = (
-    Rule(("decay",), lambda s, c: s.schedule != "wsd", "it belongs to --schedule wsd"),
-    Rule(("final_learning_rate",), lambda s, c: s.schedule == "constant", "--schedule constant does not fall"),
-    Rule(("muon_learning_rate",), lambda s, c: s.optimizer != "muon", "it belongs to --optimizer muon"),
-    Rule(("balance", "balance_rate"), lambda s, c: not hasattr(c, "n_experts"), "the model has no experts"),
-    Rule(("balance_rate",), lambda s, c: s.balance == "none", "--balance none leaves the load of experts alone"),
+    Rule(("decay",), lambda s, c: s.schedule != "wsd", lambda: f"it belongs to {setting('schedule', 'wsd')}"),
+    Rule(
+        ("final_learning_rate",),
+        lambda s, c: s.schedule == "constant",
+        lambda: f"{setting('schedule', 'constant')} does not fall",
+    ),
+    Rule(
+        ("muon_learning_rate",),
+        lambda s, c: s.optimizer != "muon",
+        lambda: f"it belongs to {setting('optimizer', 'muon')}",
+    ),
+    Rule(("balance", "balance_rate"), lambda s, c: not hasattr(c, "n_experts"), lambda: "the model has no experts"),
+    Rule(
+        ("balance_rate",),
+        lambda s, c: s.balance == "none",
+        lambda: f"{setting('balance', 'none')} leaves the load of experts alone",
+    ),
     Rule(
         ("split_by",),
         lambda s, c: not s.test and (isinstance(s.validation, str) or not s.validation),
-        "no share of the text is held out",
+        lambda: "no share of the text is held out",
     ),
-    Rule(("vocab_size",), lambda s, c: s.tokenizer != "bpe", "the tokenizer has its own vocabulary"),
+    Rule(("vocab_size",), lambda s, c: s.tokenizer != "bpe", lambda: "the tokenizer has its own vocabulary"),
 )
 OF_MODELS = (  # by the fields of a Config; compared with the preset's
-    Rule(("temperature_floor", "temperature_scale"), lambda s, c: not _of(c, "temperature_tuning"), "tuning is off"),
-    Rule(("moe_every",), lambda s, c: _of(c, "moe_layers") is not None, "model.moe_layers names the layers"),
-    Rule(("global_every",), lambda s, c: _of(c, "global_layers") is not None, "model.global_layers names the layers"),
+    Rule(
+        ("temperature_floor", "temperature_scale"),
+        lambda s, c: not _of(c, "temperature_tuning"),
+        lambda: "tuning is off",
+    ),
+    Rule(
+        ("moe_every",),
+        lambda s, c: _of(c, "moe_layers") is not None,
+        lambda: f"{of_model('moe_layers')} names the layers",
+    ),
+    Rule(
+        ("global_every",),
+        lambda s, c: _of(c, "global_layers") is not None,
+        lambda: f"{of_model('global_layers')} names the layers",
+    ),
     Rule(
         ("attention_chunk",),
         lambda s, c: _of(c, "attention_chunk") >= c.context_length,
-        "a chunk is no shorter than the context",
+        lambda: "a chunk is no shorter than the context",
     ),
     Rule(
         ("dense_hidden_dim",),
         lambda s, c: _of(c, "moe_every") == 1 and _of(c, "moe_layers") is None,
-        "every layer has experts",
+        lambda: "every layer has experts",
     ),
 )
 OF_TEXT = (
@@ -63,9 +87,9 @@ def idle_settings(plan: Plan, *, prepared: bool = False, processes: int = 1) -> 
     settings, usual, preset = plan.settings, Settings(), registry.preset(plan.settings.preset)
     rules = list(RULES)
     if prepared:
-        rules = [Rule(OF_TEXT, lambda s, c: True, "the text is prepared already"), *rules]
+        rules = [Rule(OF_TEXT, lambda s, c: True, lambda: "the text is prepared already"), *rules]
     if processes == 1:
-        rules.append(Rule(("parallel",), lambda s, c: True, "one process trains alone"))
+        rules.append(Rule(("parallel",), lambda s, c: True, lambda: "one process trains alone"))
     said: set[str] = set()
     for rule in rules:
         if not rule.holds(settings, plan.model):
@@ -74,12 +98,13 @@ def idle_settings(plan: Plan, *, prepared: bool = False, processes: int = 1) -> 
             value = getattr(settings, name)
             if value != getattr(usual, name) and name not in said:
                 said.add(name)
-                yield _line(name.replace("_", "-"), value, rule.reason)
+                yield f"{setting(name, value)} does nothing: {rule.reason()}"
     known = {field.name for field in fields(plan.model)}
     for rule in OF_MODELS:
         for name in known.intersection(rule.names):
             if getattr(plan.model, name) != getattr(preset, name) and rule.holds(settings, plan.model):
-                yield _line(f"model.{name.replace('_', '-')}", getattr(plan.model, name), rule.reason)
+                named = of_model(name, getattr(plan.model, name))
+                yield f"{named} does nothing: {rule.reason()}"
 
 
 def say_idle(plan: Plan, *, prepared: bool, processes: int) -> None:
@@ -97,12 +122,9 @@ def say_vocabulary(plan: Plan, vocab_size: int) -> None:
     if plan.settings.tokenizer == "bpe":
         remark(f"of {asked:,} tokens asked for, {vocab_size:,} were made: no more pairs of this text occur twice")
     elif not plan.settings.vocab_size:  # or it has been said
-        remark(_line("model.vocab-size", asked, f"the tokenizer has its own vocabulary of {vocab_size:,}"))
+        named = of_model("vocab_size", asked)
+        remark(f"{named} does nothing: the tokenizer has its own vocabulary of {vocab_size:,}")
 
 
 def _of(config: Config, name: str) -> Any:
     return getattr(config, name)
-
-
-def _line(option: str, value: object, reason: str) -> str:
-    return f"--{option} {value} does nothing: {reason}"

@@ -16,7 +16,7 @@ from typing import Any
 
 from luthier.architectures import llama4
 from luthier.data.shards import TokenShards
-from luthier.errors import UsageError
+from luthier.errors import UsageError, setting
 from luthier.files.atomic_file import PAGE, check_writable, write_file
 from luthier.files.unfinished import scratch_folder
 from luthier.run import corpus
@@ -84,9 +84,9 @@ def climb(
     each training. Raises a UsageError for a setting out of its range.
     """
     if size not in SIZES:
-        raise UsageError(f"size is {size}: there are {', '.join(SIZES)}")
+        raise UsageError(f"{setting('size')} is {size}: there are {', '.join(SIZES)}")
     if seeds < 1 or steps < 1:
-        raise UsageError(f"seeds is {seeds} and steps is {steps}: both must be at least 1")
+        raise UsageError(f"{setting('seeds')} is {seeds} and {setting('steps')} is {steps}: both must be at least 1")
     options = {"preset": f"gpt2-{size}", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     plan = resolve(data, options=options, model={"dropout": 0.0, **(model or {})})
     check_writable(out, begins=PAGE)

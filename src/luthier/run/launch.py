@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, setting
 from luthier.files.atomic_file import write_file
 from luthier.files.json_files import json_text, read_json
 from luthier.files.unfinished import is_unfinished, remove
@@ -75,21 +75,21 @@ def check_free(folder: RunFolder, launch: Launch) -> None:
     if not os.path.lexists(path):
         return
     if not path.is_dir():
-        raise LuthierError(f"{path} exists: name another folder with --out")
+        raise LuthierError(f"{path} exists: name another folder ({setting('out')})")
     marked, found = marker(path), contents(path)
     if marked is None and found:
-        hint = "go on with --resume, or " if folder.whole_checkpoints() else ""
-        raise LuthierError(f"{path} exists: {hint}name another folder with --out")
+        hint = f"go on with {setting('resume')}, or " if folder.whole_checkpoints() else ""
+        raise LuthierError(f"{path} exists: {hint}name another folder ({setting('out')})")
     if strange := [item.name for item in found if not any(item.match(pattern) for pattern in MADE)]:
-        raise LuthierError(f"{path} holds what no run wrote ({strange[0]:.60}): name another folder with --out")
+        raise LuthierError(f"{path} holds what no run wrote ({strange[0]:.60}): name another folder ({setting('out')})")
     if list(folder.checkpoints.glob("step-*")):
-        raise LuthierError(f"{path} exists: go on with --resume, or name another folder with --out")
+        raise LuthierError(f"{path} exists: go on with {setting('resume')}, or name another folder ({setting('out')})")
     if marked is not None and marked[0].is_same(launch) and restarted():
         return
     if list(folder.checkpoints.glob("[!.]*")) or any(look.get("step") for look in read_lines(folder.metrics)):
         raise LuthierError(
             f"{path} holds weights of a run that stopped before its first checkpoint: "
-            "move it elsewhere, or name another folder with --out"
+            f"move it elsewhere, or name another folder ({setting('out')})"
         )
 
 

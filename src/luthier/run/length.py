@@ -12,6 +12,7 @@ import torch
 
 from luthier.data.batches import BatchSource
 from luthier.data.shards import TokenShards
+from luthier.errors import setting
 from luthier.run.cost import estimate
 from luthier.run.plan import Plan
 from luthier.run.timing import time_steps
@@ -39,8 +40,9 @@ class Length:
         """In words, with the way to another length."""
         passes = f"{self.epochs:,.1f} passes" if self.epochs >= 1 else f"{self.epochs:.1%}"
         return (
-            f"{self.steps:,} steps, about {duration(self.seconds)} here and {passes} of the text, as neither --steps "
-            f"nor --epochs is given (--epochs 1 is {self.epoch_steps:,} steps)"
+            f"{self.steps:,} steps, about {duration(self.seconds)} here and {passes} of the text, as "
+            f"neither {setting('steps')} "
+            f"nor {setting('epochs')} is given ({setting('epochs', 1)} is {self.epoch_steps:,} steps)"
         )
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from luthier.architectures import registry
 from luthier.architectures.family import Config
-from luthier.config import from_table, read_toml, to_table, toml_text
+from luthier.config import check_table, from_table, read_toml, to_table, toml_text
 from luthier.data.sources import DEFAULT
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import Interface, LuthierError, UsageError, interface
 from luthier.files.atomic_file import replacing_file
 from luthier.run.checkpoint_record import newest_record
 from luthier.training.settings import Settings
@@ -108,6 +108,9 @@ def resolve(
         recipe_model = {}
     model_table = {**recipe_model, **({"vocab_size": options["vocab_size"]} if options.get("vocab_size") else {})}
     model_table |= model or {}
+    if table:
+        with interface(Interface()):  # what is wrong in the recipe itself is named as it is written there
+            check_table(Settings, table, where)
     settings = from_table(Settings, {**table, **options}, where)
     preset = registry.preset(settings.preset)
     if settings.vocab_size and "vocab_size" not in model_table:

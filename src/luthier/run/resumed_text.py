@@ -11,7 +11,7 @@ import msgspec
 
 from luthier.data.shards import check_files, read_index
 from luthier.data.source_files import SourceFile, changes, source_files
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, UsageError, setting
 from luthier.run import corpus
 from luthier.run.checkpoint_record import CheckpointRecord
 from luthier.run.folder import RunFolder
@@ -66,7 +66,8 @@ def choose(
     check_files(target)
     if not differing and corpus.origin(target) != record.origin:
         raise LuthierError(
-            f"{' '.join(named)} gives other tokens than the run was trained on: add --anyway to take them"
+            f"{' '.join(named)} gives other tokens than the run was trained on: add "
+            f"{setting('anyway', True)} to take them"
         )
     return target, named
 
@@ -80,7 +81,7 @@ def refuse(differing: list[str], *, anyway: bool) -> None:
     if not anyway:
         raise UsageError(
             f"the run was trained on another text: {listed}. Leave DATA out to go on with the run's own tokens, or add "
-            "--anyway to go on with this text"
+            f"{setting('anyway', True)} to go on with this text"
         )
     say(f"going on with another text: {listed}")
 
@@ -99,7 +100,8 @@ def check_own(plan: Plan, own: Path, folder: RunFolder, record: CheckpointRecord
     if changed and not anyway:
         listed = "; ".join(f"{name} was {before.get(name)}, is {origin.get(name)}" for name in changed)
         raise LuthierError(
-            f"{own} has changed since the run was begun ({listed}): put it back, or go on with --anyway, in new batches"
+            f"{own} has changed since the run was begun ({listed}): put it back, or go on with "
+            f"{setting('anyway', True)}, in new batches"
         )
 
 

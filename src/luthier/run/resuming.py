@@ -12,6 +12,7 @@ from torch import Tensor
 
 from luthier.architectures import registry
 from luthier.data.batches import BatchSource
+from luthier.errors import setting
 from luthier.language_model import LanguageModel
 from luthier.run import speed
 from luthier.run.changes import DECIDED_ANEW, ORDER_OF_BATCHES, differences
@@ -88,7 +89,8 @@ def continue_schedule(trainer: Trainer, before: Plan, total_before: int, changed
         return
     warn(
         f"the learning rate changes from {last:.2e} (step {step}) to {following:.2e} (step {step + 1}): "
-        f"{settings.schedule} over {trainer.total_steps:,} steps; --schedule continue goes on from where it is"
+        f"{settings.schedule} over {trainer.total_steps:,} steps; {setting('schedule', 'continue')} goes on "
+        "from where it is"
     )
 
 
@@ -111,4 +113,4 @@ def take_threads(count: int) -> None:
     torch.set_num_threads(min(count, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count))
     taken = torch.get_num_threads()
     why = "as the run did" if taken == count else f"of the {count} that the run had; sums may round otherwise"
-    say(f"going on with {taken} CPU threads, {why} (--threads {now} takes those of now)")
+    say(f"going on with {taken} CPU threads, {why} ({setting('threads', now)} takes those of now)")

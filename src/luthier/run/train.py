@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from luthier.architectures import registry
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, setting
 from luthier.language_model import LanguageModel, load
 from luthier.run import corpus, cost, launch, length, resumed_text, resuming
 from luthier.run.changes import changed_plan
@@ -82,7 +82,11 @@ def with_some_length(plan: Plan, tokens: Path, tokenizer: Tokenizer, device: tor
         train, validation = corpus.open_splits(tokens)
         amount = length.amount_of(plan, corpus.make_batches(plan, train, tokenizer), train, validation)
         chosen = length.choose_length(plan, amount, device)
-    say("one pass over the text, as neither --steps nor --epochs is given" if chosen is None else chosen.text())
+    say(
+        f"one pass over the text, as neither {setting('steps')} nor {setting('epochs')} is given"
+        if chosen is None
+        else chosen.text()
+    )
     return length.with_length(plan, chosen)
 
 
@@ -135,7 +139,7 @@ def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World, data: tuple
     if run.trainer.step >= run.trainer.total_steps:
         raise LuthierError(
             f"{folder.path} is finished: it is at step {run.trainer.step} of {run.trainer.total_steps}; "
-            "to train longer, give more --steps or --epochs"
+            f"to train longer, give more {setting('steps')} or {setting('epochs')}"
         )
     changed = resuming.changed_names(before, plan)
     resuming.continue_schedule(run.trainer, before, run.total_before(record), changed)

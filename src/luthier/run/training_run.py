@@ -18,7 +18,7 @@ from torch import Tensor
 from luthier.config import to_table
 from luthier.data.batches import BatchSource
 from luthier.data.shards import TokenShards
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, UsageError, setting
 from luthier.generation.generate import encode_prompts, new_rows
 from luthier.generation.settings import Settings as GenerationSettings
 from luthier.language_model import LanguageModel, load
@@ -262,7 +262,7 @@ class Run:
         if not math.isfinite(held_out + look["train_loss"]):
             raise NonFiniteError(
                 f"after step {trainer.step} the training loss is {look['train_loss']} and the loss on held-out text "
-                f"{held_out}: lower learning_rate or raise warmup. {self.last_good()}"
+                f"{held_out}: lower {setting('learning_rate')} or raise {setting('warmup')}. {self.last_good()}"
             )
         look["perplexity"] = math.exp(min(held_out, 700))
         look["bits_per_byte"] = corpus.bits_per_byte(held_out, self.validation_tokens or self.train_tokens)
@@ -310,7 +310,7 @@ class Run:
             ids = encode_prompts(self.lm.tokenizer, [self.prompt])
             new_rows(self.lm.tokenizer, ids, GenerationSettings(), self.plan.model.context_length)
         except LuthierError as error:
-            raise UsageError(f"sample_prompt {self.prompt!r}: {error}") from None
+            raise UsageError(f"{setting('sample_prompt')} {self.prompt!r}: {error}") from None
 
     def default_prompt(self) -> str:
         """The first words of the held-out text."""

@@ -31,6 +31,11 @@ def printable(text: str) -> str:
     return text if text.isascii() and text.isprintable() else text.translate(_SIGNS)
 
 
+def is_printable(text: str) -> bool:
+    """Whether there is nothing in the text that `one_line` would change."""
+    return one_line(text) == text
+
+
 def one_line(text: str) -> str:
     """The same on one line: a name may hold a line end."""
     return printable(text).replace("\n", "\u240a").replace("\t", " ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,9 +14,10 @@ from contextlib import contextmanager
 from typing import Literal, TextIO
 from weakref import WeakSet
 
-from luthier.terminal.characters import encodable
+from luthier.terminal.characters import encodable, printable
 
 Name = Literal["stdout", "stderr"]
+COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _gone: WeakSet[TextIO] = WeakSet()  # streams that a write has failed on
 _narrow: WeakSet[TextIO] = WeakSet()  # streams of which was said that characters are replaced
 _lock = threading.RLock()
@@ -131,6 +133,28 @@ class Guarded(io.TextIOBase):
                 act(self.to)
             except OSError as error:
                 _lose(self.to, error)
+
+
+class Filtered(Guarded):
+    """The same for what libraries print of people's texts: nothing but their colours may steer the terminal."""
+
+    def write(self, text: str) -> int:
+        """Write what is harmless."""
+        parts = COLOUR.split(text)  # every second one is a colour
+        parts[::2] = map(printable, parts[::2])
+        super().write("".join(parts))
+        return len(text)
+
+
+@contextmanager
+def filtered_stderr() -> Iterator[None]:
+    """Within the context, what libraries print on stderr is filtered."""
+    before = sys.stderr
+    sys.stderr = Filtered("stderr")
+    try:
+        yield
+    finally:
+        sys.stderr = before
 
 
 def flush() -> None:

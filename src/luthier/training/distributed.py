@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, UsageError, setting
 from luthier.model.transformer import Transformer
 from luthier.training.machine import available_memory
 
@@ -163,6 +163,11 @@ def check(world: World, batch_size: int, optimizer: str, way: str) -> None:
     if world.size == 1:
         return
     if batch_size % world.size:
-        raise UsageError(f"batch_size {batch_size} cannot be shared by {world.size} processes: take a multiple")
+        raise UsageError(
+            f"{setting('batch_size')} {batch_size} cannot be shared by {world.size} processes: take a multiple"
+        )
     if way == "fsdp" and optimizer == "muon":
-        raise UsageError("Muon needs whole matrices, and FSDP cuts them: take --optimizer adamw, or --parallel ddp")
+        raise UsageError(
+            f"Muon needs whole matrices, and FSDP cuts them: take {setting('optimizer', 'adamw')}, or "
+            f"{setting('parallel', 'ddp')}"
+        )

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from luthier.data.batches import Batch, BatchSource
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, setting
 from luthier.model.dropout import reseed
 from luthier.model.loss import IGNORE, Kernel, cross_entropy_sum, loss_and_gradient
 from luthier.model.overrides import must_be_called
@@ -159,7 +159,10 @@ class Trainer:
         else:
             which = f"batch {first}" if first == last else f"batches {first} to {last}"
             what = f"the norm of the gradient of {which} is {norm.item()}"
-        return NonFiniteError(f"step {self.step + 1}: {what}: lower learning_rate, raise warmup, or clip more")
+        return NonFiniteError(
+            f"step {self.step + 1}: {what}: lower {setting('learning_rate')}, raise {setting('warmup')}, or "
+            f"lower {setting('clip')}"
+        )
 
     def skip(self) -> None:
         """Skip the batches of the next step."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from luthier.errors import UsageError
+from luthier.errors import UsageError, setting
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,14 @@ class Settings:
         share = self.test + (0 if isinstance(self.validation, str) else self.validation)
         check(share < 1, "validation + test", share, "must leave something to train on: below 1")
         if self.steps and self.epochs:
-            raise UsageError(f"steps {self.steps} and epochs {self.epochs:g} both end the run: give one of the two")
+            raise UsageError(
+                f"{setting('steps')} {self.steps} and {setting('epochs')} {self.epochs:g} both end the run: "
+                "give one of the two"
+            )
 
 
 def check(holds: bool, name: str, value: object, rule: str) -> None:
     """Raise a UsageError that names the setting, its value and the rule."""
     if not holds:
-        raise UsageError(f"{name} is {value}: it {rule}")
+        named = " + ".join(map(setting, name.split(" + ")))
+        raise UsageError(f"{named} is {value}: it {rule}")

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, setting
 from luthier.files.reading import read_text
 from luthier.tokenizers.core.tokenizer import Tokenizer, check
 
@@ -175,7 +175,7 @@ class ChatTemplate:
         except (subprocess.SubprocessError, ValueError):
             raise LuthierError(
                 f"{self.name} was stopped: it takes more time or memory than any conversation needs. "
-                f"Choose another with --template FILE, or one of {', '.join(BUILT_IN)}"
+                f"Choose another with {setting('template', 'FILE')}, or one of {', '.join(BUILT_IN)}"
             ) from None
         return answers
 
@@ -192,7 +192,8 @@ def template_of(tokenizer: Tokenizer, wanted: str | None = None) -> ChatTemplate
     if name is None:
         raise LuthierError(
             "this model was not trained to chat: it has no chat template, nor special tokens for turns. "
-            f"Choose one with --template FILE, or one of {', '.join(BUILT_IN)}, or let it go on with a text "
+            f"Choose one with {setting('template', 'FILE')}, or one of {', '.join(BUILT_IN)}, or let it go "
+            "on with a text "
             "by luthier generate"
         )
     if name in BUILT_IN:
