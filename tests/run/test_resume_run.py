@@ -135,8 +135,8 @@ def test_a_run_can_be_made_longer(ended):
             {"seed": 9, "clip": 0.5},
             {"dim": 16},
             (),
-            "model.dim is 8, not 16; clip is 1.0, not 0.5; seed is 1, not 9. Leave that out, or start another run with "
-            "--out (clip, seed may change with --anyway)",
+            "model.dim is 8, not 16; clip is 1.0, not 0.5; seed is 1, not 9. Leave that out, or start another run "
+            "(out); clip, seed may change with anyway=True",
         ),
     ],
 )
