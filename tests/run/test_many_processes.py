@@ -97,11 +97,11 @@ def test_two_processes_make_the_run_that_one_makes(book, tmp_path, processes, ca
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_a_run_goes_on_with_another_number_of_processes(book, tmp_path, processes, way):
-    def chosen(steps: int) -> Plan:
-        return plan(book, "gpt2-nano", batch_size=4, schedule="constant", steps=steps, parallel=way)
+    def chosen(steps: int, parallel: str = "auto") -> Plan:
+        return plan(book, "gpt2-nano", batch_size=4, schedule="constant", steps=steps, parallel=parallel)
 
     straight = train.start(chosen(12), tmp_path / "straight")
-    out = together(processes, 2, chosen(4), tmp_path / "moved")
+    out = together(processes, 2, chosen(4, way), tmp_path / "moved")
     train.resume(out, {"steps": 8}, {}, ())
     together(processes, 2, None, out, steps=12)
     last = "checkpoints/step-00000012/model.safetensors"

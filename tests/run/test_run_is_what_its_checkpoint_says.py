@@ -54,7 +54,7 @@ def test_an_edit_of_run_toml_is_named_and_what_the_checkpoint_says_holds(run, st
     assert [each.name for each in check_files(run) if not each.passed] == ["run.toml says what the checkpoint does"]
     train.resume(run, {"steps": 10}, {}, ())
     said = capsys.readouterr().err
-    assert "accumulation = 2; learning_rate = 0.5" in said
+    assert "(accumulation is 2 there, 1 in the checkpoint; learning_rate is 0.5 there, 0.01 in the checkpoint)" in said
     assert "give it as an option" in said
     assert newest_record(run).settings["learning_rate"] == 0.01
     assert (run / "run.edited.toml").read_text() == edited

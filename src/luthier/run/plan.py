@@ -23,6 +23,7 @@ from luthier.run.checkpoint_record import newest_record
 from luthier.training.settings import Settings
 
 RECIPE = "run.toml"
+MOST_NAMED = 6  # differences in one message
 ALWAYS_WRITTEN = [
     "preset",
     "tokenizer",
@@ -185,13 +186,20 @@ def write_recipe(folder: Path, plan: Plan) -> None:
 
 
 def edits(folder: Path, plan: Plan) -> list[str]:
-    """What run.toml, the copy for people, says otherwise than the plan: "steps = 20", or that it cannot be read."""
+    """What run.toml, the copy for people, says otherwise than the plan: each difference, or that it cannot be read."""
     try:
         table = read_toml(folder / RECIPE)
     except LuthierError as error:
         return [str(error)]
+    if not table:
+        return ["it is empty"]
     says, holds = flat(table), flat(tomllib.loads(plan.toml()))
-    return [f"{name} = {says.get(name, 'nothing')}" for name in [*holds, *says] if says.get(name) != holds.get(name)]
+    found = [
+        f"{name} is {says.get(name, 'missing')} there, {holds.get(name, 'unknown')} in the checkpoint"
+        for name in dict.fromkeys([*holds, *says])
+        if says.get(name) != holds.get(name)
+    ]
+    return found if len(found) <= MOST_NAMED else [*found[:MOST_NAMED], f"and {len(found) - MOST_NAMED} more"]
 
 
 def flat(table: Mapping[str, Any]) -> dict[str, Any]:
