@@ -109,7 +109,7 @@ def test_names_and_paths_mix_in_the_order_given(corpus, downloads, tmp_path):
 
 
 def test_what_is_neither_a_corpus_nor_a_file_is_an_error_at_once():
-    with pytest.raises(LuthierError, match=r"tinystory: no such file.*nor is it a corpus: python-docs, the-verdict"):
+    with pytest.raises(LuthierError, match=r"tinystory: no such file or folder; there is a corpus tinystories"):
         Texts(("tinystory",))
     with pytest.raises(LuthierError, match=r"no/such\.txt: no such file or folder$"):
         Texts(("no/such.txt",))

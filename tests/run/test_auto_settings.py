@@ -85,7 +85,7 @@ def test_as_many_threads_as_the_run_had_are_taken(monkeypatch, capsys):
     try:
         resuming.take_threads(2)
         assert torch.get_num_threads() == 2
-        assert "going on with 2 CPU threads, as the run did (--threads 1 takes those of now)" in capsys.readouterr().out
+        assert "going on with 2 CPU threads, as the run did (threads=1 takes those of now)" in capsys.readouterr().out
         resuming.take_threads(64)  # of a larger machine
         assert torch.get_num_threads() == 2
         assert "of the 64 that the run had; sums may round otherwise" in capsys.readouterr().out
@@ -132,7 +132,7 @@ def test_a_learning_rate_that_rises_again_is_said_and_shown(ended, capsys):
     shown, said = capsys.readouterr()
     assert "learning rate 5.03e-03" in shown  # in the log
     assert "the learning rate changes from 1.00e-03 (step 8) to 5.03e-03 (step 9): cosine over 16 steps" in said
-    assert "--schedule continue goes on from where it is" in said
+    assert "schedule='continue' goes on from where it is" in said
 
 
 def test_the_schedule_continue_goes_on_from_where_it_is(book, tmp_path, capsys):

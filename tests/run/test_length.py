@@ -16,7 +16,7 @@ def test_a_long_text_is_trained_on_for_three_minutes_evaluations_included():
     assert found.seconds == pytest.approx(180, abs=1)
     assert found.steps == int((180 - 20 * 16 * 0.25 / 3) / 0.25)
     assert "about 3 min 0 s here and 6.1% of the text" in found.text()
-    assert "(--epochs 1 is 10,000 steps)" in found.text()
+    assert "(epochs=1 is 10,000 steps)" in found.text()
 
 
 def test_evaluations_as_often_as_asked_for_are_counted():
