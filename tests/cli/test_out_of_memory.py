@@ -45,8 +45,11 @@ def test_each_verb_says_memory_under_a_limit(verb, size, tmp_path):
     (tmp_path / "x.txt").write_text("a text " * 200, encoding="utf-8")
     command = f"ulimit -v {size}; {sys.executable} -m luthier {verb}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("luthier: not enough memory")
+    if done.returncode == 127:  # glibc ends a process that cannot load a library's thread-local data by itself
+        assert done.stderr == "cannot allocate memory for thread-local data: ABORT\n"
+    else:
+        assert done.returncode == 1
+        assert done.stderr.startswith("luthier: not enough memory")
     assert len(done.stderr.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.txt"]
 

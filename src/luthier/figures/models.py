@@ -116,7 +116,8 @@ class Models:
         """Run folder of this preset; trains it if it does not exist yet."""
         out = self.folder / preset
         if not out.exists():
-            sizes = {**self.model, **({"attention_chunk": 32} if preset.startswith("llama4") else {})}
+            chunk = {"attention_chunk": self.model["context_length"] // 2} if preset.startswith("llama4") else {}
+            sizes = {**self.model, **chunk}
             plan = resolve(self.data, options={**self.options, "preset": preset}, model=sizes)
             total, _ = registry.count_parameters(plan.model)
             self.told(f"training a {preset} of {total:,} parameters for {plan.settings.steps} steps, to look into")
