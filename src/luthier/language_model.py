@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from luthier.architectures.family import Config
-from luthier.errors import LuthierError, UsageError, remark
+from luthier.errors import LuthierError, UsageError, remark, setting
 from luthier.formats.safetensors_files import SHARD_BYTES
 from luthier.generation.draft import Draft, check_vocabulary
 from luthier.generation.generate import encode_prompts, generate, grow
@@ -206,10 +206,15 @@ def load(
     generating faster on a CPU; blocks of a GGUF file stay as they are. Raises a LuthierError that names what is
     missing, unknown or of another shape, and a UsageError for a device that is not there.
     """
+    if not str(path):
+        raise UsageError("an empty name is no model: give a file, a folder, or hf:ORG/NAME")
     place = hub.fetch(str(path)) if str(path).startswith(hub.PREFIX) else Path(path)
     if quantize is not None:
         if torch.device(device).type != "cpu" or dtype not in (None, torch.bfloat16):
-            raise UsageError(f"quantize {quantize} computes in bfloat16 on the cpu: leave device and dtype out")
+            raise UsageError(
+                f"{setting('quantize', quantize)} computes in bfloat16 on the cpu: leave {setting('device')} and "
+                f"{setting('dtype')} out"
+            )
         model, config, tokenizer = quantized.read(place, quantize)
     else:
         model, config, tokenizer = kinds.read(place, existing(device), dtype)

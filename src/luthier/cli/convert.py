@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ def main(arguments: list[str]) -> int:
         raise UsageError(f"--quantize is for --to gguf; the number type of {given.to} is set by --dtype")
     if given.shard_size != Arguments.shard_size and given.to != "hf":
         raise UsageError(f"--shard-size is for --to hf: {given.to} is written as one file")
+    if not 1e-9 <= given.shard_size < math.inf:
+        raise UsageError(f"--shard-size is {given.shard_size}: it must be a number above 0, in GB")
     from luthier.files.atomic_file import is_special
     from luthier.files.atomic_folder import is_free
 

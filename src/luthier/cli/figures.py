@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
 
     if unknown := [name for name in given.names if name not in FIGURES]:
         raise UsageError(f"no picture '{unknown[0]}': there are {', '.join(FIGURES)}")
+    if given.out.exists() and not given.out.is_dir():
+        raise UsageError(f"{given.out} is a file: name a folder with --out")
     with Models(given.model or None, text=given_text(given.text, "--text") or TEXT) as models:
         for name in given.names or FIGURES:
             picture = FIGURES[name](models)

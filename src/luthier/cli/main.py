@@ -7,6 +7,7 @@ Nothing here imports torch, tyro or rich: `luthier --help` answers at once. Each
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import warnings
 from contextlib import nullcontext
@@ -40,6 +41,7 @@ VERBS = {
     "tokenizer": ("tokenizer", "train a tokenizer, or show how one cuts a text: luthier tokenizer show MODEL TEXT"),
     "data": ("data", "list the named corpora, or prepare a text as token shards: luthier data list"),
 }
+PLACES = ("--out", "--json", "--recipe", "--draft", "--template", "--model", "--tokenizer")  # options that name a path
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 
 
@@ -60,6 +62,7 @@ def answer(arguments: list[str]) -> int:
         with shown_log() if debug else nullcontext(), warnings.catch_warnings(), interface(Interface(options=True)):
             warnings.simplefilter("always", Remark)
             warnings.showwarning = show_warning
+            check_places(arguments)
             # the parsers of command lines print them in their errors
             with nullcontext() if all(map(is_printable, arguments)) else filtered_stderr():
                 return run(arguments)
@@ -84,9 +87,19 @@ def answer(arguments: list[str]) -> int:
         if is_memory_error(error):
             fail(explanation(error))
             return 1
+        if isinstance(error, OSError) and error.strerror:  # a name that is too long, a folder that may not be read
+            fail(f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror)
+            return 1
         first_line = next(iter(str(error).strip().splitlines()), "")
         fail(f"unexpected {type(error).__name__}: {first_line} (run again with --debug to see where)")
         return 1
+
+
+def check_places(arguments: list[str]) -> None:
+    """A UsageError for an option that says where to write or read, and names nothing: it would be this very folder."""
+    for option, value in zip(arguments, [*arguments[1:], "."], strict=True):
+        if (option in PLACES and not value) or option in {f"{place}=" for place in PLACES}:
+            raise UsageError(f"{option.rstrip('=')} is empty: name a place, or leave it out")
 
 
 def show_warning(

@@ -39,12 +39,12 @@ class Given:
 def parse(verb: str, about: str, arguments: list[str]) -> Given:
     """Read the command line of `luthier VERB`. Wrong options end with a message and exit code 2."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset")
-    first.add_argument("--recipe")
-    first.add_argument("--out", type=Path)
+    first.add_argument("--preset", nargs="?")
+    first.add_argument("--recipe", nargs="?")
+    first.add_argument("--out", type=Path, nargs="?")
     first.add_argument("--resume", action="store_true")
-    first.add_argument("--steps")
-    first.add_argument("--epochs")
+    first.add_argument("--steps", nargs="?")
+    first.add_argument("--epochs", nargs="?")
     known, _ = first.parse_known_args(arguments)
     name = Path(known.recipe).stem if known.recipe else known.preset or Settings.preset
     out = known.out or Path("runs") / name
@@ -87,7 +87,7 @@ def check_names(plan: Plan) -> None:
     """A UsageError for a file's name that a recipe cannot hold: recipes are UTF-8."""
     for name in (*plan.data, *(value for value in vars(plan.settings).values() if isinstance(value, str))):
         if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
-            raise UsageError(f"{name}: not a name in this system's encoding, {sys.getfilesystemencoding()}: rename it")
+            raise UsageError(f"{name}: no name in {sys.getfilesystemencoding()}, and a recipe holds text: rename it")
 
 
 def changes(before: Settings | Config, after: Settings | Config) -> dict[str, Any]:

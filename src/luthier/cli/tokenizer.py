@@ -67,6 +67,8 @@ def main(arguments: list[str]) -> int:
 def _train(chosen: Train) -> int:
     from luthier.tokenizers.core.train import characters, train_bpe
 
+    if chosen.out.exists() and not chosen.out.is_dir():
+        raise UsageError(f"{chosen.out} is a file: a tokenizer is a folder, name another place with --out")
     if (chosen.out / "config.json").exists():
         raise UsageError(f"{chosen.out} holds a model, which would not know a new tokenizer: choose another --out")
     if any((chosen.out / name).exists() for name in ("index.json", "run.toml", "hparams.json", "params.json")):

@@ -26,6 +26,8 @@ def find_files(paths: str | Path | Iterable[str | Path], tell: Tell = lambda tex
     """
     found: dict[tuple[int, int], Path] = {}
     for item in [paths] if isinstance(paths, str | Path) else paths:
+        if not str(item):
+            raise UsageError("an empty name is no text: give a file, a folder or a glob")
         for path in _find(Path(item), tell):
             found.setdefault(identity(path), path)
     if not found:
@@ -77,6 +79,9 @@ def _find(path: Path, tell: Tell) -> list[Path]:
         for run in sorted(runs):
             tell(f"{run}: skipped: it is the folder of a training run")
         files = [match for match in matches if match.is_file() and runs.isdisjoint(match.parents)]
+        for match in matches:
+            if not match.is_file() and not match.is_dir():
+                tell(f"{match}: skipped: it is a pipe, a device or a broken link")
         if not files:
             raise LuthierError(f"{path}: no file matches")
         return files

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from luthier.data.text import Piece
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, UsageError, setting
 
 SPLITS = ("train", "validation", "test")
 
@@ -35,7 +35,8 @@ class Fractions:
     def __post_init__(self) -> None:
         if not (0 <= self.validation < 1 and 0 <= self.test < 1 and self.validation + self.test < 1):
             raise UsageError(
-                f"validation {self.validation} and test {self.test} are fractions of the text: "
+                f"{setting('validation')} {self.validation} and {setting('test')} {self.test} are fractions "
+                "of the text: "
                 "each from 0 to below 1, and less than 1 together"
             )
         if self.split_by not in ("auto", "characters", "documents"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from luthier.errors import UsageError
+from luthier.errors import UsageError, of_model
 
 
 class Dropout(nn.Module):
@@ -24,7 +24,7 @@ class Dropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         if not 0 <= p < 1:
-            raise UsageError(f"dropout {p} must be at least 0 and less than 1")
+            raise UsageError(f"{of_model('dropout')} {p} must be at least 0 and less than 1")
         self.p = p
         self.rank, self.generator_seed = 0, 0
         # a tensor, not an int: a compiled block must not be compiled again for each seed. On the CPU even within

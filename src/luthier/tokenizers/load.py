@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, UsageError
 from luthier.files.reading import read_bytes, read_text
 from luthier.tokenizers.core.bounds import check
 from luthier.tokenizers.core.plain import hardened
@@ -36,6 +36,8 @@ TAKES = (
 
 def load(path: str | Path) -> Tokenizer:
     """Open a tokenizer by path or name. Raises LuthierError that says what is wrong, or what can be given."""
+    if not str(path):
+        raise UsageError(f"an empty name is no tokenizer: give {TAKES}")
     place = Path(path)
     if place.is_dir():
         return _from_folder(place)

@@ -5,10 +5,13 @@ The fields are the keys of the TOML file and the options of `luthier train`; the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from luthier.errors import UsageError, setting
+
+MOST_THREADS = 4096  # OpenMP ends the process where it cannot start as many as it is told to
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,14 @@ class Settings:
             if isinstance(getattr(self, name), str):
                 continue
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1")
+        for name, most in (
+            ("learning_rate", math.inf),
+            ("epochs", math.inf),
+            ("seed", 2**62),
+            ("threads", MOST_THREADS),
+        ):
+            check(getattr(self, name) < most, name, getattr(self, name), f"must be below {most:,}")
+        check(self.seed >= 0, "seed", self.seed, "must not be negative")
         check(0 < self.decay <= 1, "decay", self.decay, "must be above 0 and at most 1")
         check(self.final_learning_rate <= 1, "final_learning_rate", self.final_learning_rate, "must be at most 1")
         share = self.test + (0 if isinstance(self.validation, str) else self.validation)

@@ -20,6 +20,7 @@ from luthier.tokenizers.core.tokenizer import Tokenizer, check
 from luthier.tokenizers.formats.gpt2 import END_OF_TEXT, byte_level_of
 
 SMALLEST = len(BYTE_ALPHABET) + 1  # the bytes and the end token
+LARGEST = 10_000_000  # the trainer takes memory for all of them before it begins
 
 
 def characters(texts: Iterable[str], *, byte_fallback: bool = False) -> Tokenizer:
@@ -53,6 +54,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool | None = 
     """
     if vocab_size < SMALLEST:
         raise UsageError(f"a vocabulary of {vocab_size} is too small: the bytes and the end token take {SMALLEST}")
+    if vocab_size > LARGEST:
+        raise UsageError(f"a vocabulary of {vocab_size:,} is too large: at most {LARGEST:,} tokens")
     shown = is_terminal("stderr") if progress is None else progress
     return byte_level_of(trained(_checked(texts), Settings(vocab_size, [END_OF_TEXT], shown)))
 
