@@ -130,7 +130,7 @@ def test_on_a_terminal_pieces_have_colours(tmp_path, capsys, monkeypatch):
         (["train", "{book}", "--out", "{book}/x"], 1, "cannot write"),
         (["train", "{book}", "--out", "{model}"], 2, "holds a model"),
         (["show", "{model}/nothing", "text"], 1, "there is no tokenizer"),
-        (["show", "gpt2", "a\udcff"], 1, "U+DCFF"),
+        (["show", "gpt2", "a\udcff"], 2, "the text is not UTF-8: its byte 2 is 0xff"),
     ],
 )
 def test_a_wrong_command_is_a_clear_error_and_writes_nothing(book, tmp_path, capsys, arguments, code, complaint):

@@ -97,7 +97,7 @@ def answer(arguments: list[str]) -> int:
 
 def check_places(arguments: list[str]) -> None:
     """A UsageError for an option that says where to write or read, and names nothing: it would be this very folder."""
-    for option, value in zip(arguments, [*arguments[1:], "."], strict=True):
+    for option, value in zip(arguments, [*arguments, "."][1:], strict=True):
         if (option in PLACES and not value) or option in {f"{place}=" for place in PLACES}:
             raise UsageError(f"{option.rstrip('=')} is empty: name a place, or leave it out")
 
