@@ -315,7 +315,7 @@ def test_the_models_own_template_comes_first_then_the_one_of_its_vocabulary(gpt2
         assert template_of(chatting[name]).name == f"the template {name}"
     (tmp_path / "mine.jinja").write_text("mine: {{ messages[0].content | trim }}")
     assert template_of(own, str(tmp_path / "mine.jinja")).render(TALK) == "mine: You are \n kind."
-    with pytest.raises(LuthierError, match=r"not trained to chat.*--template"):
+    with pytest.raises(LuthierError, match=r"not trained to chat.*template='FILE'"):
         template_of(gpt2_tokenizer)
     with pytest.raises(LuthierError, match="not trained to chat"):  # a <s> alone is in many vocabularies
         template_of(chatting["llama2"])
