@@ -54,7 +54,7 @@ def test_preparing_files_says_what_there_is_and_writes_it(saved, gpt2_way, tmp_p
     [
         (["nowhere.txt"], 1, "luthier: nowhere.txt: no such file or folder"),
         (["nocorpus"], 1, "nor is it a corpus: python-docs"),
-        (["--validation", "2"], 2, "validation 2.0 and test 0.0 are fractions"),
+        (["--validation", "2"], 2, "--validation 2.0 and --test 0.0 are fractions"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_leaves_nothing(saved, tmp_path, capsys, arguments, code, complaint):
