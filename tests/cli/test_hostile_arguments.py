@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import subprocess
 import sys
 
@@ -58,14 +61,24 @@ def test_it_is_one_line_that_says_what_is_wrong(arguments, line, capsys):
     assert shown.out == ""
 
 
-def test_the_parser_of_options_shows_no_escape_codes(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "luthier", "generate", "m", "x", "--quantize", "\x1b]0;pwned\x07"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "␛]0;pwned␇" in done.stderr
-    assert "\x1b]" not in done.stderr
+@pytest.mark.parametrize(
+    "arguments",
+    [["--quantize", "\x1b]0;pwned\x07"], ["--no\x1b[31mpe"], ["--dtype", "\x1b[31m"]],
+    ids=["title", "name", "value"],
+)
+def test_the_parser_of_options_shows_no_escape_codes_on_a_terminal(arguments):
+    command = [sys.executable, "-m", "luthier", "generate", "m", "x", *arguments]
+    number, terminal = pty.fork()
+    if number == 0:
+        os.execv(command[0], command)
+    shown = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal is told
+        while block := os.read(terminal, 4096):
+            shown += block
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 2
+    assert "␛".encode() in shown
+    assert b"\x1b" not in shown
 
 
 def test_text_arguments_are_utf8_in_an_ascii_locale_too():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.files.atomic_file import replacing_file
+from luthier.terminal.characters import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,8 +20,9 @@ TRAIN, VALIDATION, INK = "#0072B2", "#D55E00", "#333333"  # told apart by colour
 def draw_losses(looks: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     """Draw the curves of the looks of a run (see Watch.looked) into a PNG file."""
     figure = losses_figure(looks)
-    figure.suptitle(title, color=INK)
-    with replacing_file(path, begins=b"\x89PNG") as part:
+    figure.suptitle(one_line(title), color=INK, parse_math=False)
+    with replacing_file(path, begins=b"\x89PNG") as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a run may be named in letters that no font here has
         figure.savefig(part, format="png", dpi=130)
 
 

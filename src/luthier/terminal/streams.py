@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import signal
 import sys
 import threading
@@ -17,7 +16,6 @@ from weakref import WeakSet
 from luthier.terminal.characters import encodable, printable
 
 Name = Literal["stdout", "stderr"]
-COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _gone: WeakSet[TextIO] = WeakSet()  # streams that a write has failed on
 _narrow: WeakSet[TextIO] = WeakSet()  # streams of which was said that characters are replaced
 _lock = threading.RLock()
@@ -31,7 +29,7 @@ def stream(name: Name) -> TextIO | None:
 
 def is_terminal(name: Name) -> bool:
     """Whether a person's terminal is there."""
-    found = stream(name)
+    found: TextIO | None = getattr(stream(name), "to", stream(name))  # of a Guarded
     try:
         return found is not None and found.isatty()
     except ValueError:  # closed
@@ -135,26 +133,32 @@ class Guarded(io.TextIOBase):
                 _lose(self.to, error)
 
 
-class Filtered(Guarded):
-    """The same for what libraries print of people's texts: nothing but their colours may steer the terminal."""
+class Plain(Guarded):
+    """The same, and libraries see no terminal in it, so that they write no colours."""
+
+    def isatty(self) -> bool:
+        """No."""
+        return False
+
+
+class Filtered(Plain):
+    """And nothing in what they print steers the terminal."""
 
     def write(self, text: str) -> int:
         """Write what is harmless."""
-        parts = COLOUR.split(text)  # every second one is a colour
-        parts[::2] = map(printable, parts[::2])
-        super().write("".join(parts))
+        super().write(printable(text))
         return len(text)
 
 
 @contextmanager
 def filtered_stderr() -> Iterator[None]:
-    """Within the context, what libraries print on stderr is filtered."""
-    before = sys.stderr
-    sys.stderr = Filtered("stderr")
+    """Within the context, what libraries print on stderr is filtered, and has no colours, which are escape codes."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = Plain("stdout"), Filtered("stderr")
     try:
         yield
     finally:
-        sys.stderr = before
+        sys.stdout, sys.stderr = before
 
 
 def flush() -> None:
