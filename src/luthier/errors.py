@@ -1,4 +1,4 @@
-"""The one error that people see, a clear line that names the thing and the way out; and remarks on what goes on.
+"""Errors for people: one clear line that names the thing and the way out; and remarks, which stop nothing.
 
 A message names a setting as its reader writes it: `--batch-size` on the command line, `batch_size` in Python and in a
 recipe. `setting` knows which.

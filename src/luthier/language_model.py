@@ -1,4 +1,4 @@
-"""A model with its tokenizer and config, opened from a file or folder and saved into one: the face that people import.
+"""A model with its tokenizer and config: load, save, generate, stream; the class that Python users import.
 
     lm = luthier.load("runs/demo")
     lm.model, lm.tokenizer, lm.config

@@ -1,1 +1,1 @@
-"""One file a family: its Config, its published sizes, its builder and its name tables."""
+"""One file a family: Config, sizes, builder and names in each format; the registry; what families share."""

@@ -1,1 +1,1 @@
-"""Training data: named corpora, text cleaning, token shards, resumable batches."""
+"""Training data: named corpora, downloads, text cleaning, splits, token shards, resumable batches."""

@@ -1,1 +1,1 @@
-"""Evaluation of a model on a text: loss, perplexity and bits per byte."""
+"""Evaluation of a model on a text: loss and its standard error, perplexity, bits per byte, sliding windows."""

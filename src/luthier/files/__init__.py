@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and JSON that is read with bounds."""
+"""Files and folders written whole or not at all; JSON and protobuf read with bounds; what a file is."""

@@ -1,1 +1,1 @@
-"""Weight file formats: bytes on disk to named tensors and back, independent of architectures."""
+"""Weight file formats: bytes on disk to named tensors and back; tables of names, read in both directions."""

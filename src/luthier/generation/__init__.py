@@ -1,1 +1,1 @@
-"""Text generation: sampling, beam search, key-value cache, speculative decoding, streaming."""
+"""Text generation: sampling, beam search, key-value cache, speculative decoding, streaming, conversations."""

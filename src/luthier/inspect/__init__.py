@@ -1,4 +1,4 @@
-"""Inspection of models: record activations, intervene on them, and show them as an HTML page.
+"""Inspection of models: recording, ablation, the logit lens, comparison of two models, the HTML page.
 
 from luthier.inspect import ablate, record, replace
 """

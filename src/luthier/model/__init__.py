@@ -1,1 +1,1 @@
-"""The parts of a Transformer. They know nothing of any architecture."""
+"""The parts of a Transformer: norm, rope, mask, cache, attention, feed-forward, experts, loss. No family."""

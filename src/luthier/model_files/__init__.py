@@ -1,1 +1,1 @@
-"""A model, its config and its tokenizer out of each kind of file, and into it: a module a format."""
+"""A model with its config and tokenizer, read from each kind of file and written to it: a module a format."""

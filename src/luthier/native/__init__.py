@@ -1,4 +1,4 @@
-"""One step of a decoder in C++, for processors that have the instructions and machines that have a compiler.
+"""The compiled decoder: all layers in one C++ call, where the processor and a compiler allow it.
 
 It computes what the parts of `model/` compute, beside them: nothing there knows of it, and without it all goes on.
 """

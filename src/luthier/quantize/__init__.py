@@ -1,1 +1,1 @@
-"""Weight quantization to 8 or 4 bits, for less memory and faster inference."""
+"""Weight quantization: matrices of 8 or 4 bits in place of `nn.Linear`."""

@@ -1,1 +1,1 @@
-"""A training run as a folder: what it is made of, how it is trained, watched, saved and resumed."""
+"""A training run as a folder: plan, corpus, evaluation, checkpoints, resuming, forecast, verification, reports."""

@@ -1,1 +1,1 @@
-"""Text to ids and back: one `Tokenizer`, whatever the kind."""
+"""Text to ids and back, as one `Tokenizer`: readers and writers of files, fast encoding, chat templates."""

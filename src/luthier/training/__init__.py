@@ -1,1 +1,1 @@
-"""Training: optimizers, schedules, the training loop, distributed training, checkpoints."""
+"""Training: settings, optimizers, schedules, expert balance, the loop, several processes, checkpoints."""
