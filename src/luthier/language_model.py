@@ -26,7 +26,7 @@ from luthier.generation.settings import Settings
 from luthier.model.transformer import Transformer
 from luthier.model_files import hub, kinds, quantized
 from luthier.model_files.weights import Opened, Watch, broken_weights, silent
-from luthier.quantize.quantize import Kind, is_quantised
+from luthier.quantize.quantize import Kind, is_quantized
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
 WAY_OUT = ": special=True reads it so"
@@ -65,7 +65,7 @@ class LanguageModel:
         shard_bytes: int = SHARD_BYTES,
         watch: Watch = silent,
     ) -> None:
-        """Write the model where `luthier.load` opens it again. Weights keep their dtype unless quantised.
+        """Write the model where `luthier.load` opens it again. Weights keep their dtype unless quantized.
 
         format: "hf", a folder for `transformers`, its weights in files of at most shard_bytes; "gguf", a file for
         llama.cpp, its matrices in the type of `quantize` ("F32", "F16", "BF16", "Q8_0", "Q4_0"); "meta", a folder as
@@ -74,7 +74,7 @@ class LanguageModel:
         What was there changes in one go at the end: an error on the way leaves it as it was. Raises a LuthierError
         where it cannot be written, or where the format has no place for such a model.
         """
-        if is_quantised(self.model):
+        if is_quantized(self.model):
             raise LuthierError("this model was opened with quantize: open it without to save it")
         opened = Opened(self.model, self.config, self._tokenizer)
         kinds.write(Path(path), opened, format, watch, quantize=quantize, shard_bytes=shard_bytes)

@@ -126,7 +126,7 @@ def test_no_weight_is_forgotten(config: Config) -> None:
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.fill_(float("nan") if tensor.is_floating_point() else 12345)
-    family_of(config).initialise(model, config, torch.Generator().manual_seed(0))
+    family_of(config).initialize(model, config, torch.Generator().manual_seed(0))
     for name, weight in build(config, seed=0).named_parameters():
         assert torch.equal(model.get_parameter(name), weight), name
     assert not any(buffer.any() for buffer in model.buffers())

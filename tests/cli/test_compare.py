@@ -63,7 +63,7 @@ def test_the_part_that_was_changed_is_the_first_that_differs(model, tmp_path, ca
         assert token["b"] == pytest.approx(float(b[place - 1, token["id"]].exp()), rel=1e-4)
 
 
-def test_a_quantised_model_parts_by_a_little(model, tmp_path, capsys):
+def test_a_quantized_model_parts_by_a_little(model, tmp_path, capsys):
     luthier.load(model).save(tmp_path / "q8.gguf", "gguf", quantize="Q8_0")
     assert main([model, str(tmp_path / "q8.gguf"), TEXT]) == 0
     assert "the models part after embedding" in capsys.readouterr().out

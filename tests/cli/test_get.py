@@ -82,7 +82,7 @@ def test_a_stopped_download_goes_on_with_the_file_that_it_was_at(server, tmp_pat
     server.asked.clear()
     module.get("gpt2-124m", out)
     assert server.asked == [DATA]
-    assert openai.recognises(out)
+    assert openai.recognizes(out)
     assert [path.name for path in out.parent.iterdir()] == ["small"]
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is th
         RuntimeError("can't start new thread"),
     ],
 )
-def test_what_libraries_raise_without_memory_is_recognised(error):
+def test_what_libraries_raise_without_memory_is_recognized(error):
     assert is_memory_error(error)
 
 

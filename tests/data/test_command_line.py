@@ -22,7 +22,7 @@ def saved(gpt2_way: Backed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tokenizer.json"
 
 
-def test_the_list_shows_every_corpus_with_its_licence_and_whether_it_is_here(capsys):
+def test_the_list_shows_every_corpus_with_its_license_and_whether_it_is_here(capsys):
     assert main(["data", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     found = {line.split()[0]: line for line in lines if not line.startswith(" ")}

@@ -41,7 +41,7 @@ def corpus(monkeypatch: pytest.MonkeyPatch) -> Corpus:
     return corpus
 
 
-def test_every_corpus_says_its_licence_source_and_sha256():
+def test_every_corpus_says_its_license_source_and_sha256():
     assert list(CORPORA) == [
         "python-docs",
         "the-verdict",
@@ -52,7 +52,7 @@ def test_every_corpus_says_its_licence_source_and_sha256():
     ]
     for name, corpus in CORPORA.items():
         assert corpus.name == name
-        assert corpus.licence
+        assert corpus.license
         assert corpus.language
         assert corpus.source.startswith("https://")
         assert corpus.files or name == "python-docs"

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from luthier.figures.normalisation import TOKENS, layernorm, rmsnorm
 
 from luthier.architectures import registry
 from luthier.figures.activations import gelu, swiglu
@@ -16,7 +17,6 @@ from luthier.figures.embeddings import embeddings, kind_of, two_dimensions
 from luthier.figures.experts import experts, routes
 from luthier.figures.gradients import course_gradients, measure_gpt2, without_shortcuts
 from luthier.figures.models import LONGER, entering
-from luthier.figures.normalisation import TOKENS, layernorm, rmsnorm
 from luthier.figures.positions import likeness, positions, rotary, sinusoidal
 from luthier.figures.sampling import TOP_K, TOP_P, filters, next_logits, temperature
 from luthier.figures.training import STEPS, schedules, training
@@ -182,9 +182,9 @@ def test_the_principal_components():
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(60, 5, generator=generator) * torch.tensor([5.0, 1.0, 3.0, 0.5, 0.1]) + 7
     places, shares = two_dimensions(vectors)
-    centred = (vectors - vectors.mean(0)).double()
-    _, sizes, directions = torch.linalg.svd(centred, full_matrices=False)
-    torch.testing.assert_close(places.abs(), (centred @ directions[:2].T).abs(), atol=1e-6, rtol=1e-6)
+    centered = (vectors - vectors.mean(0)).double()
+    _, sizes, directions = torch.linalg.svd(centered, full_matrices=False)
+    torch.testing.assert_close(places.abs(), (centered @ directions[:2].T).abs(), atol=1e-6, rtol=1e-6)
     assert shares == pytest.approx((sizes[:2] ** 2 / (sizes**2).sum()).tolist())
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from luthier.cli import figures as command
 from luthier.errors import LuthierError, UsageError
-from luthier.figures.catalogue import FIGURES
+from luthier.figures.catalog import FIGURES
 from luthier.figures.models import Models
 from luthier.figures.picture import canvas, finish, label, plain_log, write
 

@@ -103,7 +103,7 @@ def test_floats_are_mapped_as_they_are(tmp_path):
     assert torch.equal(file.tensor("f16"), half)
     assert torch.equal(file.tensor("bf16"), brain)
     assert torch.equal(file.tensor("f64"), torch.from_numpy(whole).double())
-    assert not file.is_quantised()
+    assert not file.is_quantized()
     start = torch.from_numpy(file.data).data_ptr()
     assert all(start < file.tensor(name).data_ptr() < start + file.data.size for name in tensors)
 
@@ -125,7 +125,7 @@ def test_each_packed_type_is_unpacked_as_the_gguf_package_does(kind, tmp_path, m
     file = GGUFFile(write(tmp_path / "a.gguf", {}, {"t": (blocks, Q[kind])}), torch.float32)
     with np.errstate(all="ignore"):
         expected = torch.from_numpy(dequantize(blocks, Q[kind]))
-    assert file.is_quantised()
+    assert file.is_quantized()
     assert file.shapes()["t"] == tuple(expected.shape)
     assert torch.equal(file.tensor("t").view(torch.int32), expected.view(torch.int32)), "bits, since some are nan"
     assert file.raw("t")[0].number == Q[kind]
@@ -142,7 +142,7 @@ def test_a_block_is_what_the_format_defines(tmp_path):
     assert file.tensor("q4").tolist() == [3 + n / 4 for n in range(16)] + [3 + (15 - n) / 4 for n in range(16)]
 
 
-def test_unpacking_twice_gives_the_same_and_leaves_changed_neighbours_alone(tmp_path):
+def test_unpacking_twice_gives_the_same_and_leaves_changed_neighbors_alone(tmp_path):
     big = quantize(numbers(300, 320), Q.Q8_0)
     around = {"before": (numbers(100), Q.F32), "big": (big, Q.Q8_0), "after": (numbers(100), Q.F32)}
     file = GGUFFile(write(tmp_path / "a.gguf", {}, around))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from luthier.generation.sampling import apply_filters, choose, draw, min_p, penalise_repetition, top_k, top_p, uniforms
+from luthier.generation.sampling import apply_filters, choose, draw, min_p, penalize_repetition, top_k, top_p, uniforms
 from luthier.generation.settings import Settings
 
 law = settings(max_examples=50, deadline=None, derandomize=True, database=None)
@@ -98,10 +98,10 @@ def test_top_p_measures_what_top_k_left():
 @given(LOGITS, st.floats(1.0, 3.0), st.data())
 def test_the_penalty_lowers_what_was_said_and_nothing_else(logits, penalty, data):
     said = torch.tensor([data.draw(st.lists(st.integers(0, logits.shape[1] - 1), min_size=3, max_size=3))] * 2)
-    penalised = penalise_repetition(logits, said, penalty)
+    penalized = penalize_repetition(logits, said, penalty)
     for row in range(2):
         for token in range(logits.shape[1]):
-            old, new = float(logits[row, token]), float(penalised[row, token])
+            old, new = float(logits[row, token]), float(penalized[row, token])
             expected = (old / penalty if old > 0 else old * penalty) if token in said[row] else old
             assert new == pytest.approx(expected, rel=1e-5)
 
@@ -138,8 +138,8 @@ def test_temperature_0_is_the_likeliest_token():
     numbers = torch.tensor([0.999, 0.999])
     assert choose(logits, torch.zeros(2, 1, dtype=torch.long), Settings(temperature=0), numbers).tolist() == [1, 0]
     # the penalty comes first: token 0 was said, and 5 / 2 < 4
-    penalised = Settings(temperature=0, repetition_penalty=2.0)
-    assert choose(logits, torch.zeros(2, 1, dtype=torch.long), penalised, numbers).tolist() == [1, 2]
+    penalized = Settings(temperature=0, repetition_penalty=2.0)
+    assert choose(logits, torch.zeros(2, 1, dtype=torch.long), penalized, numbers).tolist() == [1, 2]
 
 
 @law

@@ -1,4 +1,4 @@
-"""The page as a person meets it, in headless Chromium: pointing, choosing, both widths, both colour schemes.
+"""The page as a person meets it, in headless Chromium: pointing, choosing, both widths, both color schemes.
 
 Each test fails on anything that the console says, and on any request beyond the page itself.
 """

@@ -44,7 +44,7 @@ def test_the_share_of_zeros_is_p_and_the_rest_is_scaled(p: float, seed: int) -> 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_places_are_independent(p: float) -> None:
-    """Neighbours, and places that lie a power of two (rows, heads, sequences) or some odd number apart."""
+    """Neighbors, and places that lie a power of two (rows, heads, sequences) or some odd number apart."""
     drawn = signs(p, 12345, N)
     for distance in [1, 2, 3, 5, 7, 100, 768, *(1 << bit for bit in range(2, 17))]:
         assert abs((drawn[:-distance] * drawn[distance:]).mean()) < 1.2 * FIVE_SIGMA, distance

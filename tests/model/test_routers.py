@@ -63,7 +63,7 @@ def test_weights_of_the_chosen_sum_to_one_where_they_should() -> None:
 
 
 def test_experts_are_chosen_in_the_best_groups_and_the_balance_moves_the_choice_only() -> None:
-    router = GroupedSigmoidRouter(C, E, 2, n_groups=4, groups_per_token=1, normalise=False)
+    router = GroupedSigmoidRouter(C, E, 2, n_groups=4, groups_per_token=1, normalize=False)
     lively(router).balance.data.zero_()
     x = draw(1, N, C)
     plain = router(x)

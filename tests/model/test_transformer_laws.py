@@ -81,7 +81,7 @@ def test_padding_anywhere_changes_nothing(model: Transformer, seed: int, pattern
     full = random_tokens(seed, 1, len(pattern))
     valid = torch.tensor([pattern])
     alone = model(full[valid][None])
-    # a neighbour in the batch with no padding at all
+    # a neighbor in the batch with no padding at all
     batch = torch.cat((full, random_tokens(seed + 1, 1, len(pattern))))
     both = torch.cat((valid, torch.ones_like(valid)))
     close(model(batch, valid=both)[0][valid[0]], alone[0])
@@ -104,7 +104,7 @@ def test_left_padded_rows_go_on_token_by_token_as_each_would_alone(
 
 @law
 @given(seed=seeds, length=st.integers(1, 20))
-def test_neighbours_in_the_batch_change_nothing(model: Transformer, seed: int, length: int) -> None:
+def test_neighbors_in_the_batch_change_nothing(model: Transformer, seed: int, length: int) -> None:
     batch = random_tokens(seed, 4, length)
     close(model(batch), torch.cat([model(row[None]) for row in batch]))
 

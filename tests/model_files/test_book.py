@@ -35,8 +35,8 @@ class Norm(nn.Module):
         self.scale, self.shift = nn.Parameter(torch.linspace(0.5, 1.5, dim)), nn.Parameter(torch.linspace(-1, 1, dim))
 
     def forward(self, x):
-        centred = x - x.mean(-1, keepdim=True)
-        return self.scale * centred / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt() + self.shift
+        centered = x - x.mean(-1, keepdim=True)
+        return self.scale * centered / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt() + self.shift
 
 
 class Attention(nn.Module):
@@ -103,7 +103,7 @@ def opened(path: Path):
 def test_logits_are_those_of_the_book(qkv_bias, tmp_path):
     peer = tiny(qkv_bias)
     torch.save(peer.state_dict(), tmp_path / "model.pth")
-    assert book.recognises(tmp_path / "model.pth")
+    assert book.recognizes(tmp_path / "model.pth")
     model, config, tokenizer = opened(tmp_path / "model.pth")
     assert config == Config(61, 24, 128, 2, 2, qkv_bias=qkv_bias, tie_embeddings=False)
     assert tokenizer is None

@@ -1,4 +1,4 @@
-"""config.json from outside: both forms mean the same, and what cannot be honoured is refused by name."""
+"""config.json from outside: both forms mean the same, and what cannot be honored is refused by name."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_config_without_architecture_is_refused(values):
         (LLAMA4, {"text_config": "none"}, "'text_config' must be an object"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(base, change, message):
+def test_what_cannot_be_honored_is_refused_by_name(base, change, message):
     with pytest.raises(LuthierError, match=message) as caught:
         hugging_face.read_config({**base, **change})
     assert len(str(caught.value)) < 250

@@ -35,7 +35,7 @@ def test_what_is_written_is_what_is_opened(kind, dtype, tmp_path):
     config = ALL[kind]
     model = random_model(config).to(dtype)
     gguf.write(tmp_path / "a.gguf", Opened(model, config, None))
-    assert gguf.recognises(tmp_path / "a.gguf")
+    assert gguf.recognizes(tmp_path / "a.gguf")
     again, found, tokenizer = gguf.read(tmp_path / "a.gguf", CPU, None)
     assert found == config
     assert tokenizer is None
@@ -345,10 +345,10 @@ def test_tensors_that_fit_no_model_are_named(tensors, message, tmp_path):
         gguf.read(path, CPU, None)
 
 
-def test_other_files_and_folders_are_not_recognised(tmp_path):
+def test_other_files_and_folders_are_not_recognized(tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"GGU")
     (tmp_path / "b.gguf").write_bytes(b"")
-    assert not any(gguf.recognises(tmp_path / name) for name in ("a.gguf", "b.gguf", "none", "."))
+    assert not any(gguf.recognizes(tmp_path / name) for name in ("a.gguf", "b.gguf", "none", "."))
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
@@ -359,7 +359,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", denied)
-    assert gguf.recognises(path)
+    assert gguf.recognizes(path)
     with pytest.raises(LuthierError, match=r"a\.gguf cannot be read: Permission denied"):
         gguf.read(path, CPU, None)
 

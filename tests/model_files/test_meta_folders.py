@@ -69,7 +69,7 @@ def test_a_folder_opens_as_the_model_that_it_was_written_from(kind, n_shards, tm
     make, family = FAMILIES[kind]
     peer = make()
     write_meta_folder(tmp_path, peer, family, n_shards)
-    assert meta.recognises(tmp_path)
+    assert meta.recognizes(tmp_path)
     model, config, tokenizer = meta.read(tmp_path, CPU, None)
     said = hugging_face.read_config({**peer.config.to_dict(), "architectures": [type(peer).__name__]})
     assert replace(config, context_length=64) == said
@@ -232,7 +232,7 @@ def test_shards_of_two_models_are_refused(tmp_path):
         ({"dim": "wide"}, "params.json: 'dim' must be a number"),
         ({"n_heads": None}, "params.json: 'n_heads' is missing"),
         ({"vocab_size": 99}, "'vocab_size' is 99, and the embedding has 100"),
-        ({"quantization_args": {"scheme": "int4"}}, "quantised by Meta"),
+        ({"quantization_args": {"scheme": "int4"}}, "quantized by Meta"),
         ({"vision_chunk_size": 448}, "models that see pictures"),
         ({"luthier": 7}, "params.json: 'luthier' must be an object"),
         ({"model": [1]}, "params.json: 'model' must be an object"),

@@ -26,7 +26,7 @@ def peer():
 @torch.no_grad()
 def test_logits_are_those_of_transformers(peer, tmp_path):
     write_openai_folder(tmp_path, peer)
-    assert openai.recognises(tmp_path)
+    assert openai.recognizes(tmp_path)
     model, config, tokenizer = openai.read(tmp_path, CPU, None)
     assert config == Config(VOCAB, 64, 24, 2, 3)
     assert tokenizer is None

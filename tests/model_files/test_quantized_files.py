@@ -1,4 +1,4 @@
-"""A 4-bit GGUF file is opened as it is packed; any other kind of file is quantised."""
+"""A 4-bit GGUF file is opened as it is packed; any other kind of file is quantized."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_without_the_library_four_bits_of_a_file_stay_what_they_are(tmp_path, na
     assert len(layers) == 2 * (7 if "llama" in name else 6)
     for module, layer in layers.items():
         weight = plain.model.get_submodule(module).weight
-        torch.testing.assert_close(layer.dequantised(), weight.detach(), rtol=2**-8, atol=1e-6)
+        torch.testing.assert_close(layer.dequantized(), weight.detach(), rtol=2**-8, atol=1e-6)
     assert isinstance(packed.model.output, Int8Linear)
     same_logits(plain.model, packed.model, 96)
 
@@ -104,7 +104,7 @@ def test_blocks_of_a_file_stay_what_they_are(tmp_path, name, kinds):
     assert len(layers) == 2 * (7 if "llama" in name else 6) + 1
     assert {layer.kind for layer in layers.values()} == set(kinds)
     for module, layer in layers.items():
-        assert layer.dequantised().equal(plain.model.get_submodule(module).weight)
+        assert layer.dequantized().equal(plain.model.get_submodule(module).weight)
     assert isinstance(packed.model.embedding, BlockEmbedding)
     ids = torch.arange(96)
     assert packed.model.embedding(ids).equal(plain.model.embedding(ids).bfloat16())
@@ -132,7 +132,7 @@ def test_blocks_are_read_as_gguf_reads_them():
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_a_folder_is_quantised(tmp_path, kind):
+def test_a_folder_is_quantized(tmp_path, kind):
     config = CONFIGS["llama"]
     model = random_model(config)
     hugging_face.write(tmp_path / "m", Opened(copy.deepcopy(model), config, None))

@@ -47,7 +47,7 @@ def in_threads(count: int, layer: BlockLinear, x: torch.Tensor) -> torch.Tensor:
 def test_weights_are_those_that_the_package_reads(kind, rows):
     for columns in WIDTHS.get(kind, (32, 96, 1088)):
         blocks, weight = blocks_of(kind, rows, columns)
-        assert BlockLinear(blocks).dequantised().equal(weight)
+        assert BlockLinear(blocks).dequantized().equal(weight)
 
 
 @law
@@ -121,7 +121,7 @@ def test_weights_are_rounded_to_the_nearest_step(pack, kind, steps):
     blocks.fill(pack(weight[32:]), 32)
     groups = weight.view(48, 3, 32)
     spread = groups.amax(-1) - groups.amin(-1) if steps == 15 else 2 * groups.abs().amax(-1)
-    off = (BlockLinear(blocks).dequantised() - weight).abs().view(48, 3, 32).amax(-1)
+    off = (BlockLinear(blocks).dequantized() - weight).abs().view(48, 3, 32).amax(-1)
     assert (off <= 0.502 * spread / steps + 2**-10 * groups.abs().amax(-1)).all()  # scales have 11 bits
     assert (off > 0).all()
     zeros = Blocks(kind, 16, 64)

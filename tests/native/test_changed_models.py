@@ -43,8 +43,8 @@ def lively(precision: str) -> tuple[nn.Module, nn.Module]:
     if precision in ("int8", "int4"):
         quantize(model, precision)
         for name, module in exact.named_modules():
-            if hasattr(packed := model.get_submodule(name), "dequantised"):
-                module.weight = nn.Parameter(packed.dequantised(), requires_grad=False)
+            if hasattr(packed := model.get_submodule(name), "dequantized"):
+                module.weight = nn.Parameter(packed.dequantized(), requires_grad=False)
     return model.float() if precision == "float32" else model, exact
 
 
@@ -163,7 +163,7 @@ def an_adapter_of_the_output(model):
 def a_subclass(model):
     matrix = model.layers[1].feed_forward.down
     fresh = Doubling(matrix.in_features, matrix.out_features, bias=False).requires_grad_(False)
-    fresh.weight.copy_(matrix.weight if hasattr(matrix, "weight") else matrix.dequantised())
+    fresh.weight.copy_(matrix.weight if hasattr(matrix, "weight") else matrix.dequantized())
     return put(model.layers[1].feed_forward, "down", fresh.to(model.embedding.weight.dtype))
 
 
@@ -182,7 +182,7 @@ class Negative(nn.Module):
 
 
 @contextmanager
-def a_parametrisation(model):
+def a_parametrization(model):
     norm = model.layers[1].attention_norm
     parametrize.register_parametrization(norm, "weight", Negative())
     try:
@@ -228,7 +228,7 @@ CHANGES = [
     a_silenced_head, *map(replaced, PARTS), a_forward_hook, a_forward_hook_with_keywords, a_forward_pre_hook,
     a_hook_on_the_whole_model, a_hook_on_dropout, a_hook_on_rope, a_global_forward_hook, a_global_forward_pre_hook,
     a_forward_of_its_own, an_adapter, an_adapter_of_the_output, a_subclass, another_class, a_replaced_part,
-    a_parametrisation, another_weight, other_memory, written_in_place, another_scale, another_theta, another_block,
+    a_parametrization, another_weight, other_memory, written_in_place, another_scale, another_theta, another_block,
 ]  # fmt: skip
 
 
@@ -366,7 +366,7 @@ def test_the_compiled_step_knows_when_it_may_not_be_used(change, precision):
         assert (native_step(model, 64) is not None) == structure
 
 
-def test_a_hooked_matrix_stays_as_it_is_when_a_model_is_quantised():
+def test_a_hooked_matrix_stays_as_it_is_when_a_model_is_quantized():
     model, exact = lively("bfloat16")
     a_forward_hook(model)
     a_forward_hook(exact)

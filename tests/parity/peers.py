@@ -58,7 +58,7 @@ SCALING_SCOUT = {**SCALING_31, "rope_theta": 500_000.0, "factor": 16.0, "high_fr
 transformers.logging.disable_progress_bar()
 
 
-def randomise(model: nn.Module) -> nn.Module:
+def randomize(model: nn.Module) -> nn.Module:
     """Weights that show every mistake: no bias is 0, no norm is 1, and attention is far from uniform."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def randomise(model: nn.Module) -> nn.Module:
 
 def gpt2(**changes: Any) -> Any:
     settings = {"vocab_size": VOCAB, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 3, **changes}
-    return randomise(transformers.GPT2LMHeadModel(transformers.GPT2Config(**settings)))
+    return randomize(transformers.GPT2LMHeadModel(transformers.GPT2Config(**settings)))
 
 
 def llama(**changes: Any) -> Any:
@@ -85,7 +85,7 @@ def llama(**changes: Any) -> Any:
         "max_position_embeddings": 64,
         **changes,
     }
-    return randomise(transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)))
+    return randomize(transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)))
 
 
 LLAMA4 = {
@@ -106,7 +106,7 @@ LLAMA4 = {
 
 
 def llama4(**changes: Any) -> Any:
-    return randomise(transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**{**LLAMA4, **changes})))
+    return randomize(transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**{**LLAMA4, **changes})))
 
 
 def scaled(rope: dict[str, Any], make: Any = llama) -> Any:

@@ -54,10 +54,10 @@ def agree(router: torch.nn.Module, theirs: torch.nn.Module) -> None:
     assert_close(dense[1], dense[0], **CLOSE)
 
 
-@pytest.mark.parametrize("normalised", [True, False])
-def test_routers_of_qwen3(normalised: bool) -> None:
-    config = SimpleNamespace(num_experts_per_tok=3, num_experts=8, norm_topk_prob=normalised, hidden_size=16)
-    agree(SoftmaxRouter(16, 8, 3, over="chosen" if normalised else "all"), Qwen3MoeTopKRouter(config))
+@pytest.mark.parametrize("normalized", [True, False])
+def test_routers_of_qwen3(normalized: bool) -> None:
+    config = SimpleNamespace(num_experts_per_tok=3, num_experts=8, norm_topk_prob=normalized, hidden_size=16)
+    agree(SoftmaxRouter(16, 8, 3, over="chosen" if normalized else "all"), Qwen3MoeTopKRouter(config))
 
 
 def test_the_router_of_gpt_oss() -> None:
@@ -69,14 +69,14 @@ def test_the_router_of_gpt_oss() -> None:
     agree(router, theirs)
 
 
-@pytest.mark.parametrize("normalised", [True, False])
-def test_the_router_of_deepseek_v3(normalised: bool) -> None:
+@pytest.mark.parametrize("normalized", [True, False])
+def test_the_router_of_deepseek_v3(normalized: bool) -> None:
     config = SimpleNamespace(
         num_experts_per_tok=3, num_local_experts=8, hidden_size=16, routed_scaling_factor=2.5, n_group=4, topk_group=2,
-        norm_topk_prob=normalised,
+        norm_topk_prob=normalized,
     )  # fmt: skip
     theirs = DeepseekV3TopkRouter(config)
-    router = GroupedSigmoidRouter(16, 8, 3, n_groups=4, groups_per_token=2, normalise=normalised, scale=2.5)
+    router = GroupedSigmoidRouter(16, 8, 3, n_groups=4, groups_per_token=2, normalize=normalized, scale=2.5)
     with torch.no_grad():
         theirs.e_score_correction_bias.copy_(0.3 * draw(3, 8))
         router.balance.copy_(theirs.e_score_correction_bias)

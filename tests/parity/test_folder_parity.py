@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import transformers
-from peers import LLAMA4, MODELS, SCALING_31, SCALING_SCOUT, gpt2, llama, llama4, randomise, tokens, twin
+from peers import LLAMA4, MODELS, SCALING_31, SCALING_SCOUT, gpt2, llama, llama4, randomize, tokens, twin
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -73,7 +73,7 @@ def test_shards_are_read_and_written(make, tmp_path):
 @torch.no_grad()
 def test_gpt2_without_biases_gets_zeros_in_transformers_and_loses_them_again(tmp_path):
     config = our_gpt2.Config(97, 64, 24, 2, 3, qkv_bias=False, tie_embeddings=False)
-    model = randomise(registry.build(config))
+    model = randomize(registry.build(config))
     LanguageModel(model, None, config).save(tmp_path)
     peer = open_in_transformers(tmp_path)
     assert not peer.transformer.h[1].attn.c_attn.bias.any()
@@ -140,7 +140,7 @@ def test_the_text_part_of_a_multimodal_llama4_opens(tmp_path):
         "projector_output_dim": 16,
     }
     config = transformers.Llama4Config(text_config={**LLAMA4, "rope_parameters": SCALING_SCOUT}, vision_config=vision)
-    peer = randomise(transformers.Llama4ForConditionalGeneration(config))
+    peer = randomize(transformers.Llama4ForConditionalGeneration(config))
     peer.save_pretrained(tmp_path)
     lm = luthier.load(tmp_path)
     assert_close(lm.model(tokens()), peer.language_model(tokens()).logits, **CLOSE)

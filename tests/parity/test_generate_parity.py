@@ -91,12 +91,12 @@ def test_beam_search_is_that_of_transformers(make, length_penalty):
 
 def test_the_penalty_on_repetition_is_that_of_transformers():
     peer = gpt2()
-    plain, penalised = theirs(peer, ()), theirs(peer, (), repetition_penalty=1.7)
-    assert ours(peer, (), repetition_penalty=1.7) == penalised != plain
+    plain, penalized = theirs(peer, ()), theirs(peer, (), repetition_penalty=1.7)
+    assert ours(peer, (), repetition_penalty=1.7) == penalized != plain
 
 
 @pytest.mark.parametrize("make", PEERS.values(), ids=PEERS)
-def test_beam_search_penalises_log_probabilities_as_transformers_does(make):
+def test_beam_search_penalizes_log_probabilities_as_transformers_does(make):
     peer = make()
     for penalty in (1.3, 1.8, 0.7):
         free = theirs(peer, (), num_beams=4, repetition_penalty=penalty)

@@ -57,7 +57,7 @@ def test_rotary_positions_of_llama():
     assert_close(ours, apply_rotary_pos_emb(q, k, cos, sin), atol=1e-5, rtol=0)
 
 
-def test_rotary_positions_of_llama4_are_pairs_of_neighbours():
+def test_rotary_positions_of_llama4_are_pairs_of_neighbors():
     q, k = random(2, 8, 4, 8), random(2, 8, 2, 8)  # (B, T, H, D), as there
     angles = Llama4TextRotaryEmbedding(llama4(rope_parameters=SCALING_SCOUT).config)(q, POSITIONS)
     theirs = apply_rotary_emb(q, k, angles)

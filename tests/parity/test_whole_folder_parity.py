@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import transformers
-from peers import randomise
+from peers import randomize
 from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import Fuse
 from tokenizers.models import BPE
@@ -36,7 +36,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: registry.name_of(config))
 def test_transformers_goes_on_with_the_same_text(config, tmp_path):
-    model = randomise(registry.build(config))
+    model = randomize(registry.build(config))
     LanguageModel(model, tokenizer(), config).save(tmp_path)
     lm = luthier.load(tmp_path)
     assert lm.tokenizer.eos_ids == (1, 2)

@@ -1,4 +1,4 @@
-"""The pages of runs and of the ladder as a person meets them, in headless Chromium: both widths, both colour schemes.
+"""The pages of runs and of the ladder as a person meets them, in headless Chromium: both widths, both color schemes.
 
 Each test fails on anything that the console says, on any request beyond the page itself, and on a page that is wider
 than the window.
@@ -134,7 +134,7 @@ def test_pointing_at_a_curve_shows_its_number(pages, browser):
     assert "2" in shown
 
 
-def test_colours_follow_the_window(pages, browser):
+def test_colors_follow_the_window(pages, browser):
     show(browser, pages["comparison"], 1280, "light")
     drawn = "return document.querySelector('#chart-0 .main-svg').style.background"
     assert browser.execute_script(drawn) == "rgb(255, 255, 255)"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from luthier.tokenizers.core.cleaning import FORMS, Normalisation, clean
+from luthier.tokenizers.core.cleaning import FORMS, Normalization, clean
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.core.train import characters, train_bpe
 from luthier.tokenizers.formats.gguf_vocabulary import from_gguf, to_gguf
@@ -35,7 +35,7 @@ def cleaning_kinds(kinds: dict[str, Tokenizer]) -> dict[str, Tokenizer]:
 
 
 def test_the_forms_are_those_that_can_be_asked_for():
-    assert set(FORMS) == set(get_args(Normalisation))
+    assert set(FORMS) == set(get_args(Normalization))
 
 
 def test_separators_become_line_ends_and_join_no_words():

@@ -304,8 +304,8 @@ def test_other_writings_of_the_same_words_have_the_same_name():
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
     assert name_of(backend) == "gpt-2"
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    for behaviour, invert in (("isolated", False), ("removed", True)):
-        split = pre_tokenizers.Split(Regex(LLAMA3_WORDS), behaviour, invert=invert)
+    for behavior, invert in (("isolated", False), ("removed", True)):
+        split = pre_tokenizers.Split(Regex(LLAMA3_WORDS), behavior, invert=invert)
         for whole, name in ((True, "llama-bpe"), (False, "dbrx")):
             backend = Backend(BPE(ignore_merges=whole))
             backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Sequence([split]), bytes_only])
@@ -318,7 +318,7 @@ def _prefix_space() -> Tokenizer:
     return Tokenizer(backend)
 
 
-def _other_normaliser() -> Tokenizer:
+def _other_normalizer() -> Tokenizer:
     backend = train_bpe([TEXT], 300).backend
     backend.normalizer = normalizers.Lowercase()
     return Tokenizer(backend)
@@ -361,7 +361,7 @@ def _sign_for_a_space() -> Tokenizer:
     ("make", "complaint"),
     [
         (_prefix_space, "no name in GGUF files .* stands for"),
-        (_other_normaliser, "no name in GGUF files .* stands for.*Lowercase"),
+        (_other_normalizer, "no name in GGUF files .* stands for.*Lowercase"),
         (_spaces_beside, "'<mask>' takes the spaces beside it"),
         (_not_reached, "no merges lead to the token 'ab'"),
         (_merges_without_scores, "no scores of pieces do the same"),

@@ -213,7 +213,7 @@ def test_half_a_surrogate_pair_is_an_error_that_says_where(kinds):
 
 
 @pytest.mark.slow
-def test_sentencepiece_with_its_own_rules_of_normalising(tmp_path):
+def test_sentencepiece_with_its_own_rules_of_normalizing(tmp_path):
     (tmp_path / "nfkc.model").write_bytes(sentencepiece_model(model_type="bpe", byte_fallback=True))
     tokenizer = load(tmp_path / "nfkc.model")
     assert tokenizer.encodes_words

@@ -126,7 +126,7 @@ NMT_NFKC = [
 
 @given(st.text(st.characters(categories=["Mn", "Mc", "Ll", "Lo", "Nl", "Cc", "Cf", "Zs"], min_codepoint=1), max_size=8))
 @law
-def test_normalised_text_is_sentencepieces(models, text):
+def test_normalized_text_is_sentencepieces(models, text):
     ours, theirs = models("unigram by default")
     for hostile in (text, "".join(NMT_NFKC) + text):
         assert ours.encode(hostile) == theirs.encode(hostile)

@@ -104,7 +104,7 @@ def test_a_mark_alone_and_a_hidden_character_can_be_seen(tmp_path, capsys):
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[:3]] == ["e", "◌\u0301", "<U+202E>"]
 
 
-def test_on_a_terminal_pieces_have_colours(tmp_path, capsys, monkeypatch):
+def test_on_a_terminal_pieces_have_colors(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)

@@ -59,7 +59,7 @@ def test_the_experts_chosen_in_training_are_those_chosen_afterwards():
 
 
 @pytest.mark.parametrize("balance", ["bias", "auxiliary"])
-def test_balancing_mends_a_router_that_has_a_favourite(balance):
+def test_balancing_mends_a_router_that_has_a_favorite(balance):
     def busiest(**changes) -> float:
         subject = trainer(MIXTURE, steps=1000, batch_size=16, learning_rate=1e-3, **changes)
         for layer in subject.balancer.layers:  # what passes through has mean 0, so lift one row along the stream's mean

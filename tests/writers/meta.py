@@ -30,8 +30,8 @@ LLAMA = {
 }
 
 
-def neighbours(weight: Tensor, n_heads: int) -> Tensor:
-    """Rotary pairs of rows, from halves to neighbours."""
+def neighbors(weight: Tensor, n_heads: int) -> Tensor:
+    """Rotary pairs of rows, from halves to neighbors."""
     return weight.view(n_heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
@@ -40,7 +40,7 @@ def llama_weights(peer) -> dict[str, Tensor]:
     config, found = peer.config, {}
     for name, weight in peer.state_dict().items():
         if any(part in name for part in HALVES):
-            weight = neighbours(weight, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads)
+            weight = neighbors(weight, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads)
         for theirs, metas in LLAMA.items():
             name = name.replace(theirs, metas)
         found[name.removeprefix("model.")] = weight
@@ -48,7 +48,7 @@ def llama_weights(peer) -> dict[str, Tensor]:
 
 
 def llama4_weights(peer) -> dict[str, Tensor]:
-    """A Llama4ForCausalLM under Meta's names. Its rotary pairs are neighbours in both."""
+    """A Llama4ForCausalLM under Meta's names. Its rotary pairs are neighbors in both."""
     weights = {name.removeprefix("model."): weight for name, weight in peer.state_dict().items()}
     found = {
         "tok_embeddings.weight": weights["embed_tokens.weight"],

@@ -57,7 +57,7 @@ class Names(Generic[C]):
     classes: Mapping[str, str] = field(default_factory=dict)
     """For "hf": the classes of `transformers`, and the model_type of each."""
     marks: tuple[str, ...] = ()
-    """For "meta": settings by which a params.json is recognised; none: this family is the default."""
+    """For "meta": settings by which a params.json is recognized; none: this family is the default."""
     bands: Callable[[C], Mapping[str, tuple[int, ...]]] = no_bands
     """For "meta": the tensors that hold several matrices, and the rows of each; every one is sharded by itself."""
     cautions: Callable[[C], list[str]] = no_cautions
@@ -73,7 +73,7 @@ class Family(Generic[C]):
     sizes: Mapping[str, C]
     build: Callable[[C], Transformer]
     """Join the parts, on whatever device is current, `meta` too."""
-    initialise: Callable[[Transformer, C, torch.Generator], None]
+    initialize: Callable[[Transformer, C, torch.Generator], None]
     """Set the first weights."""
     formats: Mapping[str, Names[C]]
     """By the name of the format: "hf", "gguf", "meta", "openai", "book"."""

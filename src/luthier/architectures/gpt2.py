@@ -12,7 +12,7 @@ from torch import nn
 from luthier.architectures import config_json, gguf_metadata
 from luthier.architectures.checked_values import LARGEST_DEPTH, CheckedValues
 from luthier.architectures.family import Family, Names
-from luthier.architectures.initialise import empty_embedding, initialise_normal
+from luthier.architectures.initialize import empty_embedding, initialize_normal
 from luthier.architectures.settings import (
     Choice,
     Fixed,
@@ -107,9 +107,9 @@ def build_block(config: Config, layer: int) -> Block:
     )
 
 
-def initialise(model: Transformer, config: Config, generator: torch.Generator) -> None:
+def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
     """GPT-2's: N(0, 0.02), positions N(0, 0.01) as in OpenAI's code, residual outputs / sqrt(2 n_layers)."""
-    initialise_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
+    initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
     as_published = config.embedding_std == 0.02
     if not as_published:
         model.embedding.weight.data.normal_(0, config.embedding_std, generator=generator)
@@ -387,7 +387,7 @@ FAMILY = Family(
     Config,
     SIZES,
     build,
-    initialise,
+    initialize,
     {
         "hf": Names(hugging_face_tensors, HUGGING_FACE_SETTINGS, {"GPT2LMHeadModel": "gpt2", "GPT2Model": "gpt2"}),
         "gguf": Names(gguf_tensors, GGUF_SETTINGS),

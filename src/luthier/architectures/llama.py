@@ -11,7 +11,7 @@ import torch
 from luthier.architectures import config_json, gguf_metadata, llama_like_names, params_json
 from luthier.architectures.checked_values import LARGEST_CONTEXT, LARGEST_DEPTH
 from luthier.architectures.family import Family, Names
-from luthier.architectures.initialise import empty_embedding, initialise_normal
+from luthier.architectures.initialize import empty_embedding, initialize_normal
 from luthier.architectures.llama_like_names import GGUF, META, OURS
 from luthier.architectures.settings import (
     Fixed,
@@ -136,9 +136,9 @@ def build_block(config: Config) -> Block:
     )
 
 
-def initialise(model: Transformer, config: Config, generator: torch.Generator) -> None:
+def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
     """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Meta's papers do not say; its peers train so.)"""
-    initialise_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
+    initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
 def hugging_face_tensors(config: Config) -> Table:
@@ -220,7 +220,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
 
 
 def meta_tensors(config: Config) -> Table:
-    """Names of Meta's Transformer, whose rotary pairs are neighbours."""
+    """Names of Meta's Transformer, whose rotary pairs are neighbors."""
     block = [
         Rule(META + "attention_norm.weight", OURS + "attention_norm.weight"),
         Rule(META + "attention.wq.weight", OURS + "attention.query.weight", PairsToHalves((config.n_heads,))),
@@ -303,7 +303,7 @@ FAMILY = Family(
     Config,
     SIZES,
     build,
-    initialise,
+    initialize,
     {
         "hf": Names(
             hugging_face_tensors,

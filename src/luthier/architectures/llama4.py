@@ -12,7 +12,7 @@ from torch import nn
 from luthier.architectures import config_json, gguf_metadata, llama_like_names, params_json
 from luthier.architectures.checked_values import LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS, CheckedValues
 from luthier.architectures.family import Family, Names
-from luthier.architectures.initialise import empty_embedding, initialise_normal
+from luthier.architectures.initialize import empty_embedding, initialize_normal
 from luthier.architectures.llama_like_names import GGUF, HUGGING_FACE, META, OURS
 from luthier.architectures.settings import (
     Fixed,
@@ -181,7 +181,7 @@ def mixture(config: Config) -> MoE:
 
 
 def qk_steps(config: Config, layer: int) -> tuple[nn.Module, ...]:
-    """Local layers turn and then normalise; global ones only warm the queries."""
+    """Local layers turn and then normalize; global ones only warm the queries."""
     if config.is_global(layer):
         temperature = QueryTemperature(config.temperature_floor, config.temperature_scale)
         return (temperature,) if config.temperature_tuning else ()
@@ -202,9 +202,9 @@ def magnitude(config: Config) -> float:
     return config.rope_scaling.magnitude if config.rope_scaling else 1.0
 
 
-def initialise(model: Transformer, config: Config, generator: torch.Generator) -> None:
+def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
     """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Meta has published no other.)"""
-    initialise_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
+    initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
 def each_block(config: Config, block: list[Rule], mixture: list[Rule], dense: list[Rule]) -> list[Rule]:
@@ -216,7 +216,7 @@ def each_block(config: Config, block: list[Rule], mixture: list[Rule], dense: li
 def hugging_face_tensors(config: Config) -> Table:
     """Names of Llama4ForCausalLM, and of the text part of its multimodal files.
 
-    Rotary pairs are neighbours there. Layers without positions are permuted like the others: scores do not change when
+    Rotary pairs are neighbors there. Layers without positions are permuted like the others: scores do not change when
     queries and keys are permuted alike.
     """
     attention = llama_like_names.hugging_face_attention(config.n_heads, config.n_kv_heads, interleaved=True)
@@ -379,7 +379,7 @@ def cautions(config: Config) -> list[str]:
 def meta_tensors(config: Config) -> Table:
     """Names of Meta's Transformer, as in the published files: several matrices in one, norms beside what they feed.
 
-    Rotary pairs are neighbours there. Layers without positions are permuted like the others.
+    Rotary pairs are neighbors there. Layers without positions are permuted like the others.
     """
     theirs, ours = META + "feed_forward.", OURS + "feed_forward."
     n, dim, hidden = config.n_experts, config.dim, config.hidden_dim
@@ -518,7 +518,7 @@ FAMILY = Family(
     Config,
     SIZES,
     build,
-    initialise,
+    initialize,
     {
         "hf": Names(
             hugging_face_tensors,

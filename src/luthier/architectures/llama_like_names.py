@@ -31,7 +31,7 @@ def hugging_face_block(attention: list[Rule], feed_forward: list[Rule]) -> list[
 def hugging_face_attention(
     n_heads: int, n_kv_heads: int, *, bias: bool = False, interleaved: bool = False
 ) -> list[Rule]:
-    """Attention, in transformers. interleaved: rotary pairs are neighbours there."""
+    """Attention, in transformers. interleaved: rotary pairs are neighbors there."""
     steps = {
         "query": [PairsToHalves((n_heads,))] if interleaved else [],
         "key": [PairsToHalves((n_kv_heads,))] if interleaved else [],
@@ -65,7 +65,7 @@ def hugging_face_table(
 
 
 def gguf_attention(n_heads: int, n_kv_heads: int, *, bias: bool = False) -> list[Rule]:
-    """Attention, in llama.cpp, whose rotary pairs are neighbours."""
+    """Attention, in llama.cpp, whose rotary pairs are neighbors."""
     rules = []
     for kind in kinds(bias):
         rules += [

@@ -62,7 +62,7 @@ def settings_of(params: Mapping[str, Any]) -> CheckedValues:
     if "model" in settings.values:
         settings = settings.section("model")
     if settings.values.get("quantization_args") is not None:
-        raise LuthierError("params.json: weights quantised by Meta cannot be read; take the model in bfloat16")
+        raise LuthierError("params.json: weights quantized by Meta cannot be read; take the model in bfloat16")
     if settings.values.get("vision_chunk_size", -1) != -1:
         raise LuthierError("params.json: Llama 3.2's models that see pictures are not supported; take a text model")
     return settings

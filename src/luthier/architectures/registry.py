@@ -120,7 +120,7 @@ def build(
     )
     model.to_empty(device="cpu")  # drawn on the CPU, whose generator gives the same numbers everywhere
     model.tie()
-    family_of(config).initialise(model, config, seeded(seed))
+    family_of(config).initialize(model, config, seeded(seed))
     return model.to(device)
 
 

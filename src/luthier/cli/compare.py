@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from luthier.language_model import LanguageModel
 
 ABOUT = """Let two models read a text, and find the first layer whose outputs differ. For two formats of one model, two
-steps of one training, or a model and its quantised twin. Both must cut the text into the same tokens.
+steps of one training, or a model and its quantized twin. Both must cut the text into the same tokens.
 
     luthier compare runs/book book.gguf "Once upon a time"
     luthier compare model-f32.gguf model-q8.gguf "Once upon a time" --tolerance 0.05

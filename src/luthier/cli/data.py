@@ -19,7 +19,7 @@ from luthier.terminal.printing import note, output, say
 
 @dataclass(frozen=True)
 class List:
-    """Show the named corpora: what they are, their size and licence, and whether they are on this machine."""
+    """Show the named corpora: what they are, their size and license, and whether they are on this machine."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _list() -> int:
-    output(f"{'name':<18} {'download':>9}  {'here':<4}  {'language':<8}  licence")
+    output(f"{'name':<18} {'download':>9}  {'here':<4}  {'language':<8}  license")
     for corpus in CORPORA.values():
         here = "yes" if corpus.is_here else "no"
-        output(f"{corpus.name:<18} {_size(corpus.size):>9}  {here:<4}  {corpus.language:<8}  {corpus.licence}")
+        output(f"{corpus.name:<18} {_size(corpus.size):>9}  {here:<4}  {corpus.language:<8}  {corpus.license}")
         output(f"  {corpus.about}\n  {corpus.source}")
         for file in corpus.files:
             output(f"  sha256 {file.sha256}")

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     """Make the pictures and name each file."""
     given = tyro.cli(Arguments, prog="luthier figures", description=ABOUT, args=arguments)
     from luthier.errors import UsageError
-    from luthier.figures.catalogue import FIGURES
+    from luthier.figures.catalog import FIGURES
     from luthier.figures.models import TEXT, Models
     from luthier.figures.picture import write
 

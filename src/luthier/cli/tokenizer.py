@@ -16,13 +16,13 @@ from luthier.data.sources import DEFAULT, Texts
 from luthier.data.text import Reading
 from luthier.errors import UsageError
 from luthier.terminal.printing import note, output, output_styled, say
-from luthier.terminal.streams import shows_colours
+from luthier.terminal.streams import shows_colors
 
 if TYPE_CHECKING:
     from luthier.tokenizers.core.tokenizer import Tokenizer
 
 VOCAB_SIZE = 4096
-COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_magenta", "black on bright_green")
+COLORS = ("black on bright_cyan", "black on bright_yellow", "black on bright_magenta", "black on bright_green")
 SHOWN = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
@@ -100,10 +100,10 @@ def _show(chosen: Show) -> int:
     text = given_text(chosen.text, "the text")
     ids = tokenizer.encode(text, special=chosen.special)
     pieces = [visible(tokenizer.piece(number)) for number in ids]
-    if shows_colours("stdout"):
+    if shows_colors("stdout"):
         parts: list[tuple[str, str]] = []
         for place, (number, piece) in enumerate(zip(ids, pieces, strict=True)):
-            parts += [(piece, COLOURS[place % len(COLOURS)]), (f" {number}  ", "dim")]
+            parts += [(piece, COLORS[place % len(COLORS)]), (f" {number}  ", "dim")]
         output_styled(parts)
     else:
         for number, piece in zip(ids, pieces, strict=True):

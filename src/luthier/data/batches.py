@@ -58,7 +58,7 @@ class BatchSource(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """JSON-serialisable state from which `restore` continues with the very next batch."""
+        """JSON-serializable state from which `restore` continues with the very next batch."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ UNPRINTED = bytes({*range(32)} - set(b"\t\n\v\f\r\x1b"))  # control characters t
 
 
 def decoded(file: BinaryIO, name: str, invalid: Invalid) -> Iterator[str]:
-    """Decode a file in blocks with normalised line ends; characters and line ends split between blocks are joined.
+    """Decode a file in blocks with normalized line ends; characters and line ends split between blocks are joined.
 
     Raises LuthierError for invalid UTF-8, and always for UTF-16, UTF-32 and binary files.
     """

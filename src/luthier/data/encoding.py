@@ -1,7 +1,7 @@
 """Encode a corpus on all cores: batches of texts go to worker processes, and their ids are returned in order.
 
 Splitting into words is Python code that holds the GIL: hence processes, not threads. They are started only for texts
-long enough to amortise the start, and only for tokenizers that encode by word lookup; the backends of others use all
+long enough to amortize the start, and only for tokenizers that encode by word lookup; the backends of others use all
 cores by themselves.
 """
 

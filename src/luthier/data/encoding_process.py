@@ -36,7 +36,7 @@ def receive(pipe: BinaryIO) -> bytes:
 
 
 def joined(parts: Sequence[bytes]) -> bytes:
-    """Serialise a list of byte strings."""
+    """Serialize a list of byte strings."""
     return np.array([len(parts), *map(len, parts)], COUNT).tobytes() + b"".join(parts)
 
 
@@ -49,12 +49,12 @@ def parted(data: bytes) -> list[bytes]:
 
 
 def question(texts: Sequence[str]) -> bytes:
-    """Serialise texts to encode. Raises UnicodeEncodeError."""
+    """Serialize texts to encode. Raises UnicodeEncodeError."""
     return joined([text.encode() for text in texts])
 
 
 def answer(rows: Sequence[NDArray[np.uint32]]) -> bytes:
-    """Serialise token ids as a reply."""
+    """Serialize token ids as a reply."""
     return DONE + joined([row.astype(IDS).tobytes() for row in rows])
 
 

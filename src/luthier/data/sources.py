@@ -1,4 +1,4 @@
-"""Text sources: named corpora, each with its licence, source and sha256, or paths.
+"""Text sources: named corpora, each with its license, source and sha256, or paths.
 
 `Texts` reads both. A corpus is downloaded once, verified, and kept in `$LUTHIER_HOME/corpora` (`~/.cache/luthier` by
 default); `python-docs` comes from the running Python and needs no network.
@@ -26,7 +26,7 @@ from luthier.data.finding import find_files, identity, kind_of
 from luthier.data.records import RECORDS, need_pyarrow
 from luthier.data.text import Piece, Reading, join, read_file, read_stream
 from luthier.errors import LuthierError, UsageError, remark, setting
-from luthier.tokenizers.core.cleaning import Normalisation, clean
+from luthier.tokenizers.core.cleaning import Normalization, clean
 
 DEFAULT = "python-docs"
 SEPARATORS = (  # separators that other programs write between documents
@@ -55,7 +55,7 @@ class Corpus:
     name: str
     about: str
     language: str
-    licence: str
+    license: str
     source: str  # web page that describes it
     files: tuple[File, ...] = ()
     boundary: re.Pattern[str] | None = None
@@ -102,14 +102,14 @@ CORPORA = {
             name=DEFAULT,
             about="the documentation of the running Python: its language reference and docstrings",
             language="English",
-            licence="PSF-2.0",
+            license="PSF-2.0",
             source="https://docs.python.org",
         ),
         Corpus(
             name="the-verdict",
             about="The Verdict, a short story by Edith Wharton (1908)",
             language="English",
-            licence="public domain",
+            license="public domain",
             source="https://en.wikisource.org/wiki/The_Verdict",
             files=(
                 File(
@@ -123,7 +123,7 @@ CORPORA = {
             name="tiny-shakespeare",
             about="40,000 lines of Shakespeare's plays",
             language="English",
-            licence="public domain",
+            license="public domain",
             source="https://github.com/karpathy/char-rnn",
             files=(
                 File(
@@ -137,7 +137,7 @@ CORPORA = {
             name="wikitext-fr",
             about="2,126 quality articles of the French Wikipedia",
             language="French",
-            licence="CC-BY-SA-4.0",
+            license="CC-BY-SA-4.0",
             source=f"{_HUB}/asi/wikitext_fr",
             files=(
                 File(
@@ -152,7 +152,7 @@ CORPORA = {
             name="tinystories",
             about="2.7 million short stories in simple words, written by GPT-4 (arXiv 2305.07759)",
             language="English",
-            licence="CDLA-Sharing-1.0",
+            license="CDLA-Sharing-1.0",
             source=f"{_HUB}/roneneldan/TinyStories",
             files=(
                 File(
@@ -167,7 +167,7 @@ CORPORA = {
             name="fineweb-edu",
             about="educational web pages: the last file of the 10-billion-token sample (arXiv 2406.17557)",
             language="English",
-            licence="ODC-By-1.0",
+            license="ODC-By-1.0",
             source=f"{_HUB}/HuggingFaceFW/fineweb-edu",
             files=(
                 File(
@@ -196,7 +196,7 @@ class Texts:
 
     data: tuple[str | Path, ...] = (DEFAULT,)
     field: str = "text"
-    normalisation: Normalisation = "NFC"
+    normalisation: Normalization = "NFC"
     invalid: Invalid = "error"
     document_separator: str = ""
     without: tuple[str | Path, ...] = ()

@@ -19,7 +19,7 @@ from luthier.data.binaries import opened
 from luthier.data.decoding import Invalid, decoded
 from luthier.data.finding import Tell, find_files, kind_of
 from luthier.data.records import csv_rows, json_lines, json_values, parquet_rows
-from luthier.tokenizers.core.cleaning import MARK, Normalisation, clean, without_control
+from luthier.tokenizers.core.cleaning import MARK, Normalization, clean, without_control
 
 
 class Piece(NamedTuple):
@@ -35,8 +35,8 @@ class Reading:
 
     field: str = "text"
     """Field of a .json or .jsonl object, or column of a .csv, .tsv or .parquet file, that holds the text."""
-    normalisation: Normalisation = "NFC"
-    """Unicode normalisation form of the text, and of everything that its tokenizer will encode."""
+    normalisation: Normalization = "NFC"
+    """Unicode normalization form of the text, and of everything that its tokenizer will encode."""
     invalid: Invalid = "error"
     """Bytes that are not UTF-8: stop with an error, or replace them by U+FFFD."""
 
@@ -45,7 +45,7 @@ def read_documents(
     paths: str | Path | Iterable[str | Path],
     *,
     field: str = "text",
-    normalisation: Normalisation = "NFC",
+    normalisation: Normalization = "NFC",
     invalid: Invalid = "error",
 ) -> Iterator[str]:
     """Clean documents of files, folders and globs, each as one string. See `read_pieces` for the arguments."""
@@ -66,13 +66,13 @@ def read_pieces(
     paths: str | Path | Iterable[str | Path],
     *,
     field: str = "text",
-    normalisation: Normalisation = "NFC",
+    normalisation: Normalization = "NFC",
     invalid: Invalid = "error",
 ) -> Iterator[Piece]:
     """Clean documents of files, folders and globs, in pieces of about a million characters.
 
     Empty documents are skipped. Joining a document's pieces gives the same as cleaning it in one piece: no cut is made
-    where normalisation or a line end would span it. See `find_files` for `paths` and `Reading` for the rest.
+    where normalization or a line end would span it. See `find_files` for `paths` and `Reading` for the rest.
 
     Raises LuthierError for a path that does not exist, a file that cannot be read, and text that is not UTF-8.
     """
@@ -106,7 +106,7 @@ def read_file(path: Path, how: Reading, tell: Tell = lambda text: None) -> Itera
 def read_stream(file: BinaryIO, name: str, how: Reading) -> Iterator[Piece]:
     """One document from a stream of UTF-8 bytes; `name` is used in errors."""
     held: str | None = None
-    for text in _normalised(decoded(file, name, how.invalid), how.normalisation):
+    for text in _normalized(decoded(file, name, how.invalid), how.normalisation):
         if held is not None:
             yield Piece(held, False)
         held = text
@@ -114,11 +114,11 @@ def read_stream(file: BinaryIO, name: str, how: Reading) -> Iterator[Piece]:
         yield Piece(held, True)
 
 
-def _normalised(blocks: Iterable[str], normalisation: Normalisation) -> Iterator[str]:
-    """Pieces without control characters, normalised so that joined they equal the complete text normalised.
+def _normalized(blocks: Iterable[str], normalisation: Normalization) -> Iterator[str]:
+    """Pieces without control characters, normalized so that joined they equal the complete text normalized.
 
     A cut is safe before a character that never combines with a preceding one. ASCII and the common Chinese characters
-    are such, easy to recognise, and frequent in any text.
+    are such, easy to recognize, and frequent in any text.
     """
     held, begun = "", False
     for block in blocks:

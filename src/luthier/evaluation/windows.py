@@ -59,7 +59,7 @@ def run_of(tokenizer: Tokenizer, ids: Sequence[int], text: str, *, starts: bool,
     """The run of a text with known ids. A document starts with the bos token if the tokenizer adds one."""
     table = tokenizer.pieces.table
     sizes = [len(table[number]) for number in ids]
-    if sizes:  # a tokenizer may prepend a space or normalise the text: count the original bytes
+    if sizes:  # a tokenizer may prepend a space or normalize the text: count the original bytes
         sizes[0] += len(text.encode()) - sum(sizes)
     if starts and tokenizer.adds_bos and tokenizer.bos_id is not None:
         return Run([tokenizer.bos_id, *ids], [0, *sizes], ends)

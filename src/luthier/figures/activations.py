@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from luthier.figures.models import Models
-from luthier.figures.picture import BLUE, COLOURS, DASHES, DIVERGING, ORANGE, Picture, canvas, finish, matrix, tidy
+from luthier.figures.picture import BLUE, COLORS, DASHES, DIVERGING, ORANGE, Picture, canvas, finish, matrix, tidy
 from luthier.model.feed_forward import FeedForward, SwiGLU
 
 POINTS = 401
@@ -67,7 +67,7 @@ def swiglu(models: Models) -> Picture:
     for number, at in enumerate((-2, -1, 0, 1, 2)):
         line = layer(torch.stack([gate, torch.full_like(gate, at)], 1))[:, 0]
         left.plot(
-            gate, line, color=COLOURS[number], ls=DASHES[number], lw=2, label=f"value {at:+d}" if at else "value 0"
+            gate, line, color=COLORS[number], ls=DASHES[number], lw=2, label=f"value {at:+d}" if at else "value 0"
         )
     tidy(left, "gate", "out = silu(gate) · value", "for five values (at 1: SiLU itself)")
     left.legend(frameon=False, fontsize=8)

@@ -8,7 +8,7 @@ import torch
 
 from luthier.architectures import registry
 from luthier.figures.models import Models
-from luthier.figures.picture import COLOURS, DASHES, Picture, canvas, finish, plain_log, tidy
+from luthier.figures.picture import COLORS, DASHES, Picture, canvas, finish, plain_log, tidy
 from luthier.model.transformer import Transformer
 
 LENGTHS = (32, 64, 128, 256, 512, 1024)
@@ -65,12 +65,12 @@ def cache(models: Models, lengths: tuple[int, ...] = LENGTHS) -> Picture:
             kilobytes,
             "o",
             ls=DASHES[number],
-            color=COLOURS[number],
+            color=COLORS[number],
             label=f"{name}: {count} key heads" if count > 1 else f"{name}: 1 key head",
         )
     for number, name in enumerate(("with_cache", "without_cache")):
         milliseconds = [1e3 * value for value in table[f"seconds_{name}"]]
-        right.plot(lengths, milliseconds, "o", ls=DASHES[number], color=COLOURS[number], label=name.replace("_", " "))
+        right.plot(lengths, milliseconds, "o", ls=DASHES[number], color=COLORS[number], label=name.replace("_", " "))
     tidy(left, "tokens read", "cache (kB)", "memory: keys and values in float32")
     tidy(right, "tokens read", "time of the next token (ms)", "time, measured here")
     for axes in (left, right):

@@ -9,7 +9,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from luthier.figures.models import Models
-from luthier.figures.picture import COLOURS, Picture, canvas, finish, label, tidy
+from luthier.figures.picture import COLORS, Picture, canvas, finish, label, tidy
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
 MOST = 4000  # tokens: more would be illegible
@@ -31,11 +31,11 @@ def kind_of(piece: bytes) -> str:
 @torch.no_grad()
 def two_dimensions(vectors: Tensor) -> tuple[Tensor, list[float]]:
     """The first two principal components, (V, C) -> (V, 2), and each one's share of the variance."""
-    centred = vectors.double() - vectors.double().mean(0)
-    values, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
+    centered = vectors.double() - vectors.double().mean(0)
+    values, directions = torch.linalg.eigh(centered.T @ centered)  # ascending
     best = directions[:, [-1, -2]]
     best = best * best.gather(0, best.abs().argmax(0, keepdim=True)).sign()  # a component's sign is arbitrary: fix it
-    return centred @ best, (values[[-1, -2]] / values.sum()).tolist()
+    return centered @ best, (values[[-1, -2]] / values.sum()).tolist()
 
 
 def pieces(tokenizer: Tokenizer, count: int) -> list[bytes]:
@@ -70,7 +70,7 @@ def embeddings(models: Models) -> Picture:
                 "os^Dx"[number],
                 ms=4,
                 alpha=0.7,
-                color=COLOURS[number],
+                color=COLORS[number],
                 label=f"{kind} ({len(rows)})",
             )
     words = [row for row, kind in enumerate(kinds) if kind == KINDS[0] and len(names[row]) > 2]

@@ -14,7 +14,7 @@ from luthier.language_model import LanguageModel
 from luthier.model.moe import MoE
 
 SHOWN = 26  # tokens
-# Okabe and Ito's colours, light enough for black digits
+# Okabe and Ito's colors, light enough for black digits
 PALE = ("#56B4E9", "#E69F00", "#33B893", "#F0E442", "#CC79A7", "#B8B8B8", "#F28E50", "#8FA8E0")
 
 

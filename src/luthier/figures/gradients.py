@@ -74,7 +74,7 @@ class Measured:
 
 
 def measure_gpt2(*, shortcuts: bool, n_layers: int = 12, dim: int = 192) -> Measured:
-    """Gradients of a newly initialised GPT-2 on the bytes of a text."""
+    """Gradients of a newly initialized GPT-2 on the bytes of a text."""
     config = registry.preset(
         "gpt2-124m", vocab_size=256, context_length=128, dim=dim, n_layers=n_layers, n_heads=6, dropout=0.0
     )
@@ -116,9 +116,9 @@ def shortcuts(models: Models) -> Picture:
     )
     figure = canvas(13, 4.2)
     for axes, (network, measure, rows), title in zip(figure.subplots(1, 3), panels, titles, strict=True):
-        for kind, colour, style in zip(KINDS, (ORANGE, BLUE), ("s--", "o-"), strict=True):
+        for kind, color, style in zip(KINDS, (ORANGE, BLUE), ("s--", "o-"), strict=True):
             places = range(1, len(rows[kind]) + 1)
-            axes.plot(places, rows[kind], style, color=colour, label=f"{kind} shortcuts")
+            axes.plot(places, rows[kind], style, color=color, label=f"{kind} shortcuts")
             axes.set_xticks(places)
         tidy(axes, "layer" if network == "five layers" else "block", measure, title)
         if "gradient" in measure:

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from luthier.files.atomic_file import replacing_file, write_file
 
-# Okabe and Ito's colour-blind-safe colours; lines also differ by dash
+# Okabe and Ito's color-blind-safe colors; lines also differ by dash
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333"
 )  # fmt: skip
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK)
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK)
 DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-SEQUENTIAL, DIVERGING = "cividis", "PuOr"  # colour-blind-safe colour maps
+SEQUENTIAL, DIVERGING = "cividis", "PuOr"  # color-blind-safe color maps
 SOFT = "#555555"
 DOTS_PER_INCH = 130
 BEGINS = {"png": b"\x89PNG", "svg": b"<?xml"}
@@ -75,7 +75,7 @@ def plain_log(axes: Axes) -> None:
 def matrix(
     figure: Figure, axes: Axes, values: Tensor, unit: str, beside: Sequence[Axes] | None = None, **options: Any
 ) -> None:
-    """Draw a matrix, rows from the top, with a colour bar. beside: all axes that share the colour bar."""
+    """Draw a matrix, rows from the top, with a color bar. beside: all axes that share the color bar."""
     shown = axes.imshow(values.numpy(), aspect="auto", interpolation="nearest", **{"cmap": SEQUENTIAL, **options})
     axes.grid(visible=False)
     if unit:

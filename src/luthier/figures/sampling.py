@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from luthier.figures.models import Models
-from luthier.figures.picture import BLUE, COLOURS, GREEN, ORANGE, Picture, canvas, finish, label, name_ticks, tidy
+from luthier.figures.picture import BLUE, COLORS, GREEN, ORANGE, Picture, canvas, finish, label, name_ticks, tidy
 from luthier.generation.sampling import apply_filters
 from luthier.generation.settings import Settings
 
@@ -50,7 +50,7 @@ def temperature(models: Models) -> Picture:
         for number, (value, row) in enumerate(zip(TEMPERATURES, rows.values(), strict=True)):
             places = [place + (number - 1) * 0.27 for place in range(len(ids))]
             name, hatch = f"temperature {value:g}", ("", "//", "..")[number]
-            axes.bar(places, row, 0.26, color=COLOURS[number], hatch=hatch, edgecolor="white", label=name)
+            axes.bar(places, row, 0.26, color=COLORS[number], hatch=hatch, edgecolor="white", label=name)
         tidy(axes, "next token", "probability", "the same, logarithmic" if scale == "log" else "")
         axes.set_yscale(scale)
         name_ticks(axes, names)
@@ -77,10 +77,10 @@ def filters(models: Models) -> Picture:
     rows = {name: apply_filters(logits, settings).softmax(-1)[0, ids].tolist() for name, settings in ways.items()}
     figure = canvas(10, 6)
     titles = ("as the model says it", f"top-k, k = {TOP_K}", f"top-p, p = {TOP_P}")
-    for axes, (name, row), colour, title in zip(
+    for axes, (name, row), color, title in zip(
         figure.subplots(3, 1, sharex=True, sharey=True), rows.items(), (BLUE, ORANGE, GREEN), titles, strict=True
     ):
-        axes.bar(range(len(ids)), row, 0.8, color=colour)
+        axes.bar(range(len(ids)), row, 0.8, color=color)
         kept = int((apply_filters(logits, ways[name]) > float("-inf")).sum())
         tidy(
             axes,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from luthier.figures.models import Models
-from luthier.figures.picture import COLOURS, DASHES, Picture, canvas, finish, tidy
+from luthier.figures.picture import COLORS, DASHES, Picture, canvas, finish, tidy
 from luthier.run.pictures import losses_figure, perplexity
 from luthier.training.schedule import learning_rate_factor
 from luthier.training.settings import Settings
@@ -42,7 +42,7 @@ def schedules(models: Models) -> Picture:
     axes = figure.subplots()
     for number, (schedule, values) in enumerate(rates.items()):
         label = "wsd (warmup, stable, decay)" if schedule == "wsd" else schedule
-        axes.plot(steps, values, color=COLOURS[number], ls=DASHES[number], lw=2, label=label)
+        axes.plot(steps, values, color=COLORS[number], ls=DASHES[number], lw=2, label=label)
     tidy(axes, "step", "learning rate")
     axes.legend(frameon=False)
     caption = (

@@ -23,7 +23,7 @@ def replacing(folder: Path, *, stale: tuple[str, ...], last: str) -> Iterator[Pa
     A folder that is not there takes its name whole. Into one that is there the files are moved.
     stale: patterns of files of an earlier save that go when they are not written again. last: the file that makes the
     folder what it is. It is moved last, and where it changes the old one goes first, so that a stop in between leaves
-    a folder that is not recognised and never a mix. On an error `folder` stays as it was, or is not there.
+    a folder that is not recognized and never a mix. On an error `folder` stays as it was, or is not there.
     """
     real = Path(os.path.realpath(folder))
     try:

@@ -48,7 +48,7 @@ class GGUFFile:
     def shapes(self) -> Mapping[str, Shape]:
         return {name: place.shape for name, place in self.places.items()}
 
-    def is_quantised(self) -> bool:
+    def is_quantized(self) -> bool:
         """Whether any tensor is block-quantized."""
         return any(place.kind.name not in FLOATS for place in self.places.values())
 

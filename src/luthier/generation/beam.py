@@ -20,7 +20,7 @@ import torch
 
 from luthier.generation.reader import Reader
 from luthier.generation.row import Row
-from luthier.generation.sampling import penalise_repetition
+from luthier.generation.sampling import penalize_repetition
 from luthier.generation.settings import Settings
 
 
@@ -44,7 +44,7 @@ class Search:
         self.ended: list[Beam] = []  # the best `beams`, best first
 
     def rank(self, beam: Beam) -> float:
-        """Length-penalised score, by which hypotheses of different lengths are compared."""
+        """Length-penalized score, by which hypotheses of different lengths are compared."""
         return beam.score / math.pow(len(beam.ids), self.settings.length_penalty)
 
     def advance(self, logprobs: Sequence[Sequence[float]], tokens: Sequence[Sequence[int]]) -> None:
@@ -82,8 +82,8 @@ def beam_search(reader: Reader, rows: Sequence[Row], settings: Settings) -> Iter
     going = searches
     while going:
         scores = reader.logits().log_softmax(-1)  # (N, V)
-        if settings.repetition_penalty != 1:  # applied to log-probabilities, which are then no longer normalised
-            scores = penalise_repetition(scores, reader.tokens, settings.repetition_penalty)
+        if settings.repetition_penalty != 1:  # applied to log-probabilities, which are then no longer normalized
+            scores = penalize_repetition(scores, reader.tokens, settings.repetition_penalty)
         best = scores.topk(width)  # (N, W)
         logprobs, tokens = best.values.tolist(), best.indices.tolist()
         parents: list[int] = []

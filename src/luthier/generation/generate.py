@@ -25,7 +25,7 @@ from luthier.generation.settings import Settings
 from luthier.model.memory import check_fits
 from luthier.model.transformer import Transformer
 
-LOGITS = 4  # float32 copies of a text's logits: raw, penalised, filtered, probabilities
+LOGITS = 4  # float32 copies of a text's logits: raw, penalized, filtered, probabilities
 
 if TYPE_CHECKING:
     from luthier.tokenizers.core.tokenizer import Tokenizer

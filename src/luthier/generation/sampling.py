@@ -19,7 +19,7 @@ from luthier.model.seeds import seeded
 DROPPED = -math.inf
 
 
-def penalise_repetition(logits: Tensor, tokens: Tensor, penalty: float) -> Tensor:
+def penalize_repetition(logits: Tensor, tokens: Tensor, penalty: float) -> Tensor:
     """Make tokens (B, S) of a text less likely: divide their logits by the penalty if positive, else multiply."""
     scores = logits.gather(1, tokens)  # (B, S)
     scores = torch.where(scores > 0, scores / penalty, scores * penalty)
@@ -85,7 +85,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 def choose(logits: Tensor, tokens: Tensor, settings: Settings, uniform: Tensor) -> Tensor:
     """Next token of each row, (B,): logits (B, V), tokens so far (B, S), uniform numbers in [0, 1) (B,)."""
     if settings.repetition_penalty != 1:
-        logits = penalise_repetition(logits, tokens, settings.repetition_penalty)
+        logits = penalize_repetition(logits, tokens, settings.repetition_penalty)
     if settings.temperature == 0:
         return logits.argmax(-1)
     return draw(apply_filters(logits, settings), uniform)

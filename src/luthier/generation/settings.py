@@ -33,7 +33,7 @@ class Settings:
     beams: int = 1
     """Above 1: beam search with this many beams; returns the most probable text."""
     length_penalty: float = 1.0
-    """Beam search: divide a text's log-probability by its length to this power; higher favours longer texts."""
+    """Beam search: divide a text's log-probability by its length to this power; higher favors longer texts."""
     samples: int = 1
     """Number of samples for each prompt; sample i (from 0) uses seed + i."""
     stop: tuple[str, ...] = ()

@@ -173,15 +173,15 @@ function choose(place) { // for good
 
 // --- charts
 const small = () => window.innerWidth < 600;
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const scale = () => [0, 1, 2].map((step) => [step / 2, colour(`map-${step}`)]);
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const scale = () => [0, 1, 2].map((step) => [step / 2, color(`map-${step}`)]);
 function draw(id, traces, { height, x = {}, y = {}, ...rest }) {
-  const axis = { automargin: true, gridcolor: colour("line"), linecolor: colour("line"), zeroline: false, fixedrange: !matchMedia("(pointer: fine)").matches };
+  const axis = { automargin: true, gridcolor: color("line"), linecolor: color("line"), zeroline: false, fixedrange: !matchMedia("(pointer: fine)").matches };
   const title = (settings) => ({ ...axis, ...settings, title: { text: settings.title ?? "", font: { size: 12 }, standoff: 6 } });
   const layout = {
     height, xaxis: title(x), yaxis: title(y), margin: { l: 10, r: 10, t: 10, b: 10 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("ink") },
-    hoverlabel: { bgcolor: colour("card"), bordercolor: colour("soft"), font: { color: colour("ink") }, align: "left" },
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: color("ink") },
+    hoverlabel: { bgcolor: color("card"), bordercolor: color("soft"), font: { color: color("ink") }, align: "left" },
     dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false, ...rest,
   };
   return Plotly.react(byId(id), traces, layout, { displayModeBar: false, responsive: true });
@@ -207,7 +207,7 @@ function drawAttention() {
 function drawSinks() {
   const share = data.sinks.share;
   const text = share.map((row, layer) => row.map((s, head) => `layer ${layer}, head ${head}: ${percent(s)} to the first token`));
-  const chosen = state.head === MEAN ? [] : [{ type: "rect", x0: state.head - 0.5, x1: state.head + 0.5, y0: state.layer - 0.5, y1: state.layer + 0.5, line: { color: colour("two"), width: 3 } }];
+  const chosen = state.head === MEAN ? [] : [{ type: "rect", x0: state.head - 0.5, x1: state.head + 0.5, y0: state.layer - 0.5, y1: state.layer + 0.5, line: { color: color("two"), width: 3 } }];
   const whole = (n) => (n <= 16 ? { tickvals: range(n) } : {});
   draw("sink-map", [heatmap(share, text, { zmin: 0, zmax: 1, colorbar: { tickformat: ".0%" } })], {
     height: Math.min(520, byId("sink-map").clientWidth), shapes: chosen,
@@ -224,7 +224,7 @@ function drawLens() {
   const trace = heatmap(z, text, { x: range(T).map((p) => p + 1), zmin: 0, zmax: most, colorbar: { tickformat: ".0%" } });
   const notes = width / T < 56 ? [] : data.lens.ids.flatMap((layer, i) => layer.map((ids, p) => ({
     x: p + 1, y: i, text: plain(seen(ids[0]).slice(0, 9)), showarrow: false, captureevents: false,
-    font: { size: 11, color: z[i][p] / most > colour("map-turn") ? colour("paper") : colour("ink") },
+    font: { size: 11, color: z[i][p] / most > color("map-turn") ? color("paper") : color("ink") },
   })));
   const step = Math.ceil((L + 1) / 32);
   const rows = range(L + 1).filter((i) => i % step === 0 || i === L);
@@ -248,8 +248,8 @@ function drawNorms() {
     const hovertemplate = `${name}, after layer %{x}: %{y:.4g}<extra></extra>`;
     const shared = { x, hovertemplate, legendgroup: key };
     return [
-      { ...shared, y: data.norms[key].map(median), mode: "lines", name, line: { color: colour(paint), dash, width: 2 } },
-      { ...shared, y: data.norms[key].map((row) => row[place]), mode: "markers", name: "chosen token", showlegend: false, marker: { color: colour(paint), symbol, size: 6 } },
+      { ...shared, y: data.norms[key].map(median), mode: "lines", name, line: { color: color(paint), dash, width: 2 } },
+      { ...shared, y: data.norms[key].map((row) => row[place]), mode: "markers", name: "chosen token", showlegend: false, marker: { color: color(paint), symbol, size: 6 } },
     ];
   });
   draw("norms-chart", traces, {
@@ -265,7 +265,7 @@ function drawExperts() {
   const first = data.routing.map((each) => each.chosen.map((ids) => ids[0]));
   const wide = byId("expert-map").clientWidth / T > 20;
   const trace = heatmap(first, text, { zmin: 0, zmax: Math.max(1, experts - 1), showscale: !wide, colorbar: { title: { text: "expert" } } });
-  const notes = wide ? first.flatMap((row, i) => row.map((expert, p) => ({ x: p, y: i, text: `${expert}`, showarrow: false, captureevents: false, font: { size: 11, color: expert > colour("map-turn") * (experts - 1) ? colour("paper") : colour("ink") } }))) : [];
+  const notes = wide ? first.flatMap((row, i) => row.map((expert, p) => ({ x: p, y: i, text: `${expert}`, showarrow: false, captureevents: false, font: { size: 11, color: expert > color("map-turn") * (experts - 1) ? color("paper") : color("ink") } }))) : [];
   draw("expert-map", [trace], { height, annotations: notes, x: { ...tokenAxis("token"), showgrid: false }, y: rows });
   const total = data.routing.map((each) => each.load.reduce((a, b) => a + b, 0));
   const shares = data.routing.map((each, i) => each.load.map((load) => load / total[i]));
@@ -279,7 +279,7 @@ function drawParts() {
     const values = names.map((name) => sum(name, key));
     const all = values.reduce((a, b) => a + b, 0) || 1;
     const text = values.map((value) => `${say(value)}, ${percent(value / all)}`);
-    const trace = { type: "bar", orientation: "h", y: names, x: values, text, textposition: "auto", hoverinfo: "text+y", marker: { color: colour(paint) }, cliponaxis: false };
+    const trace = { type: "bar", orientation: "h", y: names, x: values, text, textposition: "auto", hoverinfo: "text+y", marker: { color: color(paint) }, cliponaxis: false };
     draw(id, [trace], { height: 70 + 36 * names.length, y: { autorange: "reversed" }, x: { rangemode: "tozero", nticks: 5 } });
   };
   bars("parameters-chart", "parameters", "one", count);

@@ -98,7 +98,7 @@ def stopwatches(modules: list[nn.Module], seconds: list[float], device: torch.de
 
 
 def now(device: torch.device) -> float:
-    """Current time in seconds, after synchronising the device."""
+    """Current time in seconds, after synchronizing the device."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()

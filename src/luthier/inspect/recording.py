@@ -3,7 +3,7 @@
     recording = record(model, tokens)
     recording.layers[3].attention_weights[0, 5]     # layer 3, head 5: (T, T), query by key
 
-The parts publish what is recorded through their hook points. Fused attention never materialises its weights, so
+The parts publish what is recorded through their hook points. Fused attention never materializes its weights, so
 attention is computed in unfused form while recording.
 
 Shapes: B batch, T tokens, C dim, H query heads, K key heads, D head_dim, V vocab_size, E experts, k experts a token.

@@ -51,7 +51,7 @@ class Dropout(nn.Module):
 
 
 def scramble(x: Tensor) -> Tensor:
-    """A bijection on int32 whose bits look random: multiply and xor-shift, as hash finalisers do."""
+    """A bijection on int32 whose bits look random: multiply and xor-shift, as hash finalizers do."""
     x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D  # the shift keeps the sign, so the upper bits are masked off
     x = (x ^ ((x >> 15) & 0x1FFFF)) * -0x7B935975
     return x ^ ((x >> 16) & 0xFFFF)

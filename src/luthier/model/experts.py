@@ -63,7 +63,7 @@ def grouped_supports(experts: Experts, device: str, dtype: torch.dtype) -> str |
 
 
 def grouped(x: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """All experts in two calls, with no host synchronisation. Shapes as Experts.forward."""
+    """All experts in two calls, with no host synchronization. Shapes as Experts.forward."""
     if x.dtype != torch.bfloat16:  # such as a sample in float32 of a model that trains in bfloat16
         return loop(x, counts, gate_up, down)
     ends = counts.cumsum(0).to(torch.int32)  # (E,)

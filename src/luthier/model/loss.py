@@ -24,12 +24,12 @@ Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 def loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """(n, V) logits and (n,) targets -> summed loss, and its gradient by the logits, (n, V) in their type."""
     wide = logits.float()
-    normaliser = wide.logsumexp(-1, keepdim=True)  # (n, 1)
+    normalizer = wide.logsumexp(-1, keepdim=True)  # (n, 1)
     counted = (targets != IGNORE)[:, None]
     classes = torch.arange(logits.shape[1], device=logits.device)
     named = targets.clamp(min=0)[:, None]
-    loss = torch.where(counted, normaliser - wide.gather(1, named), 0.0).sum()
-    gradient = torch.where(counted, (wide - normaliser).exp() - (classes == named).float(), 0.0)
+    loss = torch.where(counted, normalizer - wide.gather(1, named), 0.0).sum()
+    gradient = torch.where(counted, (wide - normalizer).exp() - (classes == named).float(), 0.0)
     return loss, gradient.to(logits.dtype)
 
 

@@ -77,7 +77,7 @@ class MoE(nn.Module):
         return out
 
     def set_auxiliary_loss(self, weight: float) -> None:
-        """In training, minimise weight * load_balancing_loss beside whatever is minimised. 0: not."""
+        """In training, minimize weight * load_balancing_loss beside whatever is minimized. 0: not."""
         self.auxiliary_weight = weight
 
     @property
@@ -124,7 +124,7 @@ def load_balancing_loss(logits: Tensor, counts: Tensor, experts_per_token: int) 
 
 
 class WithLoss(torch.autograd.Function):
-    """Returns x, and adds `loss` to whatever is minimised: its gradient is 1 in the backward pass."""
+    """Returns x, and adds `loss` to whatever is minimized: its gradient is 1 in the backward pass."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, loss: Tensor) -> Tensor:

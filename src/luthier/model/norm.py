@@ -1,4 +1,4 @@
-"""Normalisation over the last dimension. (GPT-2 uses `torch.nn.LayerNorm` as it is.)"""
+"""Normalization over the last dimension. (GPT-2 uses `torch.nn.LayerNorm` as it is.)"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def must_be_called(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def override(module: nn.Module) -> str | None:
-    """What is changed in a module, in words: hooks, a `forward` of its own, parametrisations; None: nothing is.
+    """What is changed in a module, in words: hooks, a `forward` of its own, parametrizations; None: nothing is.
 
     A subclass is no such change: compare `type(module)`.
     """
@@ -40,5 +40,5 @@ def override(module: nn.Module) -> str | None:
     if "forward" in vars(module):
         return "a forward of its own"
     if is_parametrized(module):
-        return "parametrisations"
+        return "parametrizations"
     return None

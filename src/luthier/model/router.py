@@ -81,7 +81,7 @@ class GroupedSigmoidRouter(Router):
 
     A group's score is the sum of its two best. `balance` (E,) is added to the scores where experts are chosen, not
     where they are weighted: training moves it to keep the expert load even. The weights of the chosen sum to 1 where
-    `normalise` is set, and are multiplied by `scale`.
+    `normalize` is set, and are multiplied by `scale`.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class GroupedSigmoidRouter(Router):
         *,
         n_groups: int = 1,
         groups_per_token: int = 1,
-        normalise: bool = True,
+        normalize: bool = True,
         scale: float = 1.0,
     ) -> None:
         super().__init__(dim, n_experts, experts_per_token)
@@ -111,7 +111,7 @@ class GroupedSigmoidRouter(Router):
                 f"{of_model('experts_per_token')} {experts_per_token} are more than the experts of "
                 f"{groups_per_token} groups"
             )
-        self.n_groups, self.groups_per_token, self.normalise, self.scale = n_groups, groups_per_token, normalise, scale
+        self.n_groups, self.groups_per_token, self.normalize, self.scale = n_groups, groups_per_token, normalize, scale
         self.balance = nn.Parameter(torch.zeros(n_experts), requires_grad=False)
 
     def route(self, logits: Tensor) -> Routing:
@@ -126,6 +126,6 @@ class GroupedSigmoidRouter(Router):
             ranked = groups.masked_fill(~kept[..., None], float("-inf")).flatten(1)
         chosen = ranked.topk(self.experts_per_token, dim=-1).indices
         weights = scores.gather(1, chosen)
-        if self.normalise:
+        if self.normalize:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         return Routing(logits, chosen, weights * self.scale)

@@ -29,7 +29,7 @@ GPT2_VOCABULARY = 50_257
 NAMES = gpt2.FAMILY.formats["book"]
 
 
-def recognises(path: Path) -> bool:
+def recognizes(path: Path) -> bool:
     """Whether a path looks like such a file."""
     return path.suffix in SUFFIXES and path.is_file()
 

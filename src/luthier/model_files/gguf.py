@@ -27,7 +27,7 @@ WHOLE = ("ffn_gate_inp.weight", "position_embd.weight", "rope_freqs.weight")  # 
 OUTER = ("token_embd.weight", "output.weight")
 
 
-def recognises(path: Path) -> bool:
+def recognizes(path: Path) -> bool:
     """Whether a path is such a file, whatever its name."""
     if not path.is_file():
         return False
@@ -39,12 +39,12 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
-    """The model in a file. dtype: unless given that of the file's embedding, and bfloat16 where tensors are quantised.
+    """The model in a file. dtype: unless given that of the file's embedding, and bfloat16 where tensors are quantized.
 
     Raises a LuthierError that names what is broken, unsupported, missing, unknown or of another shape.
     """
     file = GGUFFile(path, dtype or torch.bfloat16)
-    if dtype is None and file.is_quantised():
+    if dtype is None and file.is_quantized():
         dtype = torch.bfloat16
     try:
         config = read_config(file.fields, file)
@@ -60,7 +60,7 @@ def write(path: Path, opened: Opened, watch: Watch = silent, *, quantize: str | 
 
     quantize: the number type of the matrices, "F32", "F16", "BF16", "Q8_0" or "Q4_0"; that of the model if not given.
     What llama.cpp keeps in F32 stays so: vectors, routers and learned positions. In Q4_0 files the embedding and the
-    output matrix are Q8_0, and where rows are no multiple of 32 a quantised matrix is F16.
+    output matrix are Q8_0, and where rows are no multiple of 32 a quantized matrix is F16.
     """
     model, config, tokenizer = opened
     wanted = (quantize or OF_DTYPE[model.embedding.weight.dtype]).upper()

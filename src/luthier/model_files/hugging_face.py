@@ -35,7 +35,7 @@ QUANTIZERS = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "fp8
 WEIGHTS = ("model*.safetensors", safetensors_files.INDEX)  # patterns of the files with weights
 
 
-def recognises(path: Path) -> bool:
+def recognizes(path: Path) -> bool:
     """Whether a path looks like such a folder."""
     return (path / CONFIG).is_file() and (safetensors_files.has_weights(path) or pth_folder.has_weights(path))
 

@@ -19,7 +19,7 @@ FORMATS = ("hf", "gguf", "meta")  # that can be written
 def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
     """Open a model, whatever the kind. Raises a LuthierError that says what opens, or what is wrong with the file."""
     check_files(path)
-    reader = next((reader for reader in READERS if reader.recognises(path)), None)
+    reader = next((reader for reader in READERS if reader.recognizes(path)), None)
     if reader is None:
         raise refusal(path)
     opened: Opened = reader.read(path, device, dtype)

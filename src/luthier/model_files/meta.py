@@ -40,7 +40,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 
 
-def recognises(path: Path) -> bool:
+def recognizes(path: Path) -> bool:
     """Whether a path looks like such a folder."""
     return (path / PARAMS).is_file() and any(path.glob("consolidated*.pth"))
 

@@ -25,7 +25,7 @@ NAMED = re.compile(rb'^model_checkpoint_path: "([A-Za-z0-9_.-]+)"', re.MULTILINE
 LARGEST_TEXT = 2**20  # bytes of `checkpoint`
 
 
-def recognises(path: Path) -> bool:
+def recognizes(path: Path) -> bool:
     """Whether a path looks like such a folder."""
     return (path / HPARAMS).is_file() and any(path.glob("*.index"))
 

@@ -29,9 +29,9 @@ def read(path: Path, kind: Kind) -> Opened:
     the compiled library is not available, that is so for "int4" and blocks of Q4_0 and Q4_1, whose scales are rounded
     from float16 to bfloat16. Raises what opening raises.
     """
-    if gguf.recognises(path) and has_library():
+    if gguf.recognizes(path) and has_library():
         return read_blocks(path, kind)
-    if gguf.recognises(path) and kind == "int4":
+    if gguf.recognizes(path) and kind == "int4":
         return four_bits.read(path)
     opened = kinds.read(path, torch.device("cpu"), torch.bfloat16)
     return opened._replace(model=quantize(opened.model, kind))

@@ -45,7 +45,7 @@ def check_files(path: Path) -> None:
 
 
 def refusal(path: Path) -> LuthierError:
-    """The error for a path that no reader recognises."""
+    """The error for a path that no reader recognizes."""
     if not path.exists():
         near = f"; did you mean hf:{path}?" if ON_THE_HUB.fullmatch(str(path)) else f": {OPENS}"
         return LuthierError(f"there is no {path}{near}")

@@ -153,7 +153,7 @@ def build(command: list[str], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         signed.replace(path)
-        synchronise(path.parent)
+        synchronize(path.parent)
     except subprocess.TimeoutExpired:
         raise Unavailable(f"{command[0]} had not compiled it after {SECONDS} s") from None
     finally:
@@ -166,7 +166,7 @@ def first_error(said: str) -> str:
     return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "it gave no reason")
 
 
-def synchronise(folder: Path) -> None:
+def synchronize(folder: Path) -> None:
     """Bring the names in a folder to the disk, where it lets us."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -10,7 +10,7 @@
 
 namespace {
 
-void normalise(const Norm& norm, const float* x, int64_t C, float* y) {
+void normalize(const Norm& norm, const float* x, int64_t C, float* y) {
     __m512 sum = _mm512_setzero_ps();
     float mean = 0;
     if (norm.bias) {
@@ -102,9 +102,9 @@ struct Step {
         std::vector<float> normed(M * C);
         Source source;
         SharedAttention attention;
-        // rows that threads share, each normalises: waiting would take longer
+        // rows that threads share, each normalizes: waiting would take longer
         auto norm = [&](const Norm& with, std::initializer_list<const Matrix*> matrices) {
-            for (int64_t r = 0; r < own; r++) normalise(with, &x[(share.begin + r) * C], C, &normed[r * C]);
+            for (int64_t r = 0; r < own; r++) normalize(with, &x[(share.begin + r) * C], C, &normed[r * C]);
             source.take(normed.data(), own, C, matrices);
         };
         auto add = [&](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {
@@ -140,7 +140,7 @@ struct Step {
         }
         int64_t wanted = 0;
         for (int64_t r = 0; r < M; r++)
-            if (rows[r].wanted) normalise(model.norm, &x[r * C], C, &normed[wanted++ * C]);
+            if (rows[r].wanted) normalize(model.norm, &x[r * C], C, &normed[wanted++ * C]);
         source.take(normed.data(), wanted, C, {&model.output});
         multiply(Share{0, wanted, me, team.size}, alone, {&model.output}, source,
                  [&](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {

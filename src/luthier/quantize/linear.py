@@ -60,7 +60,7 @@ class Int8Linear(nn.Module):
             y = F.linear(rows, self.numbers.bfloat16()).mul_(self.scales)
         return finish(y, self.bias, x)
 
-    def dequantised(self) -> Tensor:
+    def dequantized(self) -> Tensor:
         """The dequantized weight, (N, K) float32."""
         return self.numbers.float() * self.scales.float()[:, None]
 
@@ -113,7 +113,7 @@ class Int4Linear(nn.Module):
         lowest = (zeros.float() - 8 * scales.float()).bfloat16()
         return torch.addcmul(lowest[:, None], numbers, scales[:, None]).flatten(0, 1)
 
-    def dequantised(self) -> Tensor:
+    def dequantized(self) -> Tensor:
         """The dequantized weight, (N, K) float32. Slow: multiplies by the identity, to work for any packing."""
         identity = torch.eye(self.in_features, dtype=torch.bfloat16)
         ones = torch.ones_like(self.scales_and_zeros)

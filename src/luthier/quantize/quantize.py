@@ -59,7 +59,7 @@ def is_wide(name: str) -> bool:
     return name == "output" or name.endswith(WIDE)
 
 
-def is_quantised(model: Transformer) -> bool:
+def is_quantized(model: Transformer) -> bool:
     """Whether any matrix is quantized."""
     return any(isinstance(module, (BlockLinear, Int4Linear, Int8Linear)) for module in model.modules())
 

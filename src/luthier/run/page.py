@@ -24,7 +24,7 @@ Cell = str | float | None
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart. traces: as Plotly takes them, but that `tone` numbers a colour, of which the page has a light and a
+    """A chart. traces: as Plotly takes them, but that `tone` numbers a color, of which the page has a light and a
     dark set; made by `line`, `band`, `dots` and `heatmap`. log: of the y axis.
     """
 
@@ -102,7 +102,7 @@ def as_text(text: str) -> str:
 
 
 def line(name: str, x: Sequence[Cell], y: Sequence[Cell], tone: int, hover: Sequence[str] = ()) -> dict[str, Any]:
-    """Points joined by a line, told apart from others by colour and by dash. hover: a text for each point."""
+    """Points joined by a line, told apart from others by color and by dash. hover: a text for each point."""
     trace: dict[str, Any] = {"type": "scatter", "mode": "lines+markers", "name": as_text(name), "tone": tone}
     trace |= {"x": list(x), "y": list(y), "line": {"dash": DASHES[tone % len(DASHES)], "width": 2}}
     trace["marker"] = {"size": 5, "symbol": tone % 8}
@@ -125,7 +125,7 @@ def dots(name: str, x: Sequence[str], y: Sequence[float], tone: int, hover: Sequ
 
 
 def heatmap(values: Sequence[Sequence[float]], x: Sequence[str], y: Sequence[str], unit: str) -> dict[str, Any]:
-    """A colour for each of the values, rows from the top."""
+    """A color for each of the values, rows from the top."""
     return {
         "type": "heatmap", "z": [list(row) for row in values], "colorscale": "Cividis", "showscale": True,
         "x": [as_text(name) for name in x], "y": [as_text(name) for name in y],

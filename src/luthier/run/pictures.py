@@ -14,7 +14,7 @@ from luthier.terminal.characters import one_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TRAIN, VALIDATION, INK = "#0072B2", "#D55E00", "#333333"  # told apart by colour-blind eyes (Okabe and Ito)
+TRAIN, VALIDATION, INK = "#0072B2", "#D55E00", "#333333"  # told apart by color-blind eyes (Okabe and Ito)
 
 
 def draw_losses(looks: Sequence[dict[str, Any]], title: str, path: Path) -> None:

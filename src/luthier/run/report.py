@@ -158,7 +158,7 @@ def said(run: Record) -> Section:
         place = f"step {record['step']:,}" + (f", epoch {epoch:.2f}" if epoch is not None else "")
         begun = text.startswith(prompt)
         samples.append(Sample(place, prompt if begun else "", text.removeprefix(prompt) if begun else text))
-    text = "What the model wrote after the coloured words." if samples else "It has not spoken yet."
+    text = "What the model wrote after the colored words." if samples else "It has not spoken yet."
     return Section("Samples", text, samples=samples)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from luthier.architectures.initialise import empty_embedding, initialise_normal
+from luthier.architectures.initialize import empty_embedding, initialize_normal
 from luthier.errors import UsageError
 from luthier.model.attention import Attention
 from luthier.model.experts import Experts
@@ -144,7 +144,7 @@ def build(parts: Parts, shape: Shape, hidden_dim: int, seed: int, device: torch.
     model = on_meta(parts, shape, hidden_dim).to_empty(device="cpu")
     model.tie()
     generator = seeded(seed)
-    initialise_normal(model, generator, std=0.02, residual_scale=(2 * shape.n_layers) ** -0.5)
+    initialize_normal(model, generator, std=0.02, residual_scale=(2 * shape.n_layers) ** -0.5)
     if model.position_embedding is not None:
         model.position_embedding.weight.data.normal_(0, 0.01, generator=generator)
     return model.to(device)

@@ -49,7 +49,7 @@ def verify(path: Path, lm: LanguageModel) -> Iterator[Check]:
         laws: dict[str, Callable[[Transformer, Tensor], Tensor]] = {
             "a later token changes nothing before it": causality,
             "token by token with the cache equals the whole": caching,
-            "neighbours in a batch change nothing": neighbours,
+            "neighbors in a batch change nothing": neighbors,
             "padding on the left changes nothing": padding,
         }
         lm.model.eval()
@@ -89,7 +89,7 @@ def caching(model: Transformer, tokens: Tensor) -> Tensor:
     return difference
 
 
-def neighbours(model: Transformer, tokens: Tensor) -> Tensor:
+def neighbors(model: Transformer, tokens: Tensor) -> Tensor:
     """Logits of each row in its batch, minus those of the row alone."""
     alone = torch.cat([model(row[None]) for row in tokens])
     difference: Tensor = model(tokens).float() - alone.float()

@@ -36,8 +36,8 @@ def is_terminal(name: Name) -> bool:
         return False
 
 
-def shows_colours(name: Name) -> bool:
-    """Whether colours may be written: to a terminal, and where FORCE_COLOR asks for them (force-color.org)."""
+def shows_colors(name: Name) -> bool:
+    """Whether colors may be written: to a terminal, and where FORCE_COLOR asks for them (force-color.org)."""
     return is_terminal(name) or bool(os.environ.get("FORCE_COLOR"))
 
 
@@ -134,7 +134,7 @@ class Guarded(io.TextIOBase):
 
 
 class Plain(Guarded):
-    """The same, and libraries see no terminal in it, so that they write no colours."""
+    """The same, and libraries see no terminal in it, so that they write no colors."""
 
     def isatty(self) -> bool:
         """No."""
@@ -152,7 +152,7 @@ class Filtered(Plain):
 
 @contextmanager
 def filtered_stderr() -> Iterator[None]:
-    """Within the context, what libraries print on stderr is filtered, and has no colours, which are escape codes."""
+    """Within the context, what libraries print on stderr is filtered, and has no colors, which are escape codes."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Plain("stdout"), Filtered("stderr")
     try:

@@ -110,7 +110,7 @@ class Trainer:
         losses = []
         for batch in batches:
             reseed(self.model, self.generator, self.world.rank)
-            with self.synchronised(last=batch is batches[-1]):
+            with self.synchronized(last=batch is batches[-1]):
                 loss = self.objective(batch) / max(1, tokens)
                 (loss * self.world.size).backward()  # DDP and FSDP average gradients over processes
             losses.append(loss.detach())
@@ -134,8 +134,8 @@ class Trainer:
         return StepResult(total.item(), norm.item(), factor * self.settings.learning_rate, tokens, seconds, loads)
 
     @contextmanager
-    def synchronised(self, *, last: bool) -> Iterator[None]:
-        """Synchronise gradients between processes in the step's last backward pass only."""
+    def synchronized(self, *, last: bool) -> Iterator[None]:
+        """Synchronize gradients between processes in the step's last backward pass only."""
         if isinstance(self.objective, DistributedDataParallel) and not last:
             with self.objective.no_sync():
                 yield

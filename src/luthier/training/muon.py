@@ -1,4 +1,4 @@
-"""torch.optim.Muon, with matrices of one shape orthogonalised in a batch.
+"""torch.optim.Muon, with matrices of one shape orthogonalized in a batch.
 
 In a small model, Muon spends most of its time launching products of 128 x 128 matrices one at a time; batched, they
 take half the time and are bitwise equal.
@@ -38,7 +38,7 @@ class Muon(torch.optim.Muon):
             for alike in by_shape(updates):
                 stack = torch.stack([upright(updates[index]) for index in alike])  # (n, R, S)
                 rate = group["lr"] * 0.2 * stack.shape[2] ** 0.5  # matches the RMS of AdamW's updates: arXiv 2502.16982
-                stack = orthogonalise(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                stack = orthogonalize(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 for index, update in zip(alike, stack, strict=True):
                     tall = weights[index].shape[0] > weights[index].shape[1]
                     weights[index].add_(update.T if tall else update, alpha=-rate)
@@ -61,8 +61,8 @@ def upright(matrix: Tensor) -> Tensor:
     return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
 
 
-def orthogonalise(stack: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """Orthogonalise each matrix approximately by Newton-Schulz steps, (n, R, S) -> (n, R, S) in bfloat16."""
+def orthogonalize(stack: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Orthogonalize each matrix approximately by Newton-Schulz steps, (n, R, S) -> (n, R, S) in bfloat16."""
     a, b, c = coefficients
     x = stack.bfloat16()
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)

@@ -36,7 +36,7 @@ class Settings:
     document_separator: str = ""
     """String that separates documents within a file, such as "<|endoftext|>"; empty: a file is one document."""
     normalisation: Literal["NFC", "NFKC", "none"] = "NFC"
-    """Unicode normalisation form of the text."""
+    """Unicode normalization form of the text."""
     invalid: Literal["error", "replace"] = "error"
     """Bytes that are not UTF-8: stop with an error, or replace them by U+FFFD."""
 
@@ -82,7 +82,7 @@ class Settings:
     epochs: float = 0.0
     """Passes over the training tokens; 0: set by `steps`."""
     seed: int = 1
-    """Random seed of initialisation, batch order and dropout."""
+    """Random seed of initialization, batch order and dropout."""
 
     # mixture of experts
     balance: Literal["bias", "auxiliary", "none"] = "bias"

@@ -240,7 +240,7 @@ def specials(parts: Sequence[Part]) -> list[int]:
 
 
 def joined(parts: Sequence[Part]) -> list[Part]:
-    """The same, with neighbouring runs of plain text in one."""
+    """The same, with neighboring runs of plain text in one."""
     merged: list[Part] = []
     for part in parts:
         if part.id is None and merged and merged[-1].id is None:

@@ -2,7 +2,7 @@ r"""Cleaning a text before it becomes tokens: the same rules for the text that t
 
 Line ends become \n (\r\n, \r, and the separators that words must not be joined across: vertical tab, form feed, the
 separators of ASCII, next line); the byte order mark at the beginning and all other control characters but \t go; then
-Unicode is normalised (https://unicode.org/reports/tr15/).
+Unicode is normalized (https://unicode.org/reports/tr15/).
 
 A tokenizer keeps the rules as the first steps of its backend's normalizer, so that tokenizer.json has them and
 `transformers` applies them too. `clean` does the same in Python, many times faster.
@@ -18,8 +18,8 @@ from typing import Any, Literal
 from tokenizers import Tokenizer as Backend
 from tokenizers.normalizers import Sequence
 
-Normalisation = Literal["NFC", "NFKC", "none"]
-FORMS: tuple[Normalisation, ...] = ("none", "NFC", "NFKC")  # each does what those before it do
+Normalization = Literal["NFC", "NFKC", "none"]
+FORMS: tuple[Normalization, ...] = ("none", "NFC", "NFKC")  # each does what those before it do
 CLEANING = "Cleaning"  # the type of the step that stands for these steps in `steps.steps`
 
 MARK = "\ufeff"  # the byte order mark
@@ -30,7 +30,7 @@ _BREAK = re.compile(f"\r\n?|[{_LINE_ENDS}]")
 _DROPPED = re.compile(f"[{_CONTROL}]")
 
 
-def clean(text: str, normalisation: Normalisation) -> str:
+def clean(text: str, normalisation: Normalization) -> str:
     """A whole text cleaned. Cleaning it again changes nothing."""
     if _UNCLEAN.search(text):
         text = without_control(text).lstrip(MARK)
@@ -42,7 +42,7 @@ def without_control(text: str) -> str:
     return _DROPPED.sub("", _BREAK.sub("\n", text))
 
 
-def put_on(backend: Backend, normalisation: Normalisation) -> None:
+def put_on(backend: Backend, normalisation: Normalization) -> None:
     """Have a backend clean its texts first, in the place of what it cleaned them by before."""
     _, rest = taken_off([] if backend.normalizer is None else _steps_of(backend.normalizer))
     normalizer = Sequence([])
@@ -51,7 +51,7 @@ def put_on(backend: Backend, normalisation: Normalisation) -> None:
     backend.normalizer = normalizer
 
 
-def taken_off(steps: list[dict[str, Any]]) -> tuple[Normalisation | None, list[dict[str, Any]]]:
+def taken_off(steps: list[dict[str, Any]]) -> tuple[Normalization | None, list[dict[str, Any]]]:
     """What the first steps of a normalizer clean by (None: they do not), and the steps after those."""
     for form in reversed(FORMS):  # "none" is the beginning of the others
         mine = _steps(form)
@@ -66,7 +66,7 @@ def _steps_of(normalizer: Any) -> list[dict[str, Any]]:
     return inner
 
 
-def _steps(normalisation: Normalisation) -> list[dict[str, Any]]:
+def _steps(normalisation: Normalization) -> list[dict[str, Any]]:
     r"""The steps of `clean` as tokenizer.json writes them. \A, not ^, which is the beginning of any line there."""
     rules = ((f"\r\n?|[{_LINE_ENDS}]", "\n"), (f"[{_CONTROL}]", ""), (f"\\A{MARK}+", ""))
     found: list[dict[str, Any]] = [

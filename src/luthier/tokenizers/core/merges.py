@@ -15,7 +15,7 @@ Text = TypeVar("Text", str, bytes)
 def merges_of(ranks: Mapping[Text, int], pieces: Iterable[Text]) -> list[tuple[Text, Text]]:
     """The pair that each piece is made of, in the order of the ranks.
 
-    Both kinds of file join whichever neighbours make the piece of the lowest rank, the leftmost first. Done to a piece
+    Both kinds of file join whichever neighbors make the piece of the lowest rank, the leftmost first. Done to a piece
     by itself, the last joining gives its pair; and no other pair can ever make it inside a longer text, since the
     joinings between a piece's two ends go the same way there. A piece that is never reached so has no merge.
     """

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 
-from luthier.tokenizers.core.cleaning import CLEANING, Normalisation, taken_off
+from luthier.tokenizers.core.cleaning import CLEANING, Normalization, taken_off
 
 
 def steps(part: Normalizer | PreTokenizer | None) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def without_cleaning(part: Normalizer | None) -> list[dict[str, Any]]:
     return [step for step in steps(part) if step["type"] != CLEANING]
 
 
-def cleaning_of(part: Normalizer | None) -> Normalisation | None:
+def cleaning_of(part: Normalizer | None) -> Normalization | None:
     """The form by which a normalizer cleans a text first, None if it does not."""
     return next((step["form"] for step in steps(part)[:1] if step["type"] == CLEANING), None)
 

@@ -4,7 +4,7 @@
     ids = tokenizer.encode("Once upon a time")
     tokenizer.decode(ids)                       # "Once upon a time"
 
-A text is encoded as it is given, unless the tokenizer's own file has rules that normalise it: those of a tokenizer made
+A text is encoded as it is given, unless the tokenizer's own file has rules that normalize it: those of a tokenizer made
 for a run clean every text as the run's own was (see `cleaning`).
 """
 
@@ -28,7 +28,7 @@ from luthier.errors import LuthierError
 from luthier.files.atomic_folder import replacing
 from luthier.tokenizers.core.bounds import Growth
 from luthier.tokenizers.core.characters import CharacterTable, character_table
-from luthier.tokenizers.core.cleaning import FORMS, Normalisation, clean, put_on
+from luthier.tokenizers.core.cleaning import FORMS, Normalization, clean, put_on
 from luthier.tokenizers.core.pieces import Pieces, decoder_before, pieces_of
 from luthier.tokenizers.core.steps import cleaning_of
 from luthier.tokenizers.core.stream import Stream
@@ -189,7 +189,7 @@ class Tokenizer:
             (staging / "tokenizer.json").write_text(self.to_json(pretty=True) + "\n", encoding="utf-8")
             (staging / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    def with_cleaning(self, normalisation: Normalisation) -> Tokenizer:
+    def with_cleaning(self, normalisation: Normalization) -> Tokenizer:
         """The same tokenizer with the rules of `cleaning` before its own, so that prompts become what texts were."""
         if self._cleaning is not None and FORMS.index(self._cleaning) >= FORMS.index(normalisation):
             return self

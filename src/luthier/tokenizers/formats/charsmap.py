@@ -1,9 +1,9 @@
-"""SentencePiece's normalisation rules (`precompiled_charsmap`), as normalizers that do exactly the same.
+"""SentencePiece's normalization rules (`precompiled_charsmap`), as normalizers that do exactly the same.
 
 The rules map strings to strings, the longest first. The backend's own reader of them (`Precompiled`) works on whole
 graphemes: it loses accents after a replaced character, and some texts make it panic. SentencePiece's published rules
 are Unicode's NFKC and a few more, so they are written here as NFKC with two kinds of exception: characters that the
-rules map otherwise, and neighbours that NFKC would compose or reorder and the rules leave alone.
+rules map otherwise, and neighbors that NFKC would compose or reorder and the rules leave alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def characters() -> str:
 
 
 @lru_cache(maxsize=4)
-def normalising(charsmap: bytes) -> tuple[Normalizer, ...]:
+def normalizing(charsmap: bytes) -> tuple[Normalizer, ...]:
     """Normalizers that do what the rules say. Raises LuthierError for rules that are far from NFKC."""
     rules = read_rules(charsmap)
     nfkc = _each(NFKC())

@@ -53,8 +53,8 @@ class Model:
     byte_fallback: bool
     space_after_words: bool
     roles: dict[str, str]  # unk, bos, eos, pad: the text of that piece
-    rules_name: str  # of the normalisation
-    charsmap: bytes  # the normalisation's rules, "" for none
+    rules_name: str  # of the normalization
+    charsmap: bytes  # the normalization's rules, "" for none
     add_dummy_prefix: bool
     remove_extra_whitespaces: bool
     escape_whitespaces: bool

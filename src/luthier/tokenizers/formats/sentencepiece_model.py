@@ -1,10 +1,10 @@
 """SentencePiece models (Kudo and Richardson 2018, arXiv 1808.06226) as a `tokenizers` backend with the same ids.
 
-SentencePiece sees a text as one string in which "▁" stands for a space, and joins neighbours (BPE) or takes the
+SentencePiece sees a text as one string in which "▁" stands for a space, and joins neighbors (BPE) or takes the
 likeliest cut into pieces (unigram) over its whole length. Where no piece has "▁" after another character, nothing can
 reach from one word into the next, so the backend may do each word by itself: the same ids, a hundred times faster.
 Only where two cuts of a unigram model are exactly as likely ("aaa" as "aa" and "a"), SentencePiece takes the one that
-its 32-bit rounding favours, and the backend, which counts in 64 bits, may take the other.
+its 32-bit rounding favors, and the backend, which counts in 64 bits, may take the other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from luthier.tokenizers.core.merges import merges_of
 from luthier.tokenizers.core.pieces import LEADING, SPACE
 from luthier.tokenizers.core.plain import NEVER, cuts, harden, literal
 from luthier.tokenizers.core.tokenizer import Tokenizer
-from luthier.tokenizers.formats.charsmap import normalising
+from luthier.tokenizers.formats.charsmap import normalizing
 from luthier.tokenizers.formats.sentencepiece_file import Algorithm, Kind, Model, Piece, read_model
 
 TEXT = (Kind.NORMAL, Kind.USER_DEFINED)
@@ -63,7 +63,7 @@ def build(model: Model, begin: Begin = "own") -> Tokenizer:
         raise LuthierError(f"a SentencePiece model has one piece for unknown characters, this one {len(unknown)}")
     if begin == "never":
         model = replace(model, add_dummy_prefix=False)
-    # rules of normalisation are SentencePiece's own, which transformers leaves out: then only "never" is followed
+    # rules of normalization are SentencePiece's own, which transformers leaves out: then only "never" is followed
     if model.algorithm is not Algorithm.BPE or model.charsmap or model.remove_extra_whitespaces:
         begin = "own"
     backend = _unigram(model) if model.algorithm is Algorithm.UNIGRAM else _bpe(model, unknown[0])
@@ -159,7 +159,7 @@ def words_pattern(free: str = "") -> str:
 
 def _normalizer(model: Model) -> normalizers.Normalizer:
     begin = [normalizers.Prepend(" ")] if model.add_dummy_prefix else []
-    rules = list(normalising(model.charsmap)) if model.charsmap else []
+    rules = list(normalizing(model.charsmap)) if model.charsmap else []
     if model.remove_extra_whitespaces:  # the space at the beginning is put there afterwards, and not before nothing
         ends, runs = Regex(rf"\A +|[ {SPACE}]+\z"), Regex(" {2,}")
         steps = [*rules, normalizers.Replace(ends, ""), normalizers.Replace(runs, " "), *begin]

@@ -75,7 +75,7 @@ def long_texts(backend: Backend) -> LongTexts | None:
     """The fast way for a backend, None where there is none."""
     words, normalize = words_of(backend), _normalizing(backend)
     random = getattr(backend.model, "dropout", None)
-    # tokens that are looked for in the normalised text; where nothing is normalised, they are found as the others are
+    # tokens that are looked for in the normalized text; where nothing is normalized, they are found as the others are
     added = [] if backend.normalizer is None else backend.get_added_tokens_decoder().values()
     if words is None or random or any(token.normalized and not token.special for token in added):
         return None

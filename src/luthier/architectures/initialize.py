@@ -20,7 +20,7 @@ def empty_embedding(n_entries: int, dim: int) -> nn.Embedding:
 
 
 @torch.no_grad()
-def initialise_normal(model: Transformer, generator: torch.Generator, *, std: float, residual_scale: float) -> None:
+def initialize_normal(model: Transformer, generator: torch.Generator, *, std: float, residual_scale: float) -> None:
     """Matrices N(0, std), those that write into the residual stream times residual_scale; norms 1, biases 0."""
     into_stream = {id(weight) for module in model.modules() for weight in residual_outputs(module)}
     for module in model.modules():

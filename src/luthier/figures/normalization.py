@@ -31,7 +31,7 @@ def layernorm(models: Models) -> Picture:
     left, middle, right = figure.subplots(1, 3)
     # by quantile: a large model has a few activations a hundred times larger than all others
     spread = 2 * max(float(x.abs().flatten().quantile(0.98)) for x in (before, after))
-    for x, colour, name in ((before, BLUE, "before"), (after, ORANGE, "after")):
+    for x, color, name in ((before, BLUE, "before"), (after, ORANGE, "after")):
         left.hist(
             x.flatten().numpy(),
             80,
@@ -39,15 +39,15 @@ def layernorm(models: Models) -> Picture:
             density=True,
             histtype="step",
             lw=1.8,
-            color=colour,
+            color=color,
             label=name,
         )
     tidy(left, "activation", "density", "activations of all tokens")
     left.legend(frameon=False)
     places = range(len(before))
     for axes, rows, name in ((middle, means, "mean"), (right, variances, "variance")):
-        for values, colour, marker in zip(rows, (BLUE, ORANGE), "os", strict=True):
-            axes.plot(places, values, marker, ms=3.5, color=colour)
+        for values, color, marker in zip(rows, (BLUE, ORANGE), "os", strict=True):
+            axes.plot(places, values, marker, ms=3.5, color=color)
         tidy(axes, "token", name, f"{name} of each token's activations")
     plain_log(right)
     caption = (
@@ -77,8 +77,8 @@ def rmsnorm(models: Models) -> Picture:
     looks = {"before": (BLUE, "o"), "layer_norm": (ORANGE, "s"), "rms_norm": (GREEN, "^")}
     for axes, rows, y in ((left, means, "mean"), (middle, sizes, "root mean square")):
         for name, values in rows.items():
-            colour, marker = looks[name]
-            axes.plot(places, values, marker, ms=3.5, color=colour, label=name.replace("_", " "))
+            color, marker = looks[name]
+            axes.plot(places, values, marker, ms=3.5, color=color, label=name.replace("_", " "))
         tidy(axes, "token", y, f"{y} of each token's activations")
     plain_log(middle)
     left.legend(frameon=False, fontsize=8)
