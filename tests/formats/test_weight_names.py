@@ -15,6 +15,7 @@ from luthier.formats.names import (
     PairsToHalves,
     Rule,
     Split,
+    Stack,
     Table,
     Transpose,
     ZeroBias,
@@ -51,6 +52,7 @@ def test_every_step_undoes_itself(rows, columns, more, heads):
         (PairsToHalves((heads, None)), [numbered(heads * 2 * rows, columns), numbered(more, columns)]),
         (PairsToHalves((heads,)), [numbered(heads * 2 * rows)]),
         (Join((rows, more), dim=1), [numbered(columns, rows), numbered(columns, more)]),
+        (Stack(2), [numbered(rows, columns), numbered(rows, columns) + 1, *([numbered(columns, rows)] * 2)]),
         (ZeroBias(), [numbered(rows, columns), torch.zeros(columns)]),
         (ZeroBias(out=0), [numbered(rows, columns), torch.zeros(rows)]),
         (Derived(numbered(rows)), [numbered(rows)]),
@@ -73,6 +75,13 @@ def test_a_tensor_that_follows_from_the_config_is_none_of_ours_and_must_be_right
         factors.to_ours([torch.tensor([1.0, 8.1])])
     with pytest.raises(LuthierError, match="do not follow from the config"):
         factors.to_ours([torch.tensor([1.0, float("nan")])])
+
+
+def test_the_experts_of_each_kind_of_matrix_are_stacked_by_themselves():
+    gates, ups = [numbered(2, 3), numbered(2, 3) + 10], [numbered(2, 3) + 20, numbered(2, 3) + 30]
+    gate, up = Stack(2).to_ours([*gates, *ups])
+    assert gate[:, 0, 0].tolist() == [0, 10]
+    assert up[:, 0, 0].tolist() == [20, 30]
 
 
 def test_rules_of_a_layer_are_numbered():

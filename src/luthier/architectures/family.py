@@ -57,7 +57,10 @@ class Names(Generic[C]):
     classes: Mapping[str, str] = field(default_factory=dict)
     """For "hf": the classes of `transformers`, and the model_type of each."""
     marks: tuple[str, ...] = ()
-    """For "meta": settings by which a params.json is recognized; none: this family is the default."""
+    """Settings by which this family's files are told from those of others that look alike: a params.json of "meta",
+    a "gguf" file of the same architecture. One of them is there and not 0; none: this family is the default."""
+    architecture: str = ""
+    """For "gguf": llama.cpp's name, where it is not the family's."""
     bands: Callable[[C], Mapping[str, tuple[int, ...]]] = no_bands
     """For "meta": the tensors that hold several matrices, and the rows of each; every one is sharded by itself."""
     cautions: Callable[[C], list[str]] = no_cautions

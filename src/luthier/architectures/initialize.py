@@ -11,12 +11,17 @@ from luthier.model.experts import Experts
 from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.moe import MoE
 from luthier.model.norm import RMSNorm
+from luthier.model.scale import ScaledEmbedding
 from luthier.model.transformer import Transformer
 
 
-def empty_embedding(n_entries: int, dim: int) -> nn.Embedding:
-    """A table of vectors to be set later. `nn.Embedding` draws its own, which on `meta` loads torch's compiler: 1 s."""
-    return nn.Embedding(n_entries, dim, _weight=torch.empty(n_entries, dim))
+def empty_embedding(n_entries: int, dim: int, scale: float = 1.0) -> nn.Embedding:
+    """A table of vectors to be set later. `nn.Embedding` draws its own, which on `meta` loads torch's compiler: 1 s.
+
+    scale: what each vector is multiplied by when it is read.
+    """
+    table = torch.empty(n_entries, dim)
+    return nn.Embedding(n_entries, dim, _weight=table) if scale == 1 else ScaledEmbedding(table, scale)
 
 
 @torch.no_grad()

@@ -71,6 +71,23 @@ class Join:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Their matrices of each expert are tensors by themselves; ours lie in one, along a new first dimension.
+
+    kinds: how many kinds of matrix the rule has, all the experts of one kind after another; each becomes one tensor.
+    """
+
+    kinds: int = 1
+
+    def to_ours(self, tensors: list[Tensor]) -> list[Tensor]:
+        n_experts = len(tensors) // self.kinds
+        return [torch.stack(tensors[n * n_experts : (n + 1) * n_experts]) for n in range(self.kinds)]
+
+    def to_theirs(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [matrix for tensor in tensors for matrix in tensor.unbind(0)]
+
+
+@dataclass(frozen=True)
 class Reshape:
     """Reshape, keeping the order of elements."""
 

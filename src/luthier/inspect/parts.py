@@ -58,10 +58,16 @@ def modules_of(model: Transformer) -> Iterator[tuple[str, int | None, nn.Module]
     if model.position_embedding is not None:
         yield "positions", None, model.position_embedding
     for layer, block in enumerate(model.layers):
-        yield "norm", layer, block.attention_norm
-        yield "attention", layer, block.attention
-        yield "norm", layer, block.feed_forward_norm
-        yield "experts" if isinstance(block.feed_forward, MoE) else "feed-forward", layer, block.feed_forward
+        experts = "experts" if isinstance(block.feed_forward, MoE) else "feed-forward"
+        parts = (
+            ("norm", block.attention_norm),
+            ("attention", block.attention),
+            ("norm", block.attention_post),
+            ("norm", block.feed_forward_norm),
+            (experts, block.feed_forward),
+            ("norm", block.feed_forward_post),
+        )
+        yield from ((name, layer, part) for name, part in parts if next(part.parameters(), None) is not None)
     yield "norm", None, model.norm
     yield "output", None, model.output
 

@@ -18,6 +18,17 @@ class RMSNorm(nn.Module):
         return unit_rms(x, self.eps) * self.weight
 
 
+class ScaledRMSNorm(RMSNorm):
+    """The same, times a constant. Before the output matrix the constant multiplies the logits (Granite)."""
+
+    def __init__(self, dim: int, eps: float, scale: float) -> None:
+        super().__init__(dim, eps)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
 def unit_rms(x: Tensor, eps: float) -> Tensor:
     """Divide x by its root mean square over the last dimension, taken in float32: bfloat16 squares lose digits."""
     x32 = x.float()

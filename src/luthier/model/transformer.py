@@ -23,7 +23,11 @@ from luthier.model.rope import LengthRope
 
 
 class Block(nn.Module):
-    """x += attention(norm(x)), then x += feed_forward(norm(x)) (pre-norm, arXiv 2002.04745)."""
+    """x += attention(norm(x)), then x += feed_forward(norm(x)) (pre-norm, arXiv 2002.04745).
+
+    attention_post, feed_forward_post: what a sublayer's result passes through before it is added: a norm (OLMo 2,
+    Gemma 2), a `Scale` (Granite); nothing unless given. A norm before that there is none of is an `nn.Identity`.
+    """
 
     def __init__(
         self,
@@ -32,19 +36,26 @@ class Block(nn.Module):
         feed_forward_norm: nn.Module,
         feed_forward: nn.Module,
         dropout: float = 0.0,
+        *,
+        attention_post: nn.Module | None = None,
+        feed_forward_post: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.attention_norm = attention_norm
         self.attention = attention
+        self.attention_post = attention_post or nn.Identity()
         self.attention_dropout = Dropout(dropout)
         self.feed_forward_norm = feed_forward_norm
         self.feed_forward = feed_forward
+        self.feed_forward_post = feed_forward_post or nn.Identity()
         self.feed_forward_dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, context: AttentionContext, cache: LayerCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), context, cache))
-        out: Tensor = x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)))
+        added = self.attention(self.attention_norm(x), context, cache)
+        x = x + self.attention_dropout(self.attention_post(added))
+        added = self.feed_forward(self.feed_forward_norm(x))
+        out: Tensor = x + self.feed_forward_dropout(self.feed_forward_post(added))
         return out
 
 

@@ -106,8 +106,12 @@ def read_config(settings: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
     if settings.get("split.count", 1) not in (0, 1):
         raise LuthierError("this is one part of several; join them with llama.cpp: llama-gguf-split --merge")
     architecture = settings.get("general.architecture")
-    known = registry.with_format(FORMAT)
-    if not isinstance(architecture, str) or architecture not in known:
-        raise LuthierError(f"no architecture {architecture!r:.60}; there are {', '.join(known)}")
-    config: Config = known[architecture].settings.read(settings, Weights(checkpoint))
+    known = [(names.architecture or family, names) for family, names in registry.with_format(FORMAT).items()]
+    alike = [names for name, names in known if name == architecture]
+    if not alike:
+        there = ", ".join(dict.fromkeys(name for name, _ in known))
+        raise LuthierError(f"no architecture {architecture!r:.60}; there are {there}")
+    marked = (names for names in alike if any(settings.get(mark) for mark in names.marks))
+    found = next(marked, None) or next(names for names in alike if not names.marks)
+    config: Config = found.settings.read(settings, Weights(checkpoint))
     return config

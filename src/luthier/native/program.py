@@ -190,6 +190,8 @@ class NativeStep:
         attention, hidden = block.attention, block.feed_forward
         for dropout in (attention.dropout, block.attention_dropout, block.feed_forward_dropout):
             exactly(dropout, Dropout)
+        for post in (block.attention_post, block.feed_forward_post):
+            exactly(post, nn.Identity)
         for point in (attention.weights, attention.heads):
             exactly(point, HookPoint)
         if attention.softcap is not None or attention.sinks is not None or attention.value_dim != self.head_dim:

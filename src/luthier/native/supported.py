@@ -32,7 +32,9 @@ KNOWN: dict[type[nn.Module], frozenset[str]] = {
     kind: frozenset(names.split())
     for kind, names in {
         Transformer: "tie_embeddings activation_checkpointing embedding position_embedding dropout blocks norm output",
-        Block: "attention_norm attention attention_dropout feed_forward_norm feed_forward feed_forward_dropout",
+        Block: "attention_norm attention attention_post attention_dropout feed_forward_norm feed_forward "
+        "feed_forward_post feed_forward_dropout",
+        nn.Identity: "",
         Attention: "n_heads n_kv_heads head_dim value_dim mask scale softcap query key value output sinks qk_steps "
         "dropout weights heads core training_core",
         HookPoint: "",
