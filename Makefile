@@ -20,6 +20,7 @@ check: $(VENV)/.tested
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/vulture
 
 bench: $(VENV)/.measured
 	$(BIN)/python benchmarks/train.py --json runs/bench-train.json

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from luthier.training.machine import matrix_product_peak, memory_bandwidth
+from luthier.training.machine import matrix_product_peak
 
 CPU = torch.device("cpu")
 BFLOAT16_PRODUCTS = "products, bfloat16, GFLOP/s"
@@ -25,6 +25,17 @@ def product_peak_of_8_bits(seconds: float = 0.3) -> float:
         torch._int_mm(a, a)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
+
+
+def memory_bandwidth(seconds: float = 0.3) -> float:
+    """Bytes/s of reading main memory: the best of several sums over an array larger than the caches."""
+    numbers = torch.ones(2**26, dtype=torch.int32)  # 256 MB
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end or best == float("inf"):
+        start = time.perf_counter()
+        numbers.sum(dtype=torch.int32)
+        best = min(best, time.perf_counter() - start)
+    return numbers.nbytes / best
 
 
 LIMITS: dict[str, Callable[[], float]] = {

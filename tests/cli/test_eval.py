@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+from scored_runs import runs_of
 from talking_models import byte_tokenizer, save_tiny
 
 import luthier
@@ -14,7 +15,6 @@ from luthier.cli.main import main
 from luthier.data import chunks
 from luthier.data.sources import Texts
 from luthier.evaluation.perplexity import score
-from luthier.evaluation.windows import runs_of
 from luthier.tokenizers.core.train import train_bpe
 
 TEXT = "Où est Paris ? In France, 東京 is elsewhere.\nA line follows a line.\n" * 12

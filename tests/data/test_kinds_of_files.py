@@ -16,8 +16,9 @@ import pytest
 
 from luthier.data import records
 from luthier.data.sources import Texts
-from luthier.data.text import read_documents
 from luthier.errors import LuthierError
+
+from .reading import read_documents
 
 ROWS = [{"story": "un\r\né", "n": 1}, {"story": None, "n": 2}, {"story": "trois, « vingt »", "n": 3}]
 DOCUMENTS = ["un\né", "trois, « vingt »"]

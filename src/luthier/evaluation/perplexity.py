@@ -107,7 +107,7 @@ def score(
     max_tokens: int | None = None,
     watch: Callable[[int], None] = lambda tokens: None,
 ) -> Score:
-    """Score a text (see `windows.runs_of`). Logits are held for a few thousand tokens at once, whatever the sizes.
+    """Score a text (see `windows.run_of`). Logits are held for a few thousand tokens at once, whatever the sizes.
 
     stride: 1 gives each token the full context at the cost of one window per token; context_length splits the text into
     disjoint blocks. max_tokens: maximum number of tokens to score. watch: called with the number of newly scored

@@ -49,12 +49,6 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
 
-def runs_of(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[Run]:
-    """Encode each document as one run."""
-    for document in documents:
-        yield run_of(tokenizer, tokenizer.encode(document), document, starts=True, ends=True)
-
-
 def run_of(tokenizer: Tokenizer, ids: Sequence[int], text: str, *, starts: bool, ends: bool) -> Run:
     """The run of a text with known ids. A document starts with the bos token if the tokenizer adds one."""
     table = tokenizer.pieces.table

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 Field = int | bytes
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+VARINT, BYTES = 0, 2
 
 
 class WireReader:

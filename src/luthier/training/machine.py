@@ -76,17 +76,6 @@ def matrix_product_peak(device: torch.device, dtype: torch.dtype, seconds: float
     return 2 * size**3 / best
 
 
-def memory_bandwidth(seconds: float = 0.3) -> float:
-    """Bytes/s of reading main memory: the best of several sums over an array larger than the caches."""
-    numbers = torch.ones(2**26, dtype=torch.int32)  # 256 MB
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end or best == float("inf"):
-        start = time.perf_counter()
-        numbers.sum(dtype=torch.int32)
-        best = min(best, time.perf_counter() - start)
-    return numbers.nbytes / best
-
-
 def synchronize(device: torch.device) -> None:
     """Wait for the device to finish, for correct timing."""
     if device.type == "cuda":
