@@ -30,4 +30,3 @@ _.CHARACTERS  # sentencepiece_file.Algorithm
 
 # parts that no family uses yet
 _.SoftmaxRouter, _.GroupedSigmoidRouter
-_.dequantised, _.dequantized

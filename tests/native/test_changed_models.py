@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.nn.modules.module as torch_module
+from quantized_weights import QUANTIZED, dequantized
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -43,8 +44,8 @@ def lively(precision: str) -> tuple[nn.Module, nn.Module]:
     if precision in ("int8", "int4"):
         quantize(model, precision)
         for name, module in exact.named_modules():
-            if hasattr(packed := model.get_submodule(name), "dequantized"):
-                module.weight = nn.Parameter(packed.dequantized(), requires_grad=False)
+            if isinstance(packed := model.get_submodule(name), QUANTIZED):
+                module.weight = nn.Parameter(dequantized(packed), requires_grad=False)
     return model.float() if precision == "float32" else model, exact
 
 
@@ -163,7 +164,7 @@ def an_adapter_of_the_output(model):
 def a_subclass(model):
     matrix = model.layers[1].feed_forward.down
     fresh = Doubling(matrix.in_features, matrix.out_features, bias=False).requires_grad_(False)
-    fresh.weight.copy_(matrix.weight if hasattr(matrix, "weight") else matrix.dequantized())
+    fresh.weight.copy_(matrix.weight if hasattr(matrix, "weight") else dequantized(matrix))
     return put(model.layers[1].feed_forward, "down", fresh.to(model.embedding.weight.dtype))
 
 

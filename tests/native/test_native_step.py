@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantized_weights import dequantized
 
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.generation import ahead
@@ -94,7 +95,7 @@ def test_it_is_nearer_to_float32_than_the_model_in_bfloat16(kind):
     for name, module in whole.named_modules():
         if isinstance(module, torch.nn.Linear):
             packed = model.get_submodule(name)
-            module.weight.data = packed.weight.float() if kind == "plain" else packed.dequantized()
+            module.weight.data = packed.weight.float() if kind == "plain" else dequantized(packed)
     for name, weight in model.named_parameters():
         whole.get_parameter(name).data = weight.float()
     text = torch.randint(128, (40,), generator=torch.Generator().manual_seed(0)).tolist()

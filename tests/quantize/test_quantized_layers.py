@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantized_weights import dequantized
 from torch import nn
 
 from luthier.architectures import gpt2, llama, llama4, registry
@@ -46,7 +47,7 @@ def test_a_layer_multiplies_by_the_weight_it_stands_for(kind, rows, out, columns
     y = layer(x)
     assert y.shape == (2, rows, out)
     assert y.dtype == dtype
-    weight = layer.dequantized()
+    weight = dequantized(layer)
     expected = nn.functional.linear(x.bfloat16().float(), weight, b)
     # up to three roundings to bfloat16: of the weight or the product, of its scaling, of the sum with the bias
     size = x.float().abs() @ weight.abs().T + (0 if b is None else b.abs())
@@ -58,7 +59,7 @@ def test_no_weight_is_further_off_than_half_a_step(kind, steps):
     weight = random(64, 96)
     given = weight.clone()
     spread = weight.amax() - weight.amin()
-    off = (kind.of(weight).dequantized() - weight).abs().max()
+    off = (dequantized(kind.of(weight)) - weight).abs().max()
     assert off < 0.6 * spread / steps * 1.3
     assert off > 0
     assert weight.equal(given)
@@ -70,7 +71,7 @@ def test_four_bits_keep_numbers_that_are_given():
     scales, zeros = random(64, 3).bfloat16(), random(64, 3, seed=1).bfloat16()
     layer = Int4Linear(numbers, scales, zeros)
     expected = (numbers.float().view(64, 3, GROUP) - 8) * scales[..., None].float() + zeros[..., None].float()
-    assert layer.dequantized().equal(expected.view(64, 96))
+    assert dequantized(layer).equal(expected.view(64, 96))
 
 
 def test_packed_numbers_come_back():
@@ -109,7 +110,7 @@ def test_a_model_computes_as_one_with_the_weights_that_its_layers_stand_for(fami
     for name, module in quantized.named_modules():
         if isinstance(module, (BlockLinear, Int8Linear, Int4Linear)):
             kinds.add((type(module), getattr(module, "kind", None), name == "output"))
-            plain.get_submodule(name).weight.data = module.dequantized()
+            plain.get_submodule(name).weight.data = dequantized(module)
     eight, four = layers_of
     blocks = eight is BlockLinear
     assert (eight, "Q8_0" if blocks else None, True) in kinds  # the output matrix keeps 8 bits
@@ -142,7 +143,7 @@ def test_any_number_of_rows_fits_in_blocks(layers_of):
     if layers_of[0] is BlockLinear:
         model = quantize(registry.build(llama.Config(97, 32, 32, 64, 1, 4, 2)), "int4")
         assert model.output.kind == "Q8_0"
-        assert model.output.dequantized().shape == (97, 32)
+        assert dequantized(model.output).shape == (97, 32)
 
 
 def test_other_kinds_and_devices_are_refused():

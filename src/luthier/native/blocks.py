@@ -112,10 +112,6 @@ class BlockLinear(nn.Module):
         y = self.blocks.product(x.detach().flatten(0, -2).float(), self.bias, wide=self.wide)
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
-    def dequantized(self) -> Tensor:
-        """The weight that it stands for, (N, K) float32."""
-        return self.blocks.rows_of(torch.arange(self.out_features))
-
 
 class BlockEmbedding(nn.Module):
     """Rows of a matrix (V, C) in blocks, in bfloat16."""

@@ -60,10 +60,6 @@ class Int8Linear(nn.Module):
             y = F.linear(rows, self.numbers.bfloat16()).mul_(self.scales)
         return finish(y, self.bias, x)
 
-    def dequantized(self) -> Tensor:
-        """The dequantized weight, (N, K) float32."""
-        return self.numbers.float() * self.scales.float()[:, None]
-
 
 class Int4Linear(nn.Module):
     """y = x @ weight^T + bias, in bfloat16, with weight = (numbers - 8) * scale + zero, a scale and zero per GROUP.
@@ -112,17 +108,6 @@ class Int4Linear(nn.Module):
         numbers = unpack(self.packed).bfloat16().view(-1, GROUP, self.out_features)  # (G, GROUP, N)
         lowest = (zeros.float() - 8 * scales.float()).bfloat16()
         return torch.addcmul(lowest[:, None], numbers, scales[:, None]).flatten(0, 1)
-
-    def dequantized(self) -> Tensor:
-        """The dequantized weight, (N, K) float32. Slow: multiplies by the identity, to work for any packing."""
-        identity = torch.eye(self.in_features, dtype=torch.bfloat16)
-        ones = torch.ones_like(self.scales_and_zeros)
-        ones[..., 1] = 0
-        product = torch.ops.aten._weight_int4pack_mm_for_cpu
-        numbers = product(identity, self.packed, GROUP, ones).float().view(-1, GROUP, self.out_features)  # minus 8
-        scales, zeros = self.scales_and_zeros.float().unbind(-1)
-        weight: Tensor = numbers * scales[:, None] + zeros[:, None]
-        return weight.view(self.in_features, self.out_features).T.contiguous()
 
 
 def finish(y: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
