@@ -11,7 +11,7 @@ from luthier.figures.embeddings import embeddings
 from luthier.figures.experts import experts
 from luthier.figures.gradients import shortcuts
 from luthier.figures.models import Models
-from luthier.figures.normalisation import layernorm, rmsnorm
+from luthier.figures.normalization import layernorm, rmsnorm
 from luthier.figures.picture import Picture
 from luthier.figures.positions import positions
 from luthier.figures.sampling import filters, temperature
