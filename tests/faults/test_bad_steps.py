@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -15,14 +16,15 @@ from luthier.training.spikes import LEAST, SpikeDetector
 
 def spoil(monkeypatch, bad: set[int], factor: float) -> None:
     """Multiply the loss of these batches, counted from 0 in the order of the data."""
-    whole = Trainer.loss_sum
+    right = Trainer.loss
 
-    def loss_sum(trainer, batch):
-        loss = whole(trainer, batch)
+    def loss(trainer, batch):
+        computed = right(trainer, batch)
         number = trainer.batches.state()["batches"] - 1
-        return loss * factor if trainer.model.training and number in bad else loss
+        wrong = trainer.model.training and number in bad
+        return replace(computed, sum=computed.sum * factor) if wrong else computed
 
-    monkeypatch.setattr(Trainer, "loss_sum", loss_sum)
+    monkeypatch.setattr(Trainer, "loss", loss)
 
 
 @pytest.mark.parametrize("policy", ["skip", "back"])

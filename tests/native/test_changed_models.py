@@ -393,4 +393,4 @@ def test_the_loss_in_training_is_that_of_the_model_as_it_is_called():
     for change in (a_hook_on_the_whole_model, an_adapter_of_the_output, a_silenced_head):
         with change(model):
             expected = F.cross_entropy(model(ids[:, :-1])[0], ids[0, 1:], reduction="sum")
-            torch.testing.assert_close(trainer.loss_sum(batch), expected)
+            torch.testing.assert_close(trainer.loss(batch).sum, expected)

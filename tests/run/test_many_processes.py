@@ -114,12 +114,12 @@ def test_a_run_goes_on_with_another_number_of_processes(book, tmp_path, processe
 
 
 def test_what_cannot_be_shared_is_refused_and_what_does_not_fit_is_cut():
-    from luthier.training.distributed import World, check, choose_way
+    from luthier.training.distributed import World, check, choose_strategy
 
     with pytest.raises(UsageError, match="batch_size 3 cannot be shared by 2 processes"):
         check(World(0, 2), 3, "adamw", "auto")
-    assert choose_way("auto", 10**9, 24 * 10**9) == "ddp"
-    assert choose_way("auto", 7 * 10**9, 80 * 10**9) == "fsdp"
-    assert choose_way("ddp", 7 * 10**9, 80 * 10**9) == "ddp"
+    assert choose_strategy("auto", 10**9, 24 * 10**9) == "ddp"
+    assert choose_strategy("auto", 7 * 10**9, 80 * 10**9) == "fsdp"
+    assert choose_strategy("ddp", 7 * 10**9, 80 * 10**9) == "ddp"
     with pytest.raises(UsageError, match="Muon needs whole matrices"):
         check(World(0, 2), 4, "muon", "fsdp")

@@ -49,7 +49,7 @@ def test_tokens_that_pass_twice_are_counted_once(dtype):
         subject.dtype = dtype
         subject.model.train()
         batch = subject.batches.next_batch()
-        subject.loss_sum(batch).backward()
+        subject.loss(batch).sum.backward()
     for mine, theirs in zip(checkpointed.balancer.layers, plain.balancer.layers, strict=True):
         assert int(mine.load.sum()) == batch.inputs.numel() * mine.experts_per_token
         assert torch.equal(mine.load, theirs.load)
@@ -77,10 +77,10 @@ def held_bytes(subject) -> int:
     """What a forward pass leaves in memory for the backward pass."""
     batch = subject.batches.next_batch()
     subject.model.train()
-    subject.loss_sum(batch).backward()  # what is made once
+    subject.loss(batch).sum.backward()  # what is made once
     subject.model.zero_grad()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        loss = subject.loss_sum(batch)
+        loss = subject.loss(batch).sum
     loss.backward()
     return sum(event.self_cpu_memory_usage for event in record.key_averages())
 

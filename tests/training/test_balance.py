@@ -5,7 +5,7 @@ import torch
 from tiny_training import MIXTURE, trainer
 from torch.testing import assert_close
 
-from luthier.training.balance import imbalance
+from luthier.training.balance import load_imbalance
 
 
 def with_loads(subject, loads: list[int]) -> None:
@@ -68,7 +68,7 @@ def test_balancing_mends_a_router_that_has_a_favorite(balance):
             layer.router.weight.data[2] += 0.02
         late = [subject.train_step() for _ in range(40)][20:]
         mean = torch.tensor([result.loads for result in late]).mean(0)  # over steps: the sign of an error swings
-        return max(imbalance(layer) for layer in mean.tolist())
+        return max(load_imbalance(layer) for layer in mean.tolist())
 
     free, held = busiest(balance="none"), busiest(balance=balance, balance_rate=0.01 if balance == "bias" else 3.0)
     assert free > 2.5
@@ -80,7 +80,7 @@ def test_the_auxiliary_loss_bends_the_gradient_of_the_router_and_the_bias_does_n
     for balance in ("none", "bias", "auxiliary"):
         subject = trainer(MIXTURE, balance=balance, balance_rate=1.0)
         subject.model.train()
-        subject.loss_sum(subject.batches.next_batch()).backward()
+        subject.loss(subject.batches.next_batch()).sum.backward()
         gradients[balance] = subject.balancer.layers[0].router.weight.grad
     assert_close(gradients["bias"], gradients["none"])
     assert not torch.allclose(gradients["auxiliary"], gradients["none"], atol=1e-3)
@@ -98,5 +98,5 @@ def test_evaluation_counts_no_loads():
 
 
 def test_imbalance_is_1_when_even_and_the_number_of_experts_when_one_has_all():
-    assert imbalance([0.25] * 4) == 1
-    assert imbalance([0.0, 1.0, 0.0, 0.0]) == 4
+    assert load_imbalance([0.25] * 4) == 1
+    assert load_imbalance([0.0, 1.0, 0.0, 0.0]) == 4

@@ -49,7 +49,7 @@ def test_one_step_of_adamw_is_its_formula():
     before = {name: weight.detach().clone() for name, weight in subject.model.named_parameters()}
     place = subject.batches.state()
     tokens = subject.settings.batch_size * LLAMA.context_length
-    (subject.loss_sum(subject.batches.next_batch()) / tokens).backward()
+    (subject.loss(subject.batches.next_batch()).sum / tokens).backward()
     gradients = {name: weight.grad.clone() for name, weight in subject.model.named_parameters()}
     subject.model.zero_grad()
     subject.batches.restore(place)
@@ -64,7 +64,7 @@ def test_one_step_of_adamw_is_its_formula():
 @pytest.mark.parametrize(("largest", "expected"), [(0.1, 0.1), (1e6, None)])
 def test_gradients_are_scaled_to_the_largest_norm_or_left_alone(largest, expected):
     subject = trainer()
-    subject.loss_sum(subject.batches.next_batch()).backward()
+    subject.loss(subject.batches.next_batch()).sum.backward()
     norm = gradient_norm(subject.model)
     manual = torch.stack([weight.grad.square().sum() for weight in subject.model.parameters()]).sum().sqrt()
     assert_close(norm, manual)

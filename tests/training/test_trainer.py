@@ -106,7 +106,7 @@ def test_padding_never_contributes():
         batch = subject.batches.next_batch()
         assert (batch.inputs == pad).any()
         subject.model.train()
-        loss = subject.loss_sum(batch)
+        loss = subject.loss(batch).sum
         loss.backward()
         losses.append(loss.item())
         gradients.append(torch.cat([weight.grad.flatten() for weight in subject.model.parameters()]))

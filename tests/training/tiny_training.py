@@ -13,6 +13,7 @@ from luthier.architectures.registry import Config, build
 from luthier.data.batches import BatchSource, PaddedDocuments, RandomWindows, SlidingWindows
 from luthier.data.shards import TokenShards
 from luthier.training.loop import Trainer
+from luthier.training.objective import Objective
 from luthier.training.settings import Settings
 
 VOCABULARY, CONTEXT = 23, 8
@@ -40,11 +41,13 @@ def source(kind: str, settings: Settings, tokens: TokenShards) -> BatchSource:
     return RandomWindows(tokens, CONTEXT, settings.batch_size, seed=settings.seed)
 
 
-def trainer(config: Config = LLAMA, kind: str = "random", steps: int = 12, **changes: Any) -> Trainer:
+def trainer(
+    config: Config = LLAMA, kind: str = "random", steps: int = 12, objective: Objective | None = None, **changes: Any
+) -> Trainer:
     settings = replace(SETTINGS, **changes)
     model = build(config, seed=settings.seed)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.mul_(8)  # fresh weights are so small that all models are alike
-    return Trainer(model, source(kind, settings, text()), settings, steps)
+    return Trainer(model, source(kind, settings, text()), settings, steps, objective=objective)

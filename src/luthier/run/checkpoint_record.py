@@ -33,6 +33,7 @@ class Step(msgspec.Struct, forbid_unknown_fields=True):
     tokens: Count
     seconds: float
     loads: list[list[float]] = []
+    figures: dict[str, float] = {}
 
 
 class TrainerState(msgspec.Struct, forbid_unknown_fields=True):

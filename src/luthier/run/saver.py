@@ -9,14 +9,14 @@ from torch import Tensor
 
 from luthier.architectures import registry
 from luthier.language_model import LanguageModel
-from luthier.training.distributed import whole
+from luthier.training.distributed import full_tensor
 
 Job = Callable[[], object]
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as they are now, in the processor's memory, gathered where they lie in several processes."""
-    return {name: whole(tensor.detach()).cpu().clone() for name, tensor in tensors.items()}
+    return {name: full_tensor(tensor.detach()).cpu().clone() for name, tensor in tensors.items()}
 
 
 def snapshot(lm: LanguageModel) -> LanguageModel:

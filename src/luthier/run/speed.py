@@ -45,7 +45,7 @@ def time_gradients(trainer: Trainer, dtype: torch.dtype) -> float:
     trainer.model.train()
     for _ in range(2):
         start = time.perf_counter()
-        trainer.loss_sum(batch).backward()  # type: ignore[no-untyped-call]
+        trainer.loss(batch).sum.backward()  # type: ignore[no-untyped-call]
         trainer.model.zero_grad()
         best = min(best, time.perf_counter() - start)
     trainer.balancer.forget()
@@ -93,6 +93,7 @@ def summary(recent: list[StepResult], flops_per_token: int, peak: float) -> dict
     tokens_per_second = statistics.median(result.tokens / result.seconds for result in recent)
     return {
         "step_loss": recent[-1].loss,
+        **{f"step_{name}": value for name, value in recent[-1].figures.items()},
         "learning_rate": recent[-1].learning_rate,
         "gradient_norm": statistics.median(result.gradient_norm for result in recent),
         "tokens_per_second": tokens_per_second,

@@ -24,7 +24,7 @@ from luthier.terminal.printing import mute, say, warn
 from luthier.terminal.streams import outliving_terminal
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.load import load as load_tokenizer
-from luthier.training.distributed import World, joined
+from luthier.training.distributed import World, process_group
 from luthier.training.machine import choose_device, keep_freed_memory
 
 
@@ -36,10 +36,10 @@ def start(plan: Plan, out: Path) -> Path:
     registry.build_on_meta(plan.model)  # a head that does not divide is better known before the text is read
     if plan.settings.tensorboard:
         tensorboard_writer()
-    with joined(device) as world:
+    with process_group(device) as world:
         prepare_process(plan, world)
         this = launch.this_launch(world)
-        if world.agree(launch.may_go_on(folder, this)):
+        if world.broadcast(launch.may_go_on(folder, this)):
             with folder.locked() if world.is_first else nullcontext():
                 plan = resolve(recipe=read_run(out), where=str(folder.recipe))
                 go_on(plan, folder, anyway=False, world=world).go()
@@ -54,7 +54,7 @@ def begin(plan: Plan, folder: RunFolder, device: torch.device, world: World) -> 
     with launch.discarded_on_error(folder) if world.is_first else nullcontext():
         if world.is_first:
             tokenizer, tokens = corpus.prepare_tokens(plan, folder.tokens)
-        world.wait()
+        world.barrier()
         if not world.is_first:
             tokens = corpus.prepared_folder(plan) or folder.tokens
             tokenizer = load_tokenizer(tokens)
@@ -101,7 +101,7 @@ def resume(
     folder = RunFolder(out)
     before = resolve(recipe=read_run(out), where=str(folder.recipe))
     plan = changed_plan(before, options, model, anyway=anyway)
-    with joined(resumed_device(plan, out)) as world:
+    with process_group(resumed_device(plan, out)) as world:
         prepare_process(plan, world)
         with folder.locked() if world.is_first else nullcontext():
             go_on(plan, folder, anyway, world, data).go()
@@ -131,7 +131,7 @@ def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World, data: tuple
     if world.is_first:
         mention_edits(folder, before)
     chosen = resumed_text.choose(before, data, folder, record, lm.tokenizer, anyway) if world.is_first else None
-    tokens, plan = world.agree(chosen if chosen is None else (chosen[0], replace(plan, data=chosen[1])))
+    tokens, plan = world.broadcast(chosen if chosen is None else (chosen[0], replace(plan, data=chosen[1])))
     if plan.settings.threads == 0 and world.size == 1 and record.decisions is not None:
         resuming.take_threads(record.decisions.threads)
     run = Run(plan, folder, lm, tokens, world, before, record.decisions)

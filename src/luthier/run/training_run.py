@@ -33,14 +33,14 @@ from luthier.run.record import evaluations
 from luthier.run.saver import Job, Saver, copied, snapshot
 from luthier.run.watch import Nobody, Watch, forget_after
 from luthier.terminal.printing import say, warn
-from luthier.training.balance import imbalance
+from luthier.training.balance import load_imbalance
 from luthier.training.distributed import (
     ALONE,
     World,
     check,
-    choose_way,
+    choose_strategy,
     device_memory,
-    laid_out_as,
+    distribute_like,
 )
 from luthier.training.flops import flops_per_token
 from luthier.training.loop import NonFiniteError, StepResult, Trainer
@@ -94,7 +94,7 @@ class Run:
         if decided is not None and asked == "auto" and decided.processes == self.world.size:
             return decided.parallel
         parameters = sum(weight.numel() for weight in self.lm.model.parameters())
-        return choose_way(asked, parameters, device_memory(self.lm.device, self.world))
+        return choose_strategy(asked, parameters, device_memory(self.lm.device, self.world))
 
     def total_before(self, record: CheckpointRecord) -> int:
         """The steps of the run as its checkpoint was saved."""
@@ -137,7 +137,7 @@ class Run:
             watch(self.folder.metrics, self.folder.samples, trainer.total_steps, trainer.step, board) as self.watch,
             finish_on_signal() as stop,
         ):
-            if self.world.agree(not self.folder.metrics.exists()):
+            if self.world.broadcast(not self.folder.metrics.exists()):
                 self.look()
             self.compile()
             if trainer.step == 0:
@@ -206,14 +206,14 @@ class Run:
         # what stays as it is: the place in the data, the schedule, the score of the best weights on the disk, the time
         trainer, best, seconds = self.trainer, self.best, self.seconds_before
         place, anchor = trainer.batches.state(), trainer.anchor
-        self.world.wait()
+        self.world.barrier()
         try:
             checkpoint, tensors, record = newest(self.folder, self.world)
         except LuthierError as error:
             raise NonFiniteError(f"{what}, and there is no checkpoint to go back to: {error}") from None
         weights = load(checkpoint, device=self.trainer.device).model.state_dict()
         for name, weight in self.lm.model.state_dict().items():
-            weight.copy_(laid_out_as(weights[name], weight))
+            weight.copy_(distribute_like(weights[name], weight))
         self.restore(tensors, record)
         trainer.batches.restore(place)
         trainer.anchor, self.best, self.seconds_before = anchor, best, seconds
@@ -255,9 +255,9 @@ class Run:
         """Measure, write down, show; keep the weights when they are the best so far."""
         trainer = self.trainer
         look: dict[str, Any] = {"step": trainer.step, "epoch": trainer.step / self.steps_per_epoch}
-        look |= {"tokens": trainer.tokens, "train_loss": self.loss_on(self.train_tokens, limit=True)}
+        look |= {"tokens": trainer.tokens, **self.measure("train", self.train_tokens, limit=True)}
         if self.validation_tokens is not None:
-            look["validation_loss"] = self.loss_on(self.validation_tokens, limit=False)
+            look |= self.measure("validation", self.validation_tokens, limit=False)
         held_out = look.get("validation_loss", look["train_loss"])
         if not math.isfinite(held_out + look["train_loss"]):
             raise NonFiniteError(
@@ -273,7 +273,7 @@ class Run:
                     [statistics.fmean(e) for e in zip(*layer, strict=True)]
                     for layer in zip(*(result.loads for result in self.recent), strict=True)
                 ]
-                look |= {"expert_loads": loads, "imbalance": max(imbalance(layer) for layer in loads)}
+                look |= {"expert_loads": loads, "imbalance": max(load_imbalance(layer) for layer in loads)}
         look |= {"seconds": self.seconds, "peak_memory": peak_memory(trainer.device)}
         self.recent.clear()
         self.watch.looked(look)
@@ -282,12 +282,12 @@ class Run:
             best = snapshot(self.lm)
             self.write(lambda: best.save(self.folder.path))
 
-    def loss_on(self, tokens: TokenShards, *, limit: bool) -> float:
-        """The mean loss over evaluate_batches batches of a split; 0 means the whole validation text."""
+    def measure(self, split: str, tokens: TokenShards, *, limit: bool) -> dict[str, float]:
+        """Mean loss and figures over evaluate_batches batches of a split; 0 means the whole validation text."""
         n_batches = self.settings.evaluate_batches or (8 if limit else None)
         batches = corpus.batches_to_look_at(self.plan, tokens, self.lm.tokenizer, n_batches, self.world)
         with torch.compiler.set_stance("force_eager"):  # compiling a second, gradient-free block would cost more
-            return self.trainer.evaluate(batches)
+            return {f"{split}_{name}": value for name, value in self.trainer.measure(batches).items()}
 
     def sample(self) -> None:
         """Let the model speak."""
@@ -362,7 +362,7 @@ def newest(folder: RunFolder, world: World) -> tuple[Path, dict[str, Tensor], Ch
     """The newest whole checkpoint, which the first process looks for: it puts damaged ones aside."""
     if world.is_first:
         found = folder.newest_checkpoint()
-        world.agree(found[0])
+        world.broadcast(found[0])
         return found
-    path = world.agree(None)
+    path = world.broadcast(None)
     return (path, *read_checkpoint(path))

@@ -17,7 +17,7 @@ import torch
 
 from luthier.model.moe import MoE
 from luthier.model.transformer import Transformer
-from luthier.training.distributed import ALONE, World, laid_out_as
+from luthier.training.distributed import ALONE, World, distribute_like
 from luthier.training.settings import Settings
 
 
@@ -64,9 +64,9 @@ def shift_logits(layer: MoE, move: torch.Tensor) -> None:
     mean = layer.input_sum / tokens.clamp(min=1)  # (C,)
     direction = mean / mean.square().sum().clamp(min=1e-6)
     weight = layer.router.weight
-    weight.add_(laid_out_as(torch.outer(move, direction).to(weight.dtype), weight))
+    weight.add_(distribute_like(torch.outer(move, direction).to(weight.dtype), weight))
 
 
-def imbalance(shares: list[float]) -> float:
+def load_imbalance(shares: list[float]) -> float:
     """Maximum expert load divided by the mean load: 1 if balanced, E if one expert gets every token."""
     return max(shares) * len(shares)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from luthier.errors import LuthierError
 from luthier.files.sealed_json import is_intact, sealed
-from luthier.training.distributed import laid_out_as
+from luthier.training.distributed import distribute_like
 
 TENSORS = "training_state.safetensors"
 RECORD = "training_state.json"
@@ -87,7 +87,7 @@ def restore_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[st
             weight, value = int(number), tensors[name]
             if weight >= len(parameters) or (value.ndim and value.shape != parameters[weight].shape):
                 raise LuthierError(f"the optimizer's state is that of other weights or of another optimizer ({name})")
-            memory.setdefault(weight, {})[key] = laid_out_as(value, parameters[weight]) if value.ndim else value
+            memory.setdefault(weight, {})[key] = distribute_like(value, parameters[weight]) if value.ndim else value
         optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
     if found:
         raise LuthierError(

@@ -50,7 +50,7 @@ class World:
         """Whether the value is true in any process."""
         return value if self.size == 1 else bool(self.sum(torch.tensor(int(value), device=self.device)))
 
-    def agree(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Broadcast rank 0's value."""
         if self.size == 1:
             return value
@@ -66,7 +66,7 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for all processes (barrier)."""
         if self.size > 1:
             dist.barrier()
@@ -76,7 +76,7 @@ ALONE = World()
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def process_group(device: torch.device) -> Iterator[World]:
     """The process group started by torchrun, with nccl on GPUs and gloo elsewhere; ALONE without torchrun."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -126,14 +126,14 @@ def shard(objective: nn.Module, model: Transformer) -> nn.Module:
     return objective
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Gather a sharded tensor (collective: every process must call it)."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def laid_out_as(tensor: Tensor, like: Tensor) -> Tensor:
+def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Distribute a full tensor with the sharding of another."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -142,7 +142,7 @@ def laid_out_as(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def choose_way(asked: str, parameters: int, memory: int) -> Literal["ddp", "fsdp"]:
+def choose_strategy(asked: str, parameters: int, memory: int) -> Literal["ddp", "fsdp"]:
     """DDP or FSDP: as requested, or FSDP if a replica does not fit into the `memory` (bytes) of a device.
 
     Weights, gradients and AdamW's two moments take 16 bytes per parameter; a fifth is reserved for activations.
@@ -158,7 +158,7 @@ def device_memory(device: torch.device, world: World) -> int:
     return memory if device.type == "cuda" else memory // world.local_size
 
 
-def check(world: World, batch_size: int, optimizer: str, way: str) -> None:
+def check(world: World, batch_size: int, optimizer: str, strategy: str) -> None:
     """Raise a UsageError for settings that multi-process training does not support."""
     if world.size == 1:
         return
@@ -166,7 +166,7 @@ def check(world: World, batch_size: int, optimizer: str, way: str) -> None:
         raise UsageError(
             f"{setting('batch_size')} {batch_size} cannot be shared by {world.size} processes: take a multiple"
         )
-    if way == "fsdp" and optimizer == "muon":
+    if strategy == "fsdp" and optimizer == "muon":
         raise UsageError(
             f"Muon needs whole matrices, and FSDP cuts them: take {setting('optimizer', 'adamw')}, or "
             f"{setting('parallel', 'ddp')}"

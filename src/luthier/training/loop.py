@@ -5,34 +5,30 @@
         result = trainer.train_step()
 
 It is independent of files, console and tokenizer: see run/ for those.
-
-Shapes: B batch, T tokens, V vocab_size.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from luthier.data.batches import Batch, BatchSource
 from luthier.errors import LuthierError, setting
 from luthier.model.dropout import reseed
-from luthier.model.loss import IGNORE, Kernel, cross_entropy_sum, loss_and_gradient
-from luthier.model.overrides import must_be_called
 from luthier.model.seeds import seeded
 from luthier.model.transformer import Transformer
 from luthier.training.balance import Balancer
 from luthier.training.checkpoint import optimizer_tensors, restore_optimizers
-from luthier.training.distributed import ALONE, World, replicate, shard, whole
+from luthier.training.distributed import ALONE, World, full_tensor, replicate, shard
 from luthier.training.machine import synchronize
+from luthier.training.objective import LanguageModeling, Loss, LossModule, Objective
 from luthier.training.optimizers import build_optimizers, clip_gradients, gradient_norm, set_learning_rate
 from luthier.training.schedule import Anchor, learning_rate_factor
 from luthier.training.settings import Settings
@@ -48,6 +44,7 @@ class StepResult:
     tokens: int  # number of tokens with loss
     seconds: float
     loads: list[list[float]] = field(default_factory=list)  # fraction of tokens per expert, a list per mixture layer
+    figures: dict[str, float] = field(default_factory=dict)  # the objective's own, per trained token
 
 
 class NonFiniteError(LuthierError):
@@ -65,21 +62,22 @@ class Trainer:
         total_steps: int,
         dtype: torch.dtype = torch.float32,
         world: World = ALONE,
+        objective: Objective | None = None,
     ) -> None:
-        """dtype: of the matrix products; weights and optimizer state keep theirs."""
+        """dtype: of the matrix products; weights and optimizer state keep theirs. objective: None: LanguageModeling."""
         self.model, self.batches, self.settings, self.total_steps = model, batches, settings, total_steps
         self.dtype = dtype
         self.device = model.embedding.weight.device
         self.world = world
         model.activation_checkpointing = settings.activation_checkpointing
-        self.objective: nn.Module = Objective(self)
+        self.objective: Objective = LanguageModeling() if objective is None else objective
+        self.loss_module: nn.Module = LossModule(model, self.objective)
         self.sharded = world.size > 1 and settings.parallel == "fsdp"
         if world.size > 1:
-            self.objective = shard(self.objective, model) if self.sharded else replicate(self.objective)
+            self.loss_module = shard(self.loss_module, model) if self.sharded else replicate(self.loss_module)
         self.optimizers = build_optimizers(model, settings)
         self.balancer = Balancer(model, settings, world)
         self.generator = seeded(settings.seed)  # for dropout
-        self.kernel: Kernel = loss_and_gradient
         self.step = 0
         self.tokens = 0
         self.anchor: Anchor | None = None  # of the schedule `continue`
@@ -95,9 +93,9 @@ class Trainer:
         self.model.choose_cores(dtype)
 
     def compile(self) -> None:
-        """Compile each block and the loss. Blocks of the same structure share one compilation."""
+        """Compile each block and the objective. Blocks of the same structure share one compilation."""
         self.model.compile_blocks(dynamic=False)
-        self.kernel = torch.compile(loss_and_gradient, dynamic=False)
+        self.objective.compile()
 
     def train_step(self) -> StepResult:
         """One optimizer step over `accumulation` batches. Raises NonFiniteError, with the state as before the step."""
@@ -106,17 +104,19 @@ class Trainer:
         self.model.train()
         batches = [self.batches.next_batch().to(self.device) for _ in range(self.settings.accumulation)]
         # over all batches of the step: rows with more padding must not weigh more
-        tokens = int(self.world.sum(torch.stack([(batch.targets != IGNORE).sum() for batch in batches]).sum()))
-        losses = []
+        tokens = int(self.world.sum(torch.stack([self.objective.count(batch) for batch in batches]).sum()))
+        losses, figures = [], Sums()
         for batch in batches:
             reseed(self.model, self.generator, self.world.rank)
             with self.synchronized(last=batch is batches[-1]):
-                loss = self.objective(batch) / max(1, tokens)
+                computed = self.loss(batch)
+                loss: Any = computed.sum / max(1, tokens)
                 (loss * self.world.size).backward()  # DDP and FSDP average gradients over processes
             losses.append(loss.detach())
+            figures.add(computed.figures)
         losses = list(self.world.sum(torch.stack(losses)))
         total = torch.stack(losses).sum()
-        norm = whole(gradient_norm(self.model))
+        norm = full_tensor(gradient_norm(self.model))
         if not torch.isfinite(norm + total):
             raise self.undo(losses, norm, *before)
         if self.settings.clip:
@@ -130,18 +130,18 @@ class Trainer:
         synchronize(self.device)
         self.step += 1
         self.tokens += tokens
-        seconds = time.perf_counter() - start
-        return StepResult(total.item(), norm.item(), factor * self.settings.learning_rate, tokens, seconds, loads)
+        rate, means = factor * self.settings.learning_rate, figures.means(tokens, self.world)
+        return StepResult(total.item(), norm.item(), rate, tokens, time.perf_counter() - start, loads, means)
 
     @contextmanager
     def synchronized(self, *, last: bool) -> Iterator[None]:
         """Synchronize gradients between processes in the step's last backward pass only."""
-        if isinstance(self.objective, DistributedDataParallel) and not last:
-            with self.objective.no_sync():
+        if isinstance(self.loss_module, DistributedDataParallel) and not last:
+            with self.loss_module.no_sync():
                 yield
             return
         if self.sharded:
-            cast("Any", self.objective).set_requires_gradient_sync(last)
+            cast("Any", self.loss_module).set_requires_gradient_sync(last)
         yield
 
     def undo(self, losses: list[Tensor], norm: Tensor, place: dict[str, Any], generator: Tensor) -> NonFiniteError:
@@ -169,31 +169,31 @@ class Trainer:
         for _ in range(self.settings.accumulation):
             self.batches.next_batch()
 
-    def loss_sum(self, batch: Batch) -> Tensor:
-        """Summed loss of a batch, in nats."""
+    def loss(self, batch: Batch) -> Loss:
+        """Loss of a batch that is on the trainer's device."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            model, targets = self.model, batch.targets
-            if must_be_called(model, Transformer) or must_be_called(model.output, nn.Linear):
-                logits = model(batch.inputs, valid=batch.valid).float()  # (B, T, V)
-                return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-            hidden = model.hidden(batch.inputs, valid=batch.valid)  # (B, T, C)
-            return cross_entropy_sum(hidden, model.output.weight, targets, self.kernel)
+            return Loss(*self.loss_module(batch))
 
-    @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> float:
         """Mean loss over the batches of all processes, in nats per token, without dropout."""
+        return self.measure(batches)["loss"]
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Mean loss, as `evaluate` returns it, and mean of each of the objective's figures."""
         self.model.eval()
-        total, tokens = 0.0, 0
+        total, tokens, figures = 0.0, 0, Sums()
         for batch in batches:
-            on_device = batch.to(self.device)
-            total += self.objective(on_device).item()
-            tokens += int((on_device.targets != IGNORE).sum())
+            computed = self.loss(batch.to(self.device))
+            total += computed.sum.item()
+            tokens += int(computed.count)
+            figures.add(computed.figures)
         sums = self.world.sum(torch.tensor([total, tokens], dtype=torch.float64, device=self.device))
-        return float(sums[0] / sums[1].clamp(min=1))
+        return {"loss": float(sums[0] / sums[1].clamp(min=1)), **figures.means(int(sums[1]), self.world)}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Trainer state without weights: tensors and JSON metadata."""
-        tensors = {name: whole(tensor) for name, tensor in optimizer_tensors(self.optimizers).items()}
+        tensors = {name: full_tensor(tensor) for name, tensor in optimizer_tensors(self.optimizers).items()}
         tensors["generator"] = self.generator.get_state()
         anchor = None if self.anchor is None else list(self.anchor)
         return tensors, {"step": self.step, "tokens": self.tokens, "batches": self.batches.state(), "anchor": anchor}
@@ -207,14 +207,17 @@ class Trainer:
         self.anchor = Anchor(*record["anchor"]) if record.get("anchor") else None
 
 
-class Objective(nn.Module):
-    """The summed loss as a module, so that DDP and FSDP can wrap it."""
+class Sums:
+    """Sums of an objective's figures over batches."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        super().__init__()
-        self.model = trainer.model
-        self.loss_sum = trainer.loss_sum
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Summed loss of a batch, a scalar in nats."""
-        return self.loss_sum(batch)
+    def add(self, figures: Mapping[str, Tensor]) -> None:
+        """Add those of a batch."""
+        for name, value in figures.items():
+            self.tensors[name] = value.detach() + self.tensors.get(name, 0)
+
+    def means(self, count: int, world: World) -> dict[str, float]:
+        """Each divided by the number of tokens, over all processes."""
+        return {name: float(world.sum(value)) / max(1, count) for name, value in self.tensors.items()}
