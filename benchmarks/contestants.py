@@ -141,7 +141,7 @@ def transformers(spec: Spec, dtype: torch.dtype = torch.float32) -> Step:
     import transformers as peer
 
     config = spec.config()
-    values = hugging_face.names_of(config).settings.write(config)
+    values = hugging_face.format_spec(config).settings.write(config)
     torch.manual_seed(1)
     model: Any
     if isinstance(config, gpt2.Config):

@@ -27,7 +27,7 @@ SETTINGS: SettingList[Shape] = SettingList(
         Setting("size", "dim", count()),
         Choice("act", "exact", {"tanh": False, "fast": False, "erf": True}),
         Fixed("bias", False),
-        Section("more", Setting("width", "wide", count(), missing=same_as("dim"))),
+        Section("more", Setting("width", "wide", count(), default=same_as("dim"))),
     ),
 )
 
@@ -79,5 +79,5 @@ def test_a_family_is_known_everywhere_by_its_line_in_the_registry(monkeypatch):
     config = registry.preset("other-nano")
     assert registry.name_of(config) == "other"
     assert registry.build_on_meta(config).blocks
-    values = {**hugging_face.names_of(config).settings.write(config), "model_type": "other"}
+    values = {**hugging_face.format_spec(config).settings.write(config), "model_type": "other"}
     assert hugging_face.read_config(values) == config

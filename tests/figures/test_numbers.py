@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from luthier.figures.normalisation import TOKENS, layernorm, rmsnorm
 
 from luthier.architectures import registry
 from luthier.figures.activations import gelu, swiglu
@@ -17,6 +16,7 @@ from luthier.figures.embeddings import embeddings, kind_of, two_dimensions
 from luthier.figures.experts import experts, routes
 from luthier.figures.gradients import course_gradients, measure_gpt2, without_shortcuts
 from luthier.figures.models import LONGER, entering
+from luthier.figures.normalization import TOKENS, layernorm, rmsnorm
 from luthier.figures.positions import likeness, positions, rotary, sinusoidal
 from luthier.figures.sampling import TOP_K, TOP_P, filters, next_logits, temperature
 from luthier.figures.training import STEPS, schedules, training

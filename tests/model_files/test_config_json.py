@@ -148,7 +148,7 @@ def test_what_cannot_be_honored_is_refused_by_name(base, change, message):
 @pytest.mark.parametrize("name", registry.presets())
 def test_every_preset_survives_the_way_there_and_back(name):
     config = registry.preset(name)
-    assert hugging_face.read_config(hugging_face.names_of(config).settings.write(config)) == config
+    assert hugging_face.read_config(hugging_face.format_spec(config).settings.write(config)) == config
 
 
 layers = st.none() | st.sets(st.integers(0, 4)).map(lambda found: tuple(sorted(found)))
@@ -172,9 +172,9 @@ layers = st.none() | st.sets(st.integers(0, 4)).map(lambda found: tuple(sorted(f
     )
 )
 def test_every_llama4_survives_the_way_there_and_back(config):
-    values = hugging_face.names_of(config).settings.write(config)
+    values = hugging_face.format_spec(config).settings.write(config)
     again = hugging_face.read_config(values)
-    assert hugging_face.names_of(again).settings.write(again) == values
+    assert hugging_face.format_spec(again).settings.write(again) == values
     for layer in range(config.n_layers):
         assert (again.is_moe(layer), again.is_global(layer)) == (config.is_moe(layer), config.is_global(layer))
 
@@ -233,7 +233,7 @@ def test_the_length_trained_on_may_stand_beside_the_rotary_settings():
 @given(st.sampled_from([GPT2, LLAMA, LLAMA4]), st.data())
 def test_any_value_in_any_setting_is_a_config_or_a_clear_error(base, data):
     known = hugging_face.read_config(base)
-    settings = hugging_face.names_of(known).settings.write(known)
+    settings = hugging_face.format_spec(known).settings.write(known)
     values = {**settings, data.draw(st.sampled_from(sorted(settings))): data.draw(json)}
     with contextlib.suppress(LuthierError):
         hugging_face.read_config(values)

@@ -190,7 +190,7 @@ def test_factors_of_1_are_no_stretch(tmp_path):
 @pytest.mark.parametrize("factors", [[1.0, 2, 3, 4], [2.0, 2, 2, 2], [float("nan")] * 4, [1.0, 1, 8, 8, 8], [0.0] * 4])
 def test_a_stretch_that_cannot_be_found_is_refused(factors, tmp_path):
     path = foreign(tmp_path / "a.gguf", CONFIGS["llama"], tensors={"rope_freqs.weight": torch.tensor(factors)})
-    with pytest.raises(LuthierError, match=r"'rope_freqs\.weight' stretches rotary positions in a way"):
+    with pytest.raises(LuthierError, match=r"'rope_freqs\.weight' is not the RoPE scaling"):
         gguf.read(path, CPU, None)
 
 
@@ -309,7 +309,7 @@ WRONG = {
     "no experts": ("llama4", {"llama4.expert_count": 0}, r"'llama4\.expert_count' must be a whole number"),
     "more experts a token": ("llama4", {"llama4.expert_used_count": 5}, "experts_per_token 5"),
     "attention without chunks": ("llama4", {"llama4.attention.sliding_window": 0}, "sliding_window' must be a whole"),
-    "layers in words": ("llama4", {"luthier.moe_layers": "all"}, "must be numbers of layers with commas between"),
+    "layers in words": ("llama4", {"luthier.moe_layers": "all"}, "must be layer indices separated by commas"),
     "a bias that is not zero": ("gpt2", {"luthier.qkv_bias": False}, "the bias is not zero"),
     "low above high": (
         "llama 3.1",
@@ -336,7 +336,7 @@ def test_settings_that_fit_no_model_are_one_line_that_names_them(wrong, tmp_path
         ({"blk.1.attn_q.bias": torch.zeros(32)}, r"unknown: 'blk\.1\.attn_q\.bias'"),
         ({"blk.0.attn_q.bias": torch.zeros(32)}, r"missing: 'blk\.0\.attn_k\.bias'"),
         ({"token_embd.weight": None}, r"'token_embd\.weight' is missing"),
-        ({"token_embd.weight": torch.zeros(5)}, r"'token_embd\.weight' is missing, or no matrix"),
+        ({"token_embd.weight": torch.zeros(5)}, r"'token_embd\.weight' is missing or not a matrix"),
     ],
 )
 def test_tensors_that_fit_no_model_are_named(tensors, message, tmp_path):
@@ -383,7 +383,7 @@ def test_the_tokenizer_and_its_chat_template_come_along(tmp_path):
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_there_is_no_caution_where_llama_cpp_computes_the_same(kind):
-    assert gguf.cautions(CONFIGS[kind]) == []
+    assert gguf.caveats(CONFIGS[kind]) == []
 
 
 @pytest.mark.parametrize(
@@ -392,23 +392,23 @@ def test_there_is_no_caution_where_llama_cpp_computes_the_same(kind):
         ({"moe_layers": (0, 3)}, "cannot open it"),
         ({"global_every": 2}, "every 4th layer"),
         ({"global_layers": ()}, "every 4th layer"),
-        ({"qk_norm": False}, "the other way"),
-        ({"n_experts": 128}, "the other way"),
+        ({"qk_norm": False}, "does the opposite"),
+        ({"n_experts": 128}, "does the opposite"),
         ({"attention_chunk": 32}, "not 32: it differs after 32"),
         ({"context_length": 10_000, "attention_chunk": 10_000}, "not 10000: it differs after 8192"),
-        ({"context_length": 10_000, "temperature_tuning": False}, "temperature of queries: it differs after 8192"),
-        ({"temperature_floor": 16}, "temperature of queries: it differs after 16"),
+        ({"context_length": 10_000, "temperature_tuning": False}, "temperature: it differs after 8192"),
+        ({"temperature_floor": 16}, "temperature: it differs after 16"),
     ],
 )
 def test_what_llama_cpp_would_compute_otherwise_is_said(changes, message):
     config = replace(CONFIGS["llama4"], **changes)
-    assert [caution for caution in gguf.cautions(config) if message in caution]
-    assert len(gguf.cautions(config)) == 1
+    assert [caveat for caveat in gguf.caveats(config) if message in caveat]
+    assert len(gguf.caveats(config)) == 1
 
 
 def test_the_presets_of_meta_need_no_caution():
-    assert gguf.cautions(llama4.SIZES["llama4-scout"]) == gguf.cautions(llama4.SIZES["llama4-maverick"]) == []
-    assert gguf.cautions(gpt2.Config(**GPT2)) == []
+    assert gguf.caveats(llama4.SIZES["llama4-scout"]) == gguf.caveats(llama4.SIZES["llama4-maverick"]) == []
+    assert gguf.caveats(gpt2.Config(**GPT2)) == []
 
 
 # hostile files

@@ -28,7 +28,7 @@ anything: st.SearchStrategy[Any] = st.one_of(
 
 
 def written(config: Config) -> dict[str, Any]:
-    return registry.names_of(config, "meta").settings.write(config)
+    return registry.format_spec(config, "meta").settings.write(config)
 
 
 LLAMA = written(llama.Config(31, 16, 8, 12, 2, 2, 1, rope_scaling=RopeScaling()))

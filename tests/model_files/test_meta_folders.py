@@ -130,7 +130,7 @@ def test_the_dtype_stays(dtype, tmp_path):
 @pytest.mark.parametrize("name", [name for name, config in registry.presets().items() if "llama" in name])
 def test_settings_of_every_size_come_back(name):
     config = registry.preset(name)
-    names = registry.names_of(config, "meta")
+    names = registry.format_spec(config, "meta")
     params = json.loads(json.dumps(names.settings.write(config)))
     assert meta.read_config(params, vocab_size=config.vocab_size, tied=config.tie_embeddings) == config
     del params["luthier"]  # published files have no such thing, and mean the same
@@ -176,10 +176,10 @@ def our_settings(params, config):
 def test_every_width_of_a_feed_forward_can_be_written(dim):
     for hidden_dim in [1, 2, 3, 7, 31, 100, 256, 333, 1000, 1024, 2047, 4097]:
         config = our_llama.Config(31, 16, dim, hidden_dim, 2, 2, 1)
-        params = registry.names_of(config, "meta").settings.write(config)
+        params = registry.format_spec(config, "meta").settings.write(config)
         assert our_settings(params, config).hidden_dim == hidden_dim
         mixture = our_llama4.Config(31, 16, dim, hidden_dim, 3 * hidden_dim + 1, 2, 2, 1, n_experts=2)
-        params = registry.names_of(mixture, "meta").settings.write(mixture)
+        params = registry.format_spec(mixture, "meta").settings.write(mixture)
         assert meta.read_config(params, vocab_size=31, tied=False) == mixture
 
 
@@ -233,7 +233,7 @@ def test_shards_of_two_models_are_refused(tmp_path):
         ({"n_heads": None}, "params.json: 'n_heads' is missing"),
         ({"vocab_size": 99}, "'vocab_size' is 99, and the embedding has 100"),
         ({"quantization_args": {"scheme": "int4"}}, "quantized by Meta"),
-        ({"vision_chunk_size": 448}, "models that see pictures"),
+        ({"vision_chunk_size": 448}, "vision models"),
         ({"luthier": 7}, "params.json: 'luthier' must be an object"),
         ({"model": [1]}, "params.json: 'model' must be an object"),
     ],
@@ -338,7 +338,7 @@ def test_what_the_format_has_no_words_for_is_named_and_nothing_is_written(kind, 
     LLAMAS[kind]().save_pretrained(tmp_path / "hf")
     opened = hugging_face.read(tmp_path / "hf", CPU, None)
     with pytest.raises(
-        LuthierError, match=r"(no place for (attention|mlp)_bias|no setting for rope_scaling \w+): write"
+        LuthierError, match=r"(does not support (attention|mlp)_bias|no setting for rope_scaling \w+): write"
     ):
         meta.write(tmp_path / "meta", opened)
     assert not (tmp_path / "meta").exists()

@@ -156,7 +156,7 @@ class Memory:
 def twin(peer: Any) -> Transformer:
     """Luthier's model of the same weights."""
     config = hugging_face.read_config({**peer.config.to_dict(), "architectures": [type(peer).__name__]})
-    table = hugging_face.names_of(config).tensors(config)
+    table = hugging_face.format_spec(config).tensors(config)
     model = read_weights(Memory(peer.state_dict()), table, config, torch.device("cpu"), None)
     return model.eval()
 

@@ -166,7 +166,7 @@ def test_half_precision_keeps_its_type(make, tmp_path):
 @pytest.mark.parametrize("name", registry.presets())
 def test_every_preset_has_a_config_that_transformers_counts_alike(name):
     config = registry.preset(name)
-    values = hugging_face.names_of(config).settings.write(config)
+    values = hugging_face.format_spec(config).settings.write(config)
     assert hugging_face.read_config(json.loads(json.dumps(values))) == config
     their_config = transformers.AutoConfig.for_model(**values)
     with torch.device("meta"):

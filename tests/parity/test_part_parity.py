@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 from transformers.models.llama4.modeling_llama4 import Llama4TextL2Norm, Llama4TextRotaryEmbedding, apply_rotary_emb
 
-from luthier.formats.names import PairsToHalves
+from luthier.formats.weight_table import PairsToHalves
 from luthier.model.context import AttentionContext
 from luthier.model.norm import RMSNorm
 from luthier.model.rope import QueryTemperature, Rope, RopeScaling, UnitQK
@@ -73,7 +73,7 @@ def context(rope: Rope | None = None) -> AttentionContext:
 
 def halves(x: Tensor) -> Tensor:
     """Llama 4's order within a head (last dimension) -> ours."""
-    return PairsToHalves((1,)).to_ours([x.movedim(-1, 0)])[0].movedim(0, -1)
+    return PairsToHalves((1,)).to_internal([x.movedim(-1, 0)])[0].movedim(0, -1)
 
 
 def test_unit_norm_of_queries_and_keys():

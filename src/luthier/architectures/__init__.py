@@ -1,1 +1,1 @@
-"""One file a family: Config, sizes, builder and names in each format; the registry; what families share."""
+"""Model families, one file each (config, sizes, builder, weight tables); the registry; what families share."""

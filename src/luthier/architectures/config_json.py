@@ -1,7 +1,7 @@
-"""Hugging Face's config.json: what all families share, rotary settings and settings without effect.
+"""Hugging Face's config.json: what all families share, RoPE settings and settings without effect.
 
-Two forms are read: transformers 5 (`rope_parameters`, `dtype`) and 4 (`rope_theta`, `rope_scaling`, `torch_dtype`).
-Both are written for the rotary settings: transformers 4 would take a missing `rope_theta` for 10,000 without a word.
+The formats of transformers 5 (`rope_parameters`, `dtype`) and 4 (`rope_theta`, `rope_scaling`, `torch_dtype`) are read.
+RoPE settings are written in both: transformers 4 silently takes a missing `rope_theta` as 10,000.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from luthier.architectures.checked_values import LARGEST_CONTEXT, LARGEST_HEAD, CheckedValues
-from luthier.architectures.settings import Entry, Reading, SettingList, Written
+from luthier.architectures.settings import Entry, Reading, SettingList, WriteOnly
 from luthier.errors import LuthierError
 from luthier.model.rope_scaling import RopeScaling, yarn_magnitude
 
-KINDS = ("default", "llama3", "linear", "dynamic", "yarn", "longrope")
-OF_KINDS = {
+ROPE_TYPES = ("default", "llama3", "linear", "dynamic", "yarn", "longrope")
+ROPE_KEYS = {
     "default": (),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "linear": ("factor",),
@@ -27,11 +27,11 @@ OF_KINDS = {
     ),
     "longrope": ("factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"),
 }
-EVERYWHERE = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "finetuned")  # the last says nothing
+COMMON_ROPE_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "finetuned")  # the last has no effect
 
-WRAPPERS = ("module.", "_orig_mod.")  # before the names of models saved from DistributedDataParallel, torch.compile
-# settings that change nothing of what a decoder computes: of transformers' PreTrainedConfig, of training, and of others
-NOTHING = """
+WRAPPERS = ("module.", "_orig_mod.")  # prefixes of weights saved from DistributedDataParallel and torch.compile
+# settings that do not change what a decoder computes: of transformers' PreTrainedConfig, of training, of other tools
+KEYS_WITHOUT_EFFECT = """
     architectures model_type auto_map dtype torch_dtype transformers_version use_cache initializer_range pretraining_tp
     bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id tokenizer_class prefix vocab_size
     output_attentions output_hidden_states output_scores return_dict return_dict_in_generate id2label label2id
@@ -43,7 +43,7 @@ NOTHING = """
     forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
     is_llama_config transformers.js_config unsloth_version unsloth_fixed model_name for_llm_compressor
 """
-PASSED_OVER = NOTHING.split()
+IGNORED_KEYS = KEYS_WITHOUT_EFFECT.split()
 
 C = TypeVar("C")
 
@@ -53,15 +53,18 @@ def settings(
     name: str,
     model_type: str,
     *entries: Entry[C],
-    opens: Callable[[Mapping[str, Any]], CheckedValues] = CheckedValues,
+    find_settings: Callable[[Mapping[str, Any]], CheckedValues] = CheckedValues,
 ) -> SettingList[C]:
-    """The list of settings in a config.json. name: of the class in `transformers`. opens: find the settings in it."""
-    named: Entry[C] = Written({"architectures": [name], "model_type": model_type})
-    return SettingList(config, (named, *entries), opens, mention_others)
+    """The list of settings of a config.json.
+
+    name: of the class in `transformers`. find_settings: gets the model's settings out of the file's JSON object.
+    """
+    named: Entry[C] = WriteOnly({"architectures": [name], "model_type": model_type})
+    return SettingList(config, (named, *entries), find_settings, warn_unused)
 
 
 class RotaryConfig(Protocol):
-    """The fields of rotary positions."""
+    """The config fields of rotary position embedding."""
 
     @property
     def context_length(self) -> int: ...
@@ -73,7 +76,7 @@ class RotaryConfig(Protocol):
 
 @dataclass(frozen=True)
 class RopeSettings:
-    """The context length and rotary positions. theta, context: the defaults of `transformers`."""
+    """The context length and the RoPE settings. theta, context: the defaults of `transformers`."""
 
     theta: float
     context: int
@@ -90,40 +93,40 @@ class RopeSettings:
 
 
 def read_context(settings: CheckedValues, context: int, scaling: RopeScaling | None) -> int:
-    """How many tokens the model is made for: with a scaling that grows with the text, more than the file names."""
+    """The context length in tokens. With dynamic scaling it is larger than `max_position_embeddings`."""
     if scaling is None or scaling.kind != "dynamic":
         return context
     return settings.count("context_length", max(context, int(context * scaling.factor)), most=LARGEST_CONTEXT)
 
 
-def mention_others(settings: CheckedValues) -> None:
-    """Remark on the settings that are not understood, once all the others are read."""
-    settings.pass_over(*PASSED_OVER, *(name for name in settings.values if name.startswith("_")))
-    settings.mention_others()
+def warn_unused(settings: CheckedValues) -> None:
+    """Warn about settings that are not understood, after all others have been read."""
+    settings.ignore(*IGNORED_KEYS, *(name for name in settings.values if name.startswith("_")))
+    settings.warn_unused()
 
 
 def read_rope(settings: CheckedValues, *, theta: float, context: int) -> tuple[float, RopeScaling | None]:
-    """(rope_theta, scaling), from either form. theta: what a missing one means. context: max_position_embeddings."""
-    settings.only("partial_rotary_factor", 1.0)
-    settings.pass_over("rope_scaling", "rope_parameters")
+    """(rope_theta, scaling), from either format. theta: the default. context: max_position_embeddings."""
+    settings.require_one_of("partial_rotary_factor", 1.0)
+    settings.ignore("rope_scaling", "rope_parameters")
     rope = settings.section("rope_scaling")
     if not rope.values:
         rope = settings.section("rope_parameters")
     base = rope.number("rope_theta", settings.number("rope_theta", theta))
-    rope.only("partial_rotary_factor", 1.0)
+    rope.require_one_of("partial_rotary_factor", 1.0)
     if any(isinstance(value, dict) for value in rope.values.values()):
         raise LuthierError("config.json: rotary settings that differ by layer are not supported")
     name = "rope_type" if "rope_type" in rope.values else "type"
-    rope.only(name, *KINDS)
+    rope.require_one_of(name, *ROPE_TYPES)
     kind = rope.values.get(name, "default")
-    # beside the rotary settings it comes first, in transformers too (Phi 3 has it there)
+    # outside the RoPE settings it has precedence, as in transformers (Phi 3 has it there)
     original = settings.count(
         "original_max_position_embeddings",
         rope.count("original_max_position_embeddings", context, most=LARGEST_CONTEXT),
         most=LARGEST_CONTEXT,
     )
-    rope.pass_over(*EVERYWHERE, *OF_KINDS[kind])
-    rope.mention_others(f"the rotary settings, of rope_type {kind}")
+    rope.ignore(*COMMON_ROPE_KEYS, *ROPE_KEYS[kind])
+    rope.warn_unused(f"the rotary settings, of rope_type {kind}")
     match kind:
         case "llama3":
             low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
@@ -132,7 +135,7 @@ def read_rope(settings: CheckedValues, *, theta: float, context: int) -> tuple[f
             return base, RopeScaling(rope.number("factor"), low, high, original)
         case "linear":
             return base, RopeScaling(rope.number("factor"), kind="linear")
-        case "dynamic":  # the context that the file names is the one trained on
+        case "dynamic":  # max_position_embeddings is the context length of training
             return base, RopeScaling(rope.number("factor"), original_context_length=context, kind="dynamic")
         case "yarn":
             return base, read_yarn(rope, base, original, context)
@@ -149,7 +152,7 @@ def read_rope(settings: CheckedValues, *, theta: float, context: int) -> tuple[f
 
 
 def read_yarn(rope: CheckedValues, theta: float, original: int, context: int) -> RopeScaling:
-    """YaRN's settings. Where there are `mscale` and `mscale_all_dim`, the attention factor follows from them."""
+    """YaRN's settings. `mscale` and `mscale_all_dim`, where given, determine the attention factor."""
     if theta <= 1:
         raise LuthierError(f"config.json: 'rope_theta' is {theta:g}: with rope_type yarn it must be above 1")
     factor = rope.number("factor", context / original)
@@ -170,10 +173,10 @@ def read_yarn(rope: CheckedValues, theta: float, original: int, context: int) ->
 
 
 def write_rope(theta: float, scaling: RopeScaling | None, context: int) -> dict[str, Any]:
-    """The settings of positions in both forms. context: that of the config."""
-    rope = {"rope_type": "default"} if scaling is None else written_scaling(scaling)
+    """The RoPE settings and the context length, in both formats. context: the config's context_length."""
+    rope = {"rope_type": "default"} if scaling is None else scaling_to_json(scaling)
     positions = {"max_position_embeddings": context}
-    if scaling is not None and scaling.kind == "dynamic":  # there, the context is the one trained on
+    if scaling is not None and scaling.kind == "dynamic":  # max_position_embeddings is the context length of training
         positions = {"max_position_embeddings": scaling.original_context_length, "context_length": context}
     return {
         **positions,
@@ -183,8 +186,8 @@ def write_rope(theta: float, scaling: RopeScaling | None, context: int) -> dict[
     }
 
 
-def written_scaling(scaling: RopeScaling) -> dict[str, Any]:
-    """A scaling in the words of transformers. A LuthierError for one that it has none for."""
+def scaling_to_json(scaling: RopeScaling) -> dict[str, Any]:
+    """A scaling as transformers' settings. Raises a LuthierError for one that they cannot express."""
     kind, magnitude = scaling.kind, scaling.magnitude
     rope: dict[str, Any] = {"rope_type": kind, "factor": scaling.factor}
     original = {"original_max_position_embeddings": scaling.original_context_length}
@@ -201,7 +204,7 @@ def written_scaling(scaling: RopeScaling) -> dict[str, Any]:
         factors = {"short_factor": list(scaling.short_factors), "long_factor": list(scaling.long_factors)}
         return {**rope, **original, **({"attention_factor": magnitude} if scaling.attention_factor else {}), **factors}
     if magnitude != 1:
-        if kind == "linear" and scaling.factor == 1:  # of YaRN with factor 1 nothing but this is left
+        if kind == "linear" and scaling.factor == 1:  # the same as YaRN with factor 1
             return {**rope, "rope_type": "yarn", **original, "attention_factor": magnitude}
         raise LuthierError(
             f"config.json has no setting for the attention factor {magnitude:g} beside rope_type {kind}: "

@@ -1,4 +1,4 @@
-"""What a family of models declares: one object for the registry, with its names in each format."""
+"""The declaration of a model family: one object for the registry, with its weights and settings in each format."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 import torch
 
 from luthier.architectures.settings import SettingList
-from luthier.formats.names import Table
+from luthier.formats.weight_table import Table
 from luthier.model.transformer import Transformer
 
 
 @runtime_checkable
 class Config(Protocol):
-    """What the Configs of all families share: a frozen dataclass with at least these fields."""
+    """The interface of every family's Config: a frozen dataclass with at least these fields."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -38,45 +38,45 @@ class Config(Protocol):
 C = TypeVar("C", bound=Config)
 
 
-def no_bands(config: object) -> Mapping[str, tuple[int, ...]]:
-    """No tensor holds several matrices."""
+def no_row_groups(config: object) -> Mapping[str, tuple[int, ...]]:
+    """The default of `FormatSpec.row_groups`: no tensor is a concatenation of matrices."""
     return {}
 
 
-def no_cautions(config: object) -> list[str]:
-    """Other programs compute the model as we do."""
+def no_caveats(config: object) -> list[str]:
+    """The default of `FormatSpec.caveats`: none."""
     return []
 
 
 @dataclass(frozen=True)
-class Names(Generic[C]):
-    """The names of a family's weights and settings in one format."""
+class FormatSpec(Generic[C]):
+    """A family's weights and settings in one format."""
 
     tensors: Callable[[C], Table]
     settings: SettingList[C]
     classes: Mapping[str, str] = field(default_factory=dict)
-    """For "hf": the classes of `transformers`, and the model_type of each."""
-    marks: tuple[str, ...] = ()
-    """Settings by which this family's files are told from those of others that look alike: a params.json of "meta",
-    a "gguf" file of the same architecture. One of them is there and not 0; none: this family is the default."""
+    """For "hf": class names in `transformers` and the model_type of each."""
+    distinctive_keys: tuple[str, ...] = ()
+    """Settings that tell this family's files from those of similar ones: a params.json of "meta", a "gguf" file of the
+    same architecture. At least one is present and not 0; empty for the default family."""
     architecture: str = ""
-    """For "gguf": llama.cpp's name, where it is not the family's."""
-    bands: Callable[[C], Mapping[str, tuple[int, ...]]] = no_bands
-    """For "meta": the tensors that hold several matrices, and the rows of each; every one is sharded by itself."""
-    cautions: Callable[[C], list[str]] = no_cautions
-    """For "gguf": what llama.cpp computes in another way than the model, in words for people."""
+    """For "gguf": llama.cpp's name of the architecture; the family's name unless given."""
+    row_groups: Callable[[C], Mapping[str, tuple[int, ...]]] = no_row_groups
+    """For "meta": tensors that are matrices stacked by rows, with the rows of each: each is sharded separately."""
+    caveats: Callable[[C], list[str]] = no_caveats
+    """For "gguf": messages about what llama.cpp would compute differently."""
 
 
 @dataclass(frozen=True)
 class Family(Generic[C]):
-    """One family of models."""
+    """A model family: its config, sizes, builder, initialization and formats."""
 
     name: str
     config: type[C]
     sizes: Mapping[str, C]
     build: Callable[[C], Transformer]
-    """Join the parts, on whatever device is current, `meta` too."""
+    """Build the model on the current default device, which may be `meta`. Weights are not initialized."""
     initialize: Callable[[Transformer, C, torch.Generator], None]
-    """Set the first weights."""
-    formats: Mapping[str, Names[C]]
-    """By the name of the format: "hf", "gguf", "meta", "openai", "book"."""
+    """Initialize the weights in place."""
+    formats: Mapping[str, FormatSpec[C]]
+    """By name of the format: "hf", "gguf", "meta", "openai", "book"."""

@@ -1,10 +1,8 @@
-"""The metadata of GGUF files: what all families share, the vocabulary, heads, and rotary positions.
+"""GGUF metadata: the settings that all families share (vocabulary, heads, RoPE).
 
-Whether there is an output matrix, and how rotary positions are scaled, is found from the tensors alone. What llama.cpp
-has no key for is written with keys of our own, "luthier.NAME", which other readers ignore.
-
-llama.cpp has no setting for Llama 3.1's stretch of rotary positions. Its files hold a tensor of factors instead, one
-for each pair, that divide the frequencies.
+Tied embeddings and Llama 3.1's RoPE scaling have no key in llama.cpp and are inferred from the tensors: from a missing
+output matrix, and from a tensor of factors, one for each rotary pair, by which the frequencies are divided. Other
+settings without a key are written under "luthier.NAME", which other readers ignore.
 """
 
 from __future__ import annotations
@@ -17,36 +15,36 @@ import torch
 from torch import Tensor
 
 from luthier.architectures.checked_values import LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_NUMBER, CheckedValues
-from luthier.architectures.settings import Entry, Group, HeadDim, Reading, SettingList, Written, head_dim
+from luthier.architectures.settings import CustomSetting, Entry, HeadDim, Reading, SettingList, WriteOnly, head_dim
 from luthier.errors import LuthierError
-from luthier.formats.names import Checkpoint, Derived, Rule
+from luthier.formats.weight_table import Checkpoint, Computed, Rule
 from luthier.model.rope import Rope
 from luthier.model.rope_scaling import RopeScaling, yarn_magnitude
 
 EMBEDDING, OUTPUT, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
-KINDS = ("none", "linear", "yarn", "longrope")  # of scaling, in llama.cpp
-OUR_FACTOR, OUR_ATTENTION_FACTOR = "luthier.rope_scaling.factor", "luthier.rope_scaling.attention_factor"
-PASSED_OVER = ("vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "expert_used_count")  # without effect
+SCALING_TYPES = ("none", "linear", "yarn", "longrope")  # of RoPE scaling in llama.cpp
+LUTHIER_FACTOR, LUTHIER_ATTENTION_FACTOR = "luthier.rope_scaling.factor", "luthier.rope_scaling.attention_factor"
+IGNORED_KEYS = ("vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "expert_used_count")  # without effect
 # (low_freq_factor, high_freq_factor, original context) of Llama 3.1 to 3.3, and of Llama 4 Scout
-PUBLISHED = ((1.0, 4.0, 8192), (1.0, 1.0, 8192))
+KNOWN_LLAMA3_SCALINGS = ((1.0, 4.0, 8192), (1.0, 1.0, 8192))
 
 C = TypeVar("C")
 
 
 def settings(config: type[C], section: str, *entries: Entry[C]) -> SettingList[C]:
-    """The list of settings in a GGUF file. section: what llama.cpp calls the architecture."""
-    named: Entry[C] = Written({"general.architecture": section})
+    """The list of settings of a GGUF file. section: llama.cpp's name of the architecture."""
+    named: Entry[C] = WriteOnly({"general.architecture": section})
     return SettingList(
         config,
         (named, *entries),
         lambda fields: CheckedValues(fields, "the settings"),
-        lambda values: mention_others(values, section),
+        lambda values: warn_unused(values, section),
     )
 
 
 class Sizes(Protocol):
-    """The fields of vocabulary and depth."""
+    """The config fields of vocabulary size and depth."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -56,7 +54,7 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True)
 class VocabSize:
-    """The entries of the vocabulary. Written, and read from the embedding: not every file has the setting."""
+    """The vocabulary size. Read from the embedding's shape, since not every file has the setting."""
 
     section: str
 
@@ -68,8 +66,8 @@ class VocabSize:
 
 
 @dataclass(frozen=True)
-class Depth:
-    """The number of layers: at most that of the tensors, so that a wrong one costs nothing."""
+class LayerCount:
+    """The number of layers, at most the number of tensors: a corrupt value must not allocate memory."""
 
     section: str
 
@@ -82,28 +80,28 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class LayerNumbers:
-    """Numbers of layers as a text with commas between: an empty array could not be written. None is left out."""
+class LayerIndices:
+    """Layer indices as a comma-separated string, since GGUF cannot hold an empty array. None is not written."""
 
     name: str
     field: str
 
     def read(self, reading: Reading) -> None:
         text = reading.values.value(self.name)
-        numbers = str(text).split(",") if text not in (None, "") else []
-        if len(numbers) > LARGEST_DEPTH or not all(number.isdecimal() and len(number) < 5 for number in numbers):
+        indices = str(text).split(",") if text not in (None, "") else []
+        if len(indices) > LARGEST_DEPTH or not all(index.isdecimal() and len(index) < 5 for index in indices):
             raise LuthierError(
-                f"the settings: '{self.name}' must be numbers of layers with commas between, it is {text!r:.60}"
+                f"the settings: '{self.name}' must be layer indices separated by commas, it is {text!r:.60}"
             )
-        reading.fields[self.field] = None if text is None else tuple(map(int, numbers))
+        reading.fields[self.field] = None if text is None else tuple(map(int, indices))
 
     def write(self, config: object) -> Mapping[str, Any]:
-        numbers = getattr(config, self.field)
-        return {} if numbers is None else {self.name: ",".join(map(str, numbers))}
+        indices = getattr(config, self.field)
+        return {} if indices is None else {self.name: ",".join(map(str, indices))}
 
 
 class RotaryHeads(HeadDim, Protocol):
-    """The fields of attention with rotary positions."""
+    """The config fields of attention with RoPE."""
 
     @property
     def n_kv_heads(self) -> int: ...
@@ -111,7 +109,7 @@ class RotaryHeads(HeadDim, Protocol):
 
 @dataclass(frozen=True)
 class Heads:
-    """The heads of attention with rotary positions. Stands after dim."""
+    """The heads of attention with RoPE. Comes after `dim` in the list."""
 
     section: str
 
@@ -119,8 +117,8 @@ class Heads:
         values, fields, name = reading.values, reading.fields, f"{self.section}.attention."
         n_heads = values.count(f"{name}head_count")
         size = values.count(f"{name}key_length", max(1, fields["dim"] // n_heads))
-        values.only(f"{name}value_length", size)
-        values.only(f"{self.section}.rope.dimension_count", size)
+        values.require_one_of(f"{name}value_length", size)
+        values.require_one_of(f"{self.section}.rope.dimension_count", size)
         fields.update(
             n_heads=n_heads,
             n_kv_heads=values.count(f"{name}head_count_kv", n_heads),
@@ -139,7 +137,7 @@ class Heads:
 
 
 class RotaryConfig(Protocol):
-    """The fields of rotary positions."""
+    """The config fields of rotary position embedding."""
 
     @property
     def rope_theta(self) -> float: ...
@@ -149,10 +147,10 @@ class RotaryConfig(Protocol):
 
 @dataclass(frozen=True)
 class RopeSettings:
-    """Rotary positions. Stands after the heads and the context length. kinds: of scaling, in llama.cpp."""
+    """The RoPE settings. Comes after the heads and the context length. scaling_types: those llama.cpp supports here."""
 
     section: str
-    kinds: tuple[str, ...] = KINDS
+    scaling_types: tuple[str, ...] = SCALING_TYPES
 
     def read(self, reading: Reading) -> None:
         fields = reading.fields
@@ -162,32 +160,34 @@ class RopeSettings:
             fields["head_dim"] or fields["dim"] // fields["n_heads"],
             reading.weights.checkpoint,
             context=fields["context_length"],
-            kinds=self.kinds,
+            scaling_types=self.scaling_types,
         )
         fields.update(rope_theta=theta, rope_scaling=scaling)
 
     def write(self, config: RotaryConfig) -> Mapping[str, Any]:
-        return write_rope(self.section, config.rope_theta, config.rope_scaling, self.kinds)
+        return write_rope(self.section, config.rope_theta, config.rope_scaling, self.scaling_types)
 
 
 def read_vocab_size(checkpoint: Checkpoint) -> int:
-    """Entries of the vocabulary: the rows of the embedding, since not every file has a setting that says it."""
+    """The vocabulary size: the rows of the embedding, since not every file has the setting."""
     shape = checkpoint.shapes().get(EMBEDDING, ())
     if len(shape) != 2:
-        raise LuthierError(f"'{EMBEDDING}' is missing, or no matrix")
+        raise LuthierError(f"'{EMBEDDING}' is missing or not a matrix")
     return shape[0]
 
 
 def is_tied(checkpoint: Checkpoint) -> bool:
-    """Whether the embedding is the output matrix too: then the file has no other."""
+    """Whether the embedding is also the output matrix: the file then has no separate one."""
     return OUTPUT not in checkpoint.shapes()
 
 
-TIED: Group[object] = Group(lambda reading: {"tie_embeddings": is_tied(reading.weights.checkpoint)})
+TIED_EMBEDDINGS: CustomSetting[object] = CustomSetting(
+    lambda reading: {"tie_embeddings": is_tied(reading.weights.checkpoint)}
+)
 
 
-def has_biases(checkpoint: Checkpoint, part: str) -> bool:
-    """Whether the first layer has a bias in this part: the tensors alone say it."""
+def has_bias(checkpoint: Checkpoint, part: str) -> bool:
+    """Whether the first layer has a bias in a module; GGUF has no setting for it. part: prefix of the tensor's name."""
     return any(name.startswith(f"blk.0.{part}") and name.endswith(".bias") for name in checkpoint.shapes())
 
 
@@ -198,21 +198,21 @@ def read_rope(
     checkpoint: Checkpoint,
     *,
     context: int,
-    kinds: tuple[str, ...] = KINDS,
+    scaling_types: tuple[str, ...] = SCALING_TYPES,
 ) -> tuple[float, RopeScaling | None]:
-    """(rope_theta, scaling), as llama.cpp understands a file. context: the setting `context_length`.
+    """(rope_theta, scaling), as llama.cpp interprets a file. context: the setting `context_length`.
 
-    Llama 3.1's scaling, in files that are not ours, is found from the factors.
+    In files that Luthier has not written, Llama 3.1's scaling is inferred from the tensor of factors.
     """
     theta = settings.number(f"{section}.rope.freq_base", 10_000.0)
     name = f"{section}.rope.scaling."
-    settings.only(f"{name}type", None, *kinds)
+    settings.require_one_of(f"{name}type", None, *scaling_types)
     kind = settings.value(f"{name}type", "linear")
-    older = settings.number(f"{section}.rope.scale_linear", 0.0, least=0.0)
-    factor = settings.number(f"{name}factor", older, least=0.0) or 1.0
+    legacy = settings.number(f"{section}.rope.scale_linear", 0.0, least=0.0)
+    factor = settings.number(f"{name}factor", legacy, least=0.0) or 1.0
     attention = settings.number(f"{name}attn_factor", 1.0)
-    settings.only(f"{name}yarn_attn_factor", None, 1.0)
-    settings.only(f"{name}yarn_ext_factor", None, -1.0, 1.0 if kind == "yarn" else 0.0)
+    settings.require_one_of(f"{name}yarn_attn_factor", None, 1.0)
+    settings.require_one_of(f"{name}yarn_ext_factor", None, -1.0, 1.0 if kind == "yarn" else 0.0)
     if ROPE_FACTORS in checkpoint.shapes() and (kind in ("yarn", "longrope") or (kind == "linear" and factor != 1)):
         raise LuthierError(f"'{ROPE_FACTORS}' beside '{name}type' {kind} is not supported")
     match kind:
@@ -223,34 +223,34 @@ def read_rope(
                 raise LuthierError(f"the settings: '{name}factor' {factor:g} beside longrope is not supported")
             return theta, read_longrope(settings, section, head_dim, attention, context, checkpoint)
         case "linear" if factor != 1:
-            return theta, RopeScaling(factor, kind="linear", attention_factor=given(attention))
+            return theta, RopeScaling(factor, kind="linear", attention_factor=attention_factor_field(attention))
     scaling = read_llama3(settings, head_dim, theta, checkpoint)
     if attention != 1:
         scaling = replace(scaling or RopeScaling(1.0, kind="linear"), attention_factor=attention)
     return theta, scaling
 
 
-def given(attention: float) -> float:
-    """An attention factor as a scaling has it, where 0 means that it is the usual one."""
+def attention_factor_field(attention: float) -> float:
+    """`RopeScaling.attention_factor` of a file's factor: 0 stands for the default, 1."""
     return 0.0 if attention == 1 else attention
 
 
 def read_yarn(
     settings: CheckedValues, section: str, theta: float, factor: float, attention: float, context: int
 ) -> RopeScaling:
-    """YaRN, whose usual attention factor llama.cpp multiplies by that of the file."""
+    """YaRN's settings. llama.cpp multiplies the paper's attention factor by the file's."""
     if theta <= 1:
         raise LuthierError(f"the settings: '{section}.rope.freq_base' is {theta:g}: with yarn it must be above 1")
     of_all = settings.number(f"{section}.rope.scaling.yarn_log_multiplier", 0.0, least=0.0)
     magnitude = attention * yarn_magnitude(factor) / (yarn_magnitude(factor, of_all) if of_all else 1.0)
-    usual = attention == 1 and not of_all
+    default = attention == 1 and not of_all
     return RopeScaling(
         factor,
         original_context_length=settings.count(
             f"{section}.rope.scaling.original_context_length", context, most=LARGEST_CONTEXT
         ),
         kind="yarn",
-        attention_factor=settings.number(OUR_ATTENTION_FACTOR, 0.0 if usual else magnitude, least=0.0),
+        attention_factor=settings.number(LUTHIER_ATTENTION_FACTOR, 0.0 if default else magnitude, least=0.0),
         beta_fast=settings.number(f"{section}.rope.scaling.yarn_beta_fast", 32.0),
         beta_slow=settings.number(f"{section}.rope.scaling.yarn_beta_slow", 1.0),
     )
@@ -259,7 +259,7 @@ def read_yarn(
 def read_longrope(
     settings: CheckedValues, section: str, head_dim: int, attention: float, context: int, checkpoint: Checkpoint
 ) -> RopeScaling:
-    """LongRoPE, whose factors are tensors."""
+    """LongRoPE's settings, whose factors are stored as tensors."""
     lists = []
     for name in (SHORT_FACTORS, LONG_FACTORS):
         if checkpoint.shapes().get(name) != (head_dim // 2,):
@@ -269,38 +269,38 @@ def read_longrope(
             raise LuthierError(f"'{name}' holds numbers that are not above 0")
     original = settings.count(f"{section}.rope.scaling.original_context_length", context, most=LARGEST_CONTEXT)
     return RopeScaling(
-        settings.number(OUR_FACTOR, context / original),
+        settings.number(LUTHIER_FACTOR, context / original),
         original_context_length=max(2, original),
         kind="longrope",
-        attention_factor=settings.number(OUR_ATTENTION_FACTOR, attention, least=0.0),
+        attention_factor=settings.number(LUTHIER_ATTENTION_FACTOR, attention, least=0.0),
         short_factors=lists[0],
         long_factors=lists[1],
     )
 
 
 def read_llama3(settings: CheckedValues, head_dim: int, theta: float, checkpoint: Checkpoint) -> RopeScaling | None:
-    """Llama 3.1's scaling, from our own settings or from the factors."""
-    if OUR_FACTOR in settings.values:
+    """Llama 3.1's scaling, from Luthier's own settings or inferred from the tensor of factors."""
+    if LUTHIER_FACTOR in settings.values:
         low = settings.number("luthier.rope_scaling.low_freq_factor")
         high = settings.number("luthier.rope_scaling.high_freq_factor")
         if low > high:
             raise LuthierError(f"the settings: low_freq_factor {low:g} is above high_freq_factor {high:g}")
         original = settings.count("luthier.rope_scaling.original_context_length", most=LARGEST_CONTEXT)
-        return RopeScaling(settings.number(OUR_FACTOR), low, high, original)
+        return RopeScaling(settings.number(LUTHIER_FACTOR), low, high, original)
     if ROPE_FACTORS not in checkpoint.shapes():
         return None
-    return scaling_of(checkpoint.tensor(ROPE_FACTORS), head_dim, theta)
+    return infer_llama3_scaling(checkpoint.tensor(ROPE_FACTORS), head_dim, theta)
 
 
 def write_rope(
-    section: str, theta: float, scaling: RopeScaling | None, kinds: tuple[str, ...] = KINDS
+    section: str, theta: float, scaling: RopeScaling | None, scaling_types: tuple[str, ...] = SCALING_TYPES
 ) -> dict[str, Any]:
-    """The rotary settings. A LuthierError for a scaling that llama.cpp has none for."""
+    """The RoPE settings. Raises a LuthierError for a scaling that llama.cpp does not support."""
     base: dict[str, Any] = {f"{section}.rope.freq_base": theta}
     if scaling is None:
         return base
     kind, name, magnitude = scaling.kind, f"{section}.rope.scaling.", scaling.magnitude
-    if kind == "dynamic" or (kind == "longrope" and kind not in kinds):
+    if kind == "dynamic" or (kind == "longrope" and kind not in scaling_types):
         raise LuthierError(f"GGUF has no setting for rope_scaling {kind} of {section}: write the model as hf")
     if kind == "yarn" and not scaling.truncate:
         raise LuthierError("GGUF has no setting for yarn's truncate = false: write the model as hf")
@@ -308,17 +308,20 @@ def write_rope(
     if attention != 1:
         base[f"{name}attn_factor"] = attention
     if kind == "longrope" or (kind == "yarn" and scaling.attention_factor):
-        base[OUR_ATTENTION_FACTOR] = scaling.attention_factor
+        base[LUTHIER_ATTENTION_FACTOR] = scaling.attention_factor
     if kind == "llama3":
         return base | {
-            OUR_FACTOR: scaling.factor,
+            LUTHIER_FACTOR: scaling.factor,
             "luthier.rope_scaling.low_freq_factor": scaling.low_freq_factor,
             "luthier.rope_scaling.high_freq_factor": scaling.high_freq_factor,
             "luthier.rope_scaling.original_context_length": scaling.original_context_length,
         }
     base[f"{name}type"] = kind
     if kind == "longrope":  # llama.cpp would divide by a factor as well
-        return base | {OUR_FACTOR: scaling.factor, f"{name}original_context_length": scaling.original_context_length}
+        return base | {
+            LUTHIER_FACTOR: scaling.factor,
+            f"{name}original_context_length": scaling.original_context_length,
+        }
     base[f"{name}factor"] = scaling.factor
     if kind == "yarn":
         base[f"{name}original_context_length"] = scaling.original_context_length
@@ -327,37 +330,37 @@ def write_rope(
     return base
 
 
-def scaling_of(factors: Tensor, head_dim: int, theta: float) -> RopeScaling | None:
-    """The scaling with these factors (D/2,), if it is one that a published model has, whatever its `factor`."""
+def infer_llama3_scaling(factors: Tensor, head_dim: int, theta: float) -> RopeScaling | None:
+    """The published models' scaling that gives these frequency factors (D/2,), with any `factor`; None if all are 1."""
     if bool((factors == 1).all()):
         return None
     if head_dim % 2 == 0 and factors.shape == (head_dim // 2,) and 1 < (factor := float(factors.max())) < 2**53:
-        for low, high, original in PUBLISHED:
+        for low, high, original in KNOWN_LLAMA3_SCALINGS:
             scaling = RopeScaling(factor, low, high, original)
             if torch.allclose(factors.float(), rope_factors(head_dim, theta, scaling), rtol=1e-4):
                 return scaling
-    raise LuthierError(f"'{ROPE_FACTORS}' stretches rotary positions in a way that no Llama of Meta's has")
+    raise LuthierError(f"'{ROPE_FACTORS}' is not the RoPE scaling of any of Meta's Llama models")
 
 
 def rope_factors(head_dim: int, theta: float, scaling: RopeScaling) -> Tensor:
-    """What each pair's frequency is divided by, (D/2,)."""
+    """The factor by which each pair's frequency is divided, (D/2,)."""
     return Rope(head_dim, theta).frequencies() / Rope(head_dim, theta, scaling).frequencies()
 
 
 def rope_rules(head_dim: int, theta: float, scaling: RopeScaling | None) -> list[Rule]:
-    """The rules of the factors, where there are any."""
+    """The rules of the tensors of RoPE factors; empty where the scaling needs none."""
     if scaling is None:
         return []
     if scaling.kind == "longrope":
         lists = {SHORT_FACTORS: scaling.short_factors, LONG_FACTORS: scaling.long_factors}
-        return [Rule(name, (), Derived(torch.tensor(factors))) for name, factors in lists.items()]
+        return [Rule(name, (), Computed(torch.tensor(factors))) for name, factors in lists.items()]
     if scaling.kind == "llama3":
-        return [Rule(ROPE_FACTORS, (), Derived(rope_factors(head_dim, theta, scaling)))]
+        return [Rule(ROPE_FACTORS, (), Computed(rope_factors(head_dim, theta, scaling)))]
     return []
 
 
-def mention_others(settings: CheckedValues, section: str) -> None:
-    """Say which settings of the architecture are not understood, once all the others are read."""
-    settings.pass_over(*(f"{section}.{name}" for name in PASSED_OVER))
-    settings.pass_over(*(name for name in settings.values if not name.startswith(f"{section}.")))
-    settings.mention_others()
+def warn_unused(settings: CheckedValues, section: str) -> None:
+    """Warn about the architecture's settings that are not understood, after all others have been read."""
+    settings.ignore(*(f"{section}.{name}" for name in IGNORED_KEYS))
+    settings.ignore(*(name for name in settings.values if not name.startswith(f"{section}.")))
+    settings.warn_unused()

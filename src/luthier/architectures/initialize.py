@@ -1,4 +1,4 @@
-"""First weights. Drawn from a generator of their own, so that a seed names a model."""
+"""Weight initialization from an explicit generator, so that a seed determines the model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from luthier.model.transformer import Transformer
 
 
 def empty_embedding(n_entries: int, dim: int, scale: float = 1.0) -> nn.Embedding:
-    """A table of vectors to be set later. `nn.Embedding` draws its own, which on `meta` loads torch's compiler: 1 s.
+    """An embedding with uninitialized weights. `nn.Embedding` would initialize them, which on `meta` imports torch's
+    compiler (1 s).
 
-    scale: what each vector is multiplied by when it is read.
+    scale: multiplies each embedding when it is looked up.
     """
     table = torch.empty(n_entries, dim)
     return nn.Embedding(n_entries, dim, _weight=table) if scale == 1 else ScaledEmbedding(table, scale)
@@ -26,8 +27,11 @@ def empty_embedding(n_entries: int, dim: int, scale: float = 1.0) -> nn.Embeddin
 
 @torch.no_grad()
 def initialize_normal(model: Transformer, generator: torch.Generator, *, std: float, residual_scale: float) -> None:
-    """Matrices N(0, std), those that write into the residual stream times residual_scale; norms 1, biases 0."""
-    into_stream = {id(weight) for module in model.modules() for weight in residual_outputs(module)}
+    """Initialize matrices from N(0, std), norms with 1 and biases with 0.
+
+    residual_scale: multiplies std for the matrices that write to the residual stream.
+    """
+    residual = {id(weight) for module in model.modules() for weight in residual_outputs(module)}
     for module in model.modules():
         if isinstance(module, (RMSNorm, nn.LayerNorm)):
             module.weight.fill_(1.0)
@@ -36,14 +40,14 @@ def initialize_normal(model: Transformer, generator: torch.Generator, *, std: fl
         if isinstance(module, (MoE, Dropout)):
             for buffer in module.buffers(recurse=False):
                 buffer.zero_()
-    for weight in model.parameters():  # a tied matrix comes once
+    for weight in model.parameters():  # a tied matrix is listed once
         if weight.ndim > 1:
-            scale = residual_scale if id(weight) in into_stream else 1.0
+            scale = residual_scale if id(weight) in residual else 1.0
             weight.normal_(0, std * scale, generator=generator)
 
 
 def residual_outputs(module: nn.Module) -> list[torch.Tensor]:
-    """The weights of a part that write into the residual stream."""
+    """The weights of a module whose output is added to the residual stream."""
     if isinstance(module, Attention):
         return [module.output.weight]
     if isinstance(module, (FeedForward, SwiGLU)):

@@ -1,7 +1,7 @@
-"""The settings of a model in a file, as one list that is read in both directions.
+"""Bidirectional mapping between the settings in a model file and the fields of a Config.
 
-An entry of the list reads one or more settings of a file into fields of a Config, and writes them from a Config.
-Entries are read, and written, in the order of the list: one that needs the fields of others stands after them.
+An entry reads one or more settings of a file into fields of a Config, and writes them from a Config. Entries are read
+and written in the order of the list: one that depends on other fields comes after them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from luthier.architectures.checked_values import LARGEST, CheckedValues
 from luthier.errors import LuthierError
-from luthier.formats.names import Checkpoint, Shape
+from luthier.formats.weight_table import Checkpoint, Shape
 
 C = TypeVar("C")
 C_contra = TypeVar("C_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """A checkpoint of which only the names and shapes are known."""
+class ShapesOnly:
+    """A checkpoint of which only names and shapes are known."""
 
     known: Mapping[str, Shape] = field(default_factory=dict)
 
@@ -35,89 +35,89 @@ class Shapes:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """What is known of a model from its tensors, for settings that its file does not hold."""
+class WeightInfo:
+    """Information from a model's tensors, for settings that its file does not contain."""
 
-    checkpoint: Checkpoint = field(default_factory=Shapes)
+    checkpoint: Checkpoint = field(default_factory=ShapesOnly)
     vocab_size: int | None = None
-    """Rows of the embedding, where the reader of the format has found them."""
+    """Rows of the embedding, where the format's reader knows them."""
     tied: bool = False
     """Whether the output matrix equals the embedding."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The state of reading a file: its values, and the fields of the Config that have been read."""
+    """The state of reading a file: its values, and the Config fields read so far."""
 
     values: CheckedValues
-    weights: Weights
+    weights: WeightInfo
     fields: dict[str, Any]
-    """By the names of the Config's fields. Sections share them with the file that they are in."""
+    """By the names of the Config's fields. Shared between a file and its sections."""
     root: CheckedValues
-    """The values of the whole file, in a section too."""
+    """The values of the whole file, also within a section."""
 
     def section(self, name: str) -> Reading:
-        """The same for a nested object."""
+        """The Reading of a nested object."""
         return Reading(self.values.section(name), self.weights, self.fields, self.root)
 
 
 class Entry(Protocol[C_contra]):
-    """One or more settings of a file, in both directions."""
+    """Reads and writes one or more settings of a file."""
 
     def read(self, reading: Reading) -> None:
-        """Add fields to `reading.fields`. Raises a LuthierError that names a setting that is wrong or missing."""
+        """Add fields to `reading.fields`. Raises a LuthierError that names a wrong or missing setting."""
 
     def write(self, config: C_contra) -> Mapping[str, Any]:
-        """The settings as the file has them. Raises a LuthierError for what the format cannot express."""
+        """The settings as they appear in the file. Raises a LuthierError for what the format cannot express."""
 
 
-class Kind(Protocol):
-    """Read and check one value. missing: its default; None where the file must have it."""
+class Parser(Protocol):
+    """Reads and validates one value. default: None where the setting is required."""
 
-    def __call__(self, values: CheckedValues, name: str, missing: Any) -> Any: ...
-
-
-def count(most: int = LARGEST) -> Kind:
-    """A whole number from 1 to `most`."""
-    return lambda values, name, missing: values.count(name, missing, most)
+    def __call__(self, values: CheckedValues, name: str, default: Any) -> Any: ...
 
 
-def positive(values: CheckedValues, name: str, missing: Any) -> float:
+def count(most: int = LARGEST) -> Parser:
+    """An integer from 1 to `most`."""
+    return lambda values, name, default: values.count(name, default, most)
+
+
+def positive(values: CheckedValues, name: str, default: Any) -> float:
     """A number above 0."""
-    return values.number(name, missing)
+    return values.number(name, default)
 
 
-def probability(values: CheckedValues, name: str, missing: Any) -> float:
-    """A number from 0 to under 1."""
-    return values.share(name, missing)
+def probability(values: CheckedValues, name: str, default: Any) -> float:
+    """A number in [0, 1)."""
+    return values.probability(name, default)
 
 
-def flag(values: CheckedValues, name: str, missing: Any) -> bool:
+def flag(values: CheckedValues, name: str, default: Any) -> bool:
     """True or false."""
-    return values.flag(name, missing)
+    return values.flag(name, default)
 
 
-def integers(values: CheckedValues, name: str, missing: Any) -> tuple[int, ...] | None:
-    """A list of whole numbers, as a tuple."""
-    listed = values.numbers(name)
-    return missing if listed is None else tuple(listed)
+def integers(values: CheckedValues, name: str, default: Any) -> tuple[int, ...] | None:
+    """A list of integers, as a tuple."""
+    listed = values.integers(name)
+    return default if listed is None else tuple(listed)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting that is one field: Setting("rms_norm_eps", "norm_eps", positive, missing=1e-6)."""
+    """A setting that corresponds to one field: Setting("rms_norm_eps", "norm_eps", positive, default=1e-6)."""
 
     name: str
     """In the file."""
     field: str
     """In the Config."""
-    kind: Kind
-    missing: Any = None
-    """The default: a value, or a function of the Reading that gives it. None: the file must have it."""
+    parse: Parser
+    default: Any = None
+    """A value, or a function of the Reading that returns one. None: the setting is required."""
 
     def read(self, reading: Reading) -> None:
-        missing = self.missing(reading) if callable(self.missing) else self.missing
-        reading.fields[self.field] = self.kind(reading.values, self.name, missing)
+        default = self.default(reading) if callable(self.default) else self.default
+        reading.fields[self.field] = self.parse(reading.values, self.name, default)
 
     def write(self, config: object) -> Mapping[str, Any]:
         value = getattr(config, self.field)
@@ -125,12 +125,12 @@ class Setting:
 
 
 def same_as(field: str) -> Callable[[Reading], Any]:
-    """The default of a setting that is that of a field read before."""
+    """A default equal to a field that has already been read."""
     return lambda reading: reading.fields[field]
 
 
 class HeadDim(Protocol):
-    """The fields that the width of a head follows from."""
+    """The config fields that determine the width of a head."""
 
     @property
     def dim(self) -> int: ...
@@ -147,14 +147,14 @@ def head_dim(config: HeadDim) -> int:
 
 @dataclass(frozen=True)
 class HeadDimSetting:
-    """The width of a head. Always written; in the Config it is None where the heads divide dim."""
+    """The width of a head. Always written; None in the Config where it is dim / n_heads."""
 
     name: str = "head_dim"
-    missing: int | None = None
+    default: int | None = None
 
     def read(self, reading: Reading) -> None:
         fields = reading.fields
-        fields["head_dim"] = reading.values.head_dim(fields["dim"], fields["n_heads"], default=self.missing)
+        fields["head_dim"] = reading.values.head_dim(fields["dim"], fields["n_heads"], default=self.default)
 
     def write(self, config: HeadDim) -> Mapping[str, Any]:
         return {self.name: head_dim(config)}
@@ -162,14 +162,14 @@ class HeadDimSetting:
 
 @dataclass(frozen=True)
 class Choice:
-    """A setting whose values each mean one value of a field. The first is the default; the first match is written."""
+    """A setting whose values map to values of a field. The first is the default; the first match is written."""
 
     name: str
     field: str
     meanings: Mapping[str, Any]
 
     def read(self, reading: Reading) -> None:
-        reading.values.only(self.name, *self.meanings)
+        reading.values.require_one_of(self.name, *self.meanings)
         reading.fields[self.field] = self.meanings[reading.values.value(self.name, next(iter(self.meanings)))]
 
     def write(self, config: object) -> Mapping[str, Any]:
@@ -179,7 +179,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Fixed:
-    """A setting with one value that is supported, the default. also: other values that mean the same."""
+    """A setting with a single supported value, which is the default. also: equivalent values."""
 
     name: str
     value: Any
@@ -187,48 +187,48 @@ class Fixed:
     written: bool = True
 
     def read(self, reading: Reading) -> None:
-        reading.values.only(self.name, self.value, *self.also)
+        reading.values.require_one_of(self.name, self.value, *self.also)
 
     def write(self, config: object) -> Mapping[str, Any]:
         return {self.name: self.value} if self.written else {}
 
 
 @dataclass(frozen=True)
-class Written:
-    """Settings that are written as they are, and not checked when a file is read."""
+class WriteOnly:
+    """Constant settings, written and not read."""
 
     values: Mapping[str, Any]
 
     def read(self, reading: Reading) -> None:
-        reading.values.pass_over(*self.values)
+        reading.values.ignore(*self.values)
 
     def write(self, config: object) -> Mapping[str, Any]:
         return self.values
 
 
 @dataclass(frozen=True)
-class Repeat:
-    """A setting that is written with the value of a field, and not read: another one holds the field."""
+class WriteOnlyField:
+    """A setting that is written from a field and not read: another setting determines the field."""
 
     name: str
     field: str
 
     def read(self, reading: Reading) -> None:
-        reading.values.pass_over(self.name)
+        reading.values.ignore(self.name)
 
     def write(self, config: object) -> Mapping[str, Any]:
         return {self.name: getattr(config, self.field)}
 
 
 class Ignored:
-    """Settings that have no effect here, by pattern (fnmatch): not remarked on, and not written."""
+    """Settings without effect, by pattern (fnmatch): not written, and not warned about."""
 
     def __init__(self, *patterns: str) -> None:
         self.patterns = patterns
 
     def read(self, reading: Reading) -> None:
         values = reading.values
-        values.pass_over(*(name for name in values.values if any(fnmatchcase(name, p) for p in self.patterns)))
+        values.ignore(*(name for name in values.values if any(fnmatchcase(name, p) for p in self.patterns)))
 
     def write(self, config: object) -> Mapping[str, Any]:
         return {}
@@ -236,7 +236,7 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Fields that the format cannot express: a LuthierError where one is set. message: with {field} in it."""
+    """Fields that the format cannot express: writing a set one is a LuthierError. message: contains {field}."""
 
     fields: tuple[str, ...]
     message: str
@@ -250,27 +250,30 @@ class Unsupported:
         return {}
 
 
-def nothing(config: object) -> Mapping[str, Any]:
-    """No settings to write."""
+def no_settings(config: object) -> Mapping[str, Any]:
+    """The default of `CustomSetting.write_settings`: nothing is written."""
     return {}
 
 
 @dataclass(frozen=True)
-class Group(Generic[C]):
-    """What does not fit one setting and one field. read: gives fields by name. write: gives settings."""
+class CustomSetting(Generic[C]):
+    """Settings that do not correspond to one field each.
 
-    reads: Callable[[Reading], Mapping[str, Any]]
-    writes: Callable[[C], Mapping[str, Any]] = nothing
+    read_fields: returns fields by name. write_settings: returns settings by name.
+    """
+
+    read_fields: Callable[[Reading], Mapping[str, Any]]
+    write_settings: Callable[[C], Mapping[str, Any]] = no_settings
 
     def read(self, reading: Reading) -> None:
-        reading.fields.update(self.reads(reading))
+        reading.fields.update(self.read_fields(reading))
 
     def write(self, config: C) -> Mapping[str, Any]:
-        return self.writes(config)
+        return self.write_settings(config)
 
 
 class Section(Generic[C]):
-    """A nested object with entries of its own."""
+    """A nested object with its own entries."""
 
     def __init__(self, name: str, *entries: Entry[C]) -> None:
         self.name, self.entries = name, entries
@@ -284,35 +287,35 @@ class Section(Generic[C]):
         return {self.name: {name: value for entry in self.entries for name, value in entry.write(config).items()}}
 
 
-def mention_others(values: CheckedValues) -> None:
-    """Remark on settings that are not understood."""
-    values.mention_others()
+def warn_unused(values: CheckedValues) -> None:
+    """Warn about settings that are not understood."""
+    values.warn_unused()
 
 
 @dataclass(frozen=True)
 class SettingList(Generic[C]):
-    """All the settings of a format for one family."""
+    """All settings of a format for one family."""
 
     config: type[C]
     entries: tuple[Entry[C], ...]
-    opens: Callable[[Mapping[str, Any]], CheckedValues] = CheckedValues
-    """Find the settings in what the file holds."""
-    closes: Callable[[CheckedValues], None] = mention_others
-    """Remark on what no entry has read."""
+    find_settings: Callable[[Mapping[str, Any]], CheckedValues] = CheckedValues
+    """Get the settings out of the content of the file."""
+    finish: Callable[[CheckedValues], None] = warn_unused
+    """Called after all entries; warns about settings that no entry has read."""
 
-    def read(self, values: Mapping[str, Any], weights: Weights | None = None, *, source: str | None = None) -> C:
-        """The Config of a file. source: its name for errors, where that is not the format's usual one.
+    def read(self, values: Mapping[str, Any], weights: WeightInfo | None = None, *, source: str | None = None) -> C:
+        """The Config of a file. source: name of the file in errors; the format's usual one unless given.
 
         Raises a LuthierError that names a setting that is missing, wrong or not supported.
         """
-        checked = self.opens(values)
+        checked = self.find_settings(values)
         checked.source = source or checked.source
-        reading = Reading(checked, weights or Weights(), {}, checked)
+        reading = Reading(checked, weights or WeightInfo(), {}, checked)
         for entry in self.entries:
             entry.read(reading)
-        self.closes(checked)
+        self.finish(checked)
         return self.config(**reading.fields)
 
     def write(self, config: C) -> dict[str, Any]:
-        """The settings as the file has them. Raises a LuthierError for what the format cannot express."""
+        """The settings as they appear in the file. Raises a LuthierError for what the format cannot express."""
         return {name: value for entry in self.entries for name, value in entry.write(config).items()}

@@ -59,14 +59,14 @@ def main(arguments: list[str]) -> int:
     import torch
 
     from luthier.language_model import load
-    from luthier.model_files.gguf import cautions
+    from luthier.model_files.gguf import caveats
 
     start = time.perf_counter()
     lm = load(given.model, dtype=None if given.dtype == "auto" else getattr(torch, given.dtype))
     shard_bytes = int(given.shard_size * 1e9)
     if given.to == "gguf":
-        for caution in cautions(lm.config):
-            warn(caution)
+        for caveat in caveats(lm.config):
+            warn(caveat)
     total, last = sum(weight.nbytes for weight in lm.model.state_dict().values()), 0
     with progress(f"writing {given.out.name}", total) as advance:
 

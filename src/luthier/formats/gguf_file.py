@@ -18,14 +18,14 @@ from torch import Tensor
 
 from luthier.errors import LuthierError
 from luthier.formats.gguf_header import NumberType, Place, read_header
-from luthier.formats.names import Shape
+from luthier.formats.weight_table import Shape
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PIECE = 2**21  # numbers dequantized or quantized at once
 
 
 class GGUFFile:
-    """Weights (a `names.Checkpoint`) and metadata of a file.
+    """Weights (a `weight_table.Checkpoint`) and metadata of a file.
 
     fields: metadata as plain Python values. unpacked: dtype of dequantized tensors. The map is copy-on-write: writing
     to a tensor never changes the file.

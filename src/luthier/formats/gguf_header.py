@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from luthier.errors import LuthierError
-from luthier.formats.names import Shape
+from luthier.formats.weight_table import Shape
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

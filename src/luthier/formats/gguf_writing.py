@@ -13,7 +13,7 @@ from torch import Tensor
 from luthier.errors import LuthierError
 from luthier.files.atomic_file import replacing_file
 from luthier.formats.gguf_file import FLOATS, PIECE
-from luthier.formats.names import Shape
+from luthier.formats.weight_table import Shape
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType

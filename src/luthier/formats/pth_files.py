@@ -48,7 +48,7 @@ ALIGNMENT = 64  # bytes: alignment of each tensor in the files that we write, as
 
 
 class PthFile:
-    """The named tensors of one file (a `names.Checkpoint`), memory-mapped."""
+    """The named tensors of one file (a `weight_table.Checkpoint`), memory-mapped."""
 
     def __init__(self, path: Path) -> None:
         self.tensors = named_tensors(path, load(path))

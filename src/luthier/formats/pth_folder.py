@@ -18,7 +18,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+\.bin")
 
 
 class PthFolder:
-    """Weights of a folder (a `names.Checkpoint`), memory-mapped. Checked before unpickling: see pth_files.py."""
+    """Weights of a folder (a `weight_table.Checkpoint`), memory-mapped. Checked before unpickling: see pth_files.py."""
 
     def __init__(self, folder: Path) -> None:
         self.tensors: dict[str, Tensor] = {}

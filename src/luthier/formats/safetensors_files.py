@@ -29,7 +29,7 @@ DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torc
 
 
 class SafetensorsFolder:
-    """Weights of a folder, one file or shards (a `names.Checkpoint`). Tensors are views of the mapped file."""
+    """Weights of a folder, one file or shards (a `weight_table.Checkpoint`). Tensors are views of the mapped file."""
 
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Any] = {}  # tensor name -> the open file that holds it

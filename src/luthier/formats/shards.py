@@ -1,7 +1,7 @@
 """Join checkpoints that were sharded for tensor parallelism.
 
 Each shard has every tensor: an even slice of it along one dimension, or a copy. Which of these follows from the shapes.
-A tensor may be several matrices stacked along dimension 0, its bands: then each band was sliced separately.
+A tensor may be several matrices stacked along dimension 0, its row_groups: then each band was sliced separately.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from luthier.errors import LuthierError
-from luthier.formats.names import Checkpoint, Shape
+from luthier.formats.weight_table import Checkpoint, Shape
 
 
 class Shards:
-    """Sharded checkpoints joined, one tensor at a time (a `names.Checkpoint`).
+    """Sharded checkpoints joined, one tensor at a time (a `weight_table.Checkpoint`).
 
-    whole: the shapes that the model needs. bands: for some tensors, the sizes of their bands.
+    whole: the shapes that the model needs. row_groups: for some tensors, the sizes of their row_groups.
     """
 
     def __init__(
-        self, parts: Sequence[Checkpoint], whole: Mapping[str, Shape], bands: Mapping[str, tuple[int, ...]]
+        self, parts: Sequence[Checkpoint], whole: Mapping[str, Shape], row_groups: Mapping[str, tuple[int, ...]]
     ) -> None:
-        self.parts, self.whole, self.bands = parts, whole, bands
+        self.parts, self.whole, self.row_groups = parts, whole, row_groups
         first, *others = [part.shapes() for part in parts]
         for number, shapes in enumerate(others, 1):
             if shapes != first:
@@ -45,8 +45,8 @@ class Shards:
         if dim != 0:
             return parts[0] if dim is None else torch.cat(parts, dim)
         sizes = [band // len(parts) for band in self.bands_of(name)]
-        bands = zip(*(torch.split(part, sizes) for part in parts), strict=True)
-        return torch.cat([piece for band in bands for piece in band])
+        row_groups = zip(*(torch.split(part, sizes) for part in parts), strict=True)
+        return torch.cat([piece for band in row_groups for piece in band])
 
     def fits(self, name: str) -> bool:
         """Whether the shards are copies of the required tensor, or slices of it."""
@@ -66,5 +66,5 @@ class Shards:
         return None
 
     def bands_of(self, name: str) -> tuple[int, ...]:
-        """Sizes of a tensor's bands along dimension 0: a single band by default."""
-        return self.bands.get(name) or (self.whole[name][0],)
+        """Sizes of a tensor's row_groups along dimension 0: a single band by default."""
+        return self.row_groups.get(name) or (self.whole[name][0],)

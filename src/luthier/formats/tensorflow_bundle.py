@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 
 class TensorFlowBundle:
-    """The variables of a checkpoint (a `names.Checkpoint`). prefix: the files' path up to ".index"."""
+    """The variables of a checkpoint (a `weight_table.Checkpoint`). prefix: the files' path up to ".index"."""
 
     def __init__(self, prefix: Path) -> None:
         self.prefix, self.index = prefix, prefix.with_name(f"{prefix.name}.index")

@@ -15,11 +15,11 @@ import torch
 
 from luthier.architectures import gpt2
 from luthier.architectures.config_json import WRAPPERS
-from luthier.architectures.settings import Shapes, Weights
+from luthier.architectures.settings import ShapesOnly, WeightInfo
 from luthier.errors import LuthierError
 from luthier.files.json_files import read_json
-from luthier.formats.names import Shape, Table, bare_names
 from luthier.formats.pth_files import PthFile
+from luthier.formats.weight_table import Shape, Table, names_without_prefixes
 from luthier.model_files.weights import Opened, read_weights
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.formats.gpt2 import gpt2 as gpt2_tokenizer
@@ -57,12 +57,12 @@ def read_config(shapes: Mapping[str, Shape], settings: Mapping[str, Any], *, tie
     settings: the book's dict of this model, GPT_CONFIG_124M, or part of it. file: its name, for errors. tied: whether
     the output matrix equals the embedding.
     """
-    return NAMES.settings.read(settings, Weights(Shapes(shapes), tied=tied), source=file)
+    return NAMES.settings.read(settings, WeightInfo(ShapesOnly(shapes), tied=tied), source=file)
 
 
 def is_tied(checkpoint: PthFile) -> bool:
     """Whether the output matrix is the embedding, number by number. The book has both, also for OpenAI's weights."""
-    names = bare_names(Table([], WRAPPERS), checkpoint.tensors)
+    names = names_without_prefixes(Table([], WRAPPERS), checkpoint.tensors)
     embedding, output = (checkpoint.tensors.get(names.get(name, "")) for name in ("tok_emb.weight", "out_head.weight"))
     return embedding is not None and output is not None and embedding.shape == output.shape and embedding.equal(output)
 

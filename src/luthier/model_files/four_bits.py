@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from luthier.architectures import registry
 from luthier.errors import LuthierError
 from luthier.formats.gguf_file import GGUFFile
-from luthier.formats.names import Table, to_ours
+from luthier.formats.weight_table import Table, to_internal
 from luthier.model_files import gguf
 from luthier.model_files.unread import Unread
 from luthier.model_files.weights import Opened
@@ -38,13 +38,13 @@ def read(path: Path) -> Opened:
         state = model.state_dict()
         matrices = {f"{name}.weight": linear for name, linear in linears(model)}
         packed: dict[str, Int4Linear] = {}  # by the name of the weight
-        theirs = set()
+        external = set()
         for name, (their, numbers, scales, zeros) in packed_matrices(file, table, matrices):
             packed[name] = Int4Linear(numbers, scales, zeros)  # one at a time: loose numbers take twice the room
-            theirs.add(their)
+            external.add(their)
         weights = {
             name: tensor.to(torch.bfloat16)
-            for name, tensor in to_ours(table, Unread(file, theirs), state)
+            for name, tensor in to_internal(table, Unread(file, external), state)
             if not tensor.is_meta
         }  # fmt: skip
         for name, linear in packed.items():
@@ -53,7 +53,7 @@ def read(path: Path) -> Opened:
         tokenizer = from_gguf(file.fields)
     except LuthierError as error:
         raise LuthierError(f"{path}: {error}") from None
-    registry.assign(model, {**weights, **{n: t for n, t in model.state_dict().items() if not t.is_meta}})
+    registry.assign_weights(model, {**weights, **{n: t for n, t in model.state_dict().items() if not t.is_meta}})
     return Opened(quantize(model, "int4"), config, tokenizer)
 
 
@@ -66,23 +66,23 @@ def packed_matrices(
     that does more gives other shapes: then the matrix is unpacked, and packed again.
     """
     for rule in table.rules:
-        [name, *more] = rule.theirs
+        [name, *more] = rule.external
         place = file.places.get(name)
         if more or place is None or place.kind.name not in BLOCK_BYTES or len(place.shape) != 2:
             continue
-        wanted = [matrices.get(ours) for ours in rule.ours]
+        wanted = [matrices.get(internal) for internal in rule.internal]
         if any(linear is None or not fits(linear, four=True) for linear in wanted):
             continue
         shapes = [torch.empty(*place.shape, device="meta"), torch.empty(place.shape[0], place.shape[1] // GROUP)]
-        moved = [rule.to_ours([tensor]) for tensor in shapes]
+        moved = [rule.to_internal([tensor]) for tensor in shapes]
         if any(
             tuple(whole.shape) != tuple(linear.weight.shape) or scale.shape != (whole.shape[0], whole.shape[1] // GROUP)
             for whole, scale, linear in zip(*moved, [linear for linear in wanted if linear], strict=True)
         ):
             continue
-        parts = [rule.to_ours([part]) for part in blocks(*file.raw(name))]
-        for ours, numbers, scales, zeros in zip(rule.ours, *parts, strict=True):
-            yield ours, (name, numbers, scales, zeros)
+        parts = [rule.to_internal([part]) for part in blocks(*file.raw(name))]
+        for internal, numbers, scales, zeros in zip(rule.internal, *parts, strict=True):
+            yield internal, (name, numbers, scales, zeros)
 
 
 def blocks(kind: Any, data: Any) -> tuple[Tensor, Tensor, Tensor]:

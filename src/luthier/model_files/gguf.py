@@ -10,12 +10,12 @@ import torch
 
 from luthier.architectures import registry
 from luthier.architectures.family import Config
-from luthier.architectures.settings import Weights
+from luthier.architectures.settings import WeightInfo
 from luthier.errors import LuthierError, UsageError
 from luthier.formats import gguf_writing
 from luthier.formats.gguf_file import GGUFFile
 from luthier.formats.gguf_header import MAGIC
-from luthier.formats.names import Checkpoint, Shape, Table
+from luthier.formats.weight_table import Checkpoint, Shape, Table
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, written
 from luthier.tokenizers.formats.gguf_vocabulary import from_gguf, to_gguf
 
@@ -66,7 +66,7 @@ def write(path: Path, opened: Opened, watch: Watch = silent, *, quantize: str | 
     wanted = (quantize or OF_DTYPE[model.embedding.weight.dtype]).upper()
     if wanted not in FILE_TYPES:
         raise UsageError(f"quantize '{quantize}' is not to be had; there are {', '.join(FILE_TYPES)}")
-    names = registry.names_of(config, FORMAT)
+    names = registry.format_spec(config, FORMAT)
     table = names.tensors(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in layout_of(table, model).items()}
     layout = {name: (number_type(name, shape, wanted), shape) for name, shape in shapes.items()}
@@ -80,14 +80,14 @@ def write(path: Path, opened: Opened, watch: Watch = silent, *, quantize: str | 
     gguf_writing.write(path, settings, layout, written(table, model, watch))
 
 
-def cautions(config: Config) -> list[str]:
+def caveats(config: Config) -> list[str]:
     """What llama.cpp would compute in another way than the model does, in words for people. Mostly nothing."""
-    return registry.names_of(config, FORMAT).cautions(config)
+    return registry.format_spec(config, FORMAT).caveats(config)
 
 
 def table_of(config: Config) -> Table:
     """The names of a model's tensors in such a file."""
-    return registry.names_of(config, FORMAT).tensors(config)
+    return registry.format_spec(config, FORMAT).tensors(config)
 
 
 def number_type(name: str, shape: Shape, wanted: str) -> str:
@@ -106,12 +106,12 @@ def read_config(settings: Mapping[str, Any], checkpoint: Checkpoint) -> Config:
     if settings.get("split.count", 1) not in (0, 1):
         raise LuthierError("this is one part of several; join them with llama.cpp: llama-gguf-split --merge")
     architecture = settings.get("general.architecture")
-    known = [(names.architecture or family, names) for family, names in registry.with_format(FORMAT).items()]
-    alike = [names for name, names in known if name == architecture]
-    if not alike:
+    known = [(spec.architecture or family, spec) for family, spec in registry.families_with(FORMAT).items()]
+    matching = [spec for name, spec in known if name == architecture]
+    if not matching:
         there = ", ".join(dict.fromkeys(name for name, _ in known))
         raise LuthierError(f"no architecture {architecture!r:.60}; there are {there}")
-    marked = (names for names in alike if any(settings.get(mark) for mark in names.marks))
-    found = next(marked, None) or next(names for names in alike if not names.marks)
-    config: Config = found.settings.read(settings, Weights(checkpoint))
+    distinct = (spec for spec in matching if any(settings.get(key) for key in spec.distinctive_keys))
+    found = next(distinct, None) or next(spec for spec in matching if not spec.distinctive_keys)
+    config: Config = found.settings.read(settings, WeightInfo(checkpoint))
     return config

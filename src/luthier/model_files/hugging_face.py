@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from luthier.architectures import registry
-from luthier.architectures.family import Config, Names
+from luthier.architectures.family import Config, FormatSpec
 from luthier.errors import LuthierError, remark
 from luthier.files.atomic_folder import replacing
 from luthier.files.json_files import read_json, write_json
 from luthier.formats import pth_folder, safetensors_files
-from luthier.formats.names import Checkpoint, bare_names
 from luthier.formats.pth_folder import PthFolder
 from luthier.formats.safetensors_files import SHARD_BYTES, SafetensorsFolder
+from luthier.formats.weight_table import Checkpoint, names_without_prefixes
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
 from luthier.tokenizers.core.tokenizer import STALE
 from luthier.tokenizers.load import load as load_tokenizer
@@ -51,7 +51,7 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
         checkpoint = SafetensorsFolder(folder) if safetensors_files.has_weights(folder) else PthFolder(folder)
         check_packed(checkpoint)
         config = untied_if_it_differs(config, checkpoint)
-        model = read_weights(checkpoint, names_of(config).tensors(config), config, device, dtype)
+        model = read_weights(checkpoint, format_spec(config).tensors(config), config, device, dtype)
     except LuthierError as error:
         text = str(error)
         raise LuthierError(text if text.startswith(str(folder)) else f"{folder}: {text}") from None
@@ -67,7 +67,7 @@ def write(folder: Path, opened: Opened, watch: Watch = silent, *, shard_bytes: i
     The folder changes in one go at the end: an error on the way leaves it as it was.
     """
     model, config, tokenizer = opened
-    names, ids = names_of(config), token_ids(tokenizer, config.vocab_size)
+    names, ids = format_spec(config), token_ids(tokenizer, config.vocab_size)
     settings = names.settings.write(config)
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
     with replacing(folder, stale=(*WEIGHTS, *STALE), last=CONFIG) as staging:
@@ -83,10 +83,10 @@ def untied_if_it_differs(config: Config, checkpoint: Checkpoint) -> Config:
     """The config without tied embeddings, where the file has an output matrix of its own. (So does transformers.)"""
     if not config.tie_embeddings:
         return config
-    table = names_of(config).tensors(config)
-    names = bare_names(table, checkpoint.shapes())
-    [(_, first)] = table.repeats
-    output, embedding = names.get(OUTPUT), names.get(table.bare(first))
+    table = format_spec(config).tensors(config)
+    names = names_without_prefixes(table, checkpoint.shapes())
+    [(_, first)] = table.duplicates
+    output, embedding = names.get(OUTPUT), names.get(table.strip_prefixes(first))
     if output is None or embedding is None or checkpoint.tensor(output).equal(checkpoint.tensor(embedding)):
         return config
     remark(
@@ -96,15 +96,15 @@ def untied_if_it_differs(config: Config, checkpoint: Checkpoint) -> Config:
     return replace(config, tie_embeddings=False)
 
 
-def names_of(config: Config) -> Names[Config]:
+def format_spec(config: Config) -> FormatSpec[Config]:
     """The names that weights and settings have in such a folder."""
-    return registry.names_of(config, "hf")
+    return registry.format_spec(config, "hf")
 
 
 def read_config(values: Mapping[str, Any]) -> Config:
     """The Config of a config.json. Nothing that it says is executed: `auto_map` is not looked at."""
     check_quantization(values)
-    known_names = registry.with_format("hf").values()
+    known_names = registry.families_with("hf").values()
     types = {kind: names for names in known_names for kind in names.classes.values()}
     classes = {name: names for names in known_names for name in names.classes}
     named, kind = values.get("architectures"), values.get("model_type")

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 
 from luthier.architectures import registry
-from luthier.architectures.family import Config, Names
-from luthier.architectures.params_json import settings_of
-from luthier.architectures.settings import Weights
+from luthier.architectures.family import Config, FormatSpec
+from luthier.architectures.params_json import text_model_settings
+from luthier.architectures.settings import WeightInfo
 from luthier.errors import LuthierError, UsageError
 from luthier.files.atomic_folder import replacing
 from luthier.files.json_files import read_json, write_json
 from luthier.formats import pth_files
-from luthier.formats.names import to_theirs
 from luthier.formats.pth_files import PthFile
 from luthier.formats.shards import Shards
+from luthier.formats.weight_table import to_external
 from luthier.model_files.refusals import MISTRAL
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
 from luthier.tokenizers.core.tokenizer import STALE
@@ -56,12 +56,13 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
         if is_mistral(params):
             raise LuthierError(f"this {MISTRAL}")
         config = read_config(params, vocab_size=vocab_size(parts), tied=is_tied(parts))
-        names = registry.names_of(config, FORMAT)
+        names = registry.format_spec(config, FORMAT)
         table = names.tensors(config)
         whole = {
-            name: tuple(tensor.shape) for name, tensor in to_theirs(table, registry.build_on_meta(config).state_dict())
+            name: tuple(tensor.shape)
+            for name, tensor in to_external(table, registry.build_on_meta(config).state_dict())
         }
-        model = read_weights(Shards(parts, whole, names.bands(config)), table, config, device, dtype)
+        model = read_weights(Shards(parts, whole, names.row_groups(config)), table, config, device, dtype)
     except LuthierError as error:
         raise LuthierError(f"{folder}: {error}") from None
     found = any((folder / name).is_file() for name in TOKENIZER_FILES)
@@ -74,15 +75,17 @@ def read_config(params: Mapping[str, Any], *, vocab_size: int, tied: bool) -> Co
     vocab_size: rows of the embedding; in sharded models the file holds that of a part. tied: whether the output matrix
     equals the embedding: Meta's files have both, also of models that have one.
     """
-    config: Config = names_in(params).settings.read(params, Weights(vocab_size=vocab_size, tied=tied))
+    config: Config = names_in(params).settings.read(params, WeightInfo(vocab_size=vocab_size, tied=tied))
     return config
 
 
-def names_in(params: Mapping[str, Any]) -> Names[Any]:
-    """The names of the family that a params.json is of: the one whose marks it has, or else the one without marks."""
-    values = settings_of(params).values
-    known = sorted(registry.with_format(FORMAT).values(), key=lambda names: not names.marks)
-    return next(names for names in known if not names.marks or any(mark in values for mark in names.marks))
+def names_in(params: Mapping[str, Any]) -> FormatSpec[Any]:
+    """The FormatSpec of the family of a params.json. The family without distinctive keys is the default."""
+    values = text_model_settings(params).values
+    specs = sorted(registry.families_with(FORMAT).values(), key=lambda spec: not spec.distinctive_keys)
+    return next(
+        spec for spec in specs if not spec.distinctive_keys or any(key in values for key in spec.distinctive_keys)
+    )
 
 
 def is_mistral(params: Mapping[str, Any]) -> bool:
@@ -127,7 +130,7 @@ def write(folder: Path, opened: Opened, watch: Watch = silent) -> None:
     for (see architectures/params_json.py) is read back by us and not seen by Meta's programs.
     """
     model, config, tokenizer = opened
-    names = registry.names_of(config, FORMAT)
+    names = registry.format_spec(config, FORMAT)
     if (folder / "config.json").is_file():  # it would still be opened as that model
         raise UsageError(f"{folder} holds a Hugging Face model: write Meta's format into another folder")
     table = names.tensors(config)

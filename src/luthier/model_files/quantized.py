@@ -10,7 +10,7 @@ import torch
 from luthier.architectures import registry
 from luthier.errors import LuthierError
 from luthier.formats.gguf_file import GGUFFile
-from luthier.formats.names import Rule, Table, to_ours
+from luthier.formats.weight_table import Rule, Table, to_internal
 from luthier.model_files import four_bits, gguf, kinds
 from luthier.model_files.unread import Unread
 from luthier.model_files.weights import Opened
@@ -48,25 +48,25 @@ def read_blocks(path: Path, kind: Kind) -> Opened:
         shapes = {f"{name}.weight": tuple(linear.weight.shape) for name, linear in linears(model)}
         shapes["embedding.weight"] = tuple(model.embedding.weight.shape)
         kept = kept_rules(file, table, shapes, kind)
-        theirs = {rule.theirs[0] for rule in kept}
+        external = {rule.external[0] for rule in kept}
         packed = dict(blocks_of(file, kept))
         weights = {
             name: tensor.to(torch.bfloat16)
-            for name, tensor in to_ours(table, Unread(file, theirs), state)
+            for name, tensor in to_internal(table, Unread(file, external), state)
             if not tensor.is_meta
         }  # fmt: skip
         for name, blocks in packed.items():
             bias = weights.pop(name.removesuffix("weight") + "bias", None)
-            ours = name.removesuffix(".weight")
-            if ours == "embedding":
+            internal = name.removesuffix(".weight")
+            if internal == "embedding":
                 model.set_submodule("embedding", BlockEmbedding(blocks))
-                ours = "output" if model.tie_embeddings else ""
-            if ours:
-                replace(model, ours, BlockLinear(blocks, bias, wide=is_wide(ours)))
+                internal = "output" if model.tie_embeddings else ""
+            if internal:
+                replace(model, internal, BlockLinear(blocks, bias, wide=is_wide(internal)))
         tokenizer = from_gguf(file.fields)
     except LuthierError as error:
         raise LuthierError(f"{path}: {error}") from None
-    registry.assign(model, {**weights, **{n: t for n, t in model.state_dict().items() if not t.is_meta}})
+    registry.assign_weights(model, {**weights, **{n: t for n, t in model.state_dict().items() if not t.is_meta}})
     return Opened(quantize(model, kind), config, tokenizer)
 
 
@@ -78,18 +78,18 @@ def kept_rules(file: GGUFFile, table: Table, shapes: dict[str, tuple[int, ...]],
     """
     kept = []
     for rule in table.rules:
-        [name, *more] = rule.theirs
+        [name, *more] = rule.external
         place = file.places.get(name)
         if more or place is None or place.kind.name not in FILE_BLOCKS or len(place.shape) != 2:
             continue
-        if kind == "int4" and BITS[place.kind.name] > 6 and rule.ours[0] not in OUTER:
+        if kind == "int4" and BITS[place.kind.name] > 6 and rule.internal[0] not in OUTER:
             continue
         block, block_bytes = FILE_BLOCKS[place.kind.name]
         moved = [
-            rule.to_ours([torch.empty(place.shape[0], width, device="meta")])
+            rule.to_internal([torch.empty(place.shape[0], width, device="meta")])
             for width in (place.shape[1], place.shape[1] // block * block_bytes)
         ]
-        wanted = [shapes.get(ours) for ours in rule.ours]
+        wanted = [shapes.get(internal) for internal in rule.internal]
         if wanted == [tuple(whole.shape) for whole in moved[0]] and wanted == [
             (len(part), part.shape[1] // block_bytes * block) for part in moved[1]
         ]:
@@ -100,17 +100,17 @@ def kept_rules(file: GGUFFile, table: Table, shapes: dict[str, tuple[int, ...]],
 def blocks_of(file: GGUFFile, rules: Sequence[Rule]) -> Iterator[tuple[str, Blocks]]:
     """Matrices in a file's blocks, by our names. One is read at a time."""
     wanted = [
-        (file.places[rule.theirs[0]].kind.name, len(part), part.shape[1])
+        (file.places[rule.external[0]].kind.name, len(part), part.shape[1])
         for rule in rules
-        for part in rule.to_ours([torch.empty(file.places[rule.theirs[0]].shape, device="meta")])
+        for part in rule.to_internal([torch.empty(file.places[rule.external[0]].shape, device="meta")])
     ]
     numbers = room([size_of(kind, rows, columns) for kind, rows, columns in wanted])
     made = iter([Blocks(*each, at) for each, at in zip(wanted, numbers, strict=True)])
     for rule in rules:
-        [their] = rule.theirs
+        [their] = rule.external
         _, data = file.raw(their)
-        for ours, rows in zip(rule.ours, rule.to_ours([torch.from_numpy(data)]), strict=True):
+        for internal, rows in zip(rule.internal, rule.to_internal([torch.from_numpy(data)]), strict=True):
             blocks = next(made)
             blocks.fill(rows)
-            yield ours, blocks
+            yield internal, blocks
         file.forget(file.places[their])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from luthier.formats.gguf_file import GGUFFile
-from luthier.formats.names import Shape
+from luthier.formats.weight_table import Shape
 
 
 class Unread:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from luthier.architectures import registry
 from luthier.architectures.family import Config
-from luthier.formats.names import Checkpoint, Table, to_ours, to_theirs
+from luthier.formats.weight_table import Checkpoint, Table, to_external, to_internal
 from luthier.model.transformer import Transformer
 from luthier.native.blocks import BlockEmbedding, BlockLinear, Blocks
 from luthier.tokenizers.core.tokenizer import Tokenizer
@@ -41,10 +41,10 @@ def read_weights(
     """
     model = registry.build_on_meta(config)
     weights: dict[str, Tensor] = {}
-    for name, tensor in to_ours(table, checkpoint, model.state_dict()):
+    for name, tensor in to_internal(table, checkpoint, model.state_dict()):
         dtype = dtype or tensor.dtype
         weights[name] = tensor.to(device, dtype)
-    registry.assign(model, weights)
+    registry.assign_weights(model, weights)
     return model
 
 
@@ -93,13 +93,13 @@ def total(tensor: Tensor) -> Tensor:
 
 def layout_of(table: Table, model: Transformer) -> dict[str, Tensor]:
     """Name, shape and dtype of every tensor that a file of this model has, as `meta` tensors."""
-    return dict(to_theirs(table, {name: weight.to("meta") for name, weight in model.state_dict().items()}))
+    return dict(to_external(table, {name: weight.to("meta") for name, weight in model.state_dict().items()}))
 
 
 def written(table: Table, model: Transformer, watch: Watch) -> Iterator[tuple[str, Tensor]]:
     """Every tensor as the format has it, one at a time, in the order of `layout_of`."""
     total, done = sum(tensor.nbytes for tensor in layout_of(table, model).values()), 0
-    for name, tensor in to_theirs(table, model.state_dict()):
+    for name, tensor in to_external(table, model.state_dict()):
         yield name, tensor
         done += tensor.nbytes
         watch(done, total)

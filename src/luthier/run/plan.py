@@ -117,7 +117,7 @@ def resolve(
     if settings.vocab_size and "vocab_size" not in model_table:
         model_table["vocab_size"] = settings.vocab_size
     changed = from_table(type(preset), {**to_table(preset), **model_table}, f"[model] in {where}")
-    registry.check(changed)
+    registry.check_sizes(changed)
     return Plan(tuple(data) or recipe_data or (DEFAULT,), settings, changed)
 
 

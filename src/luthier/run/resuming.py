@@ -39,7 +39,7 @@ def with_dropout(lm: LanguageModel, dropout: float) -> LanguageModel:
     weights = lm.model.state_dict()
     if lm.model.tie_embeddings:
         del weights["output.weight"]
-    registry.assign(model, weights)
+    registry.assign_weights(model, weights)
     return LanguageModel(model, lm.tokenizer, config)
 
 

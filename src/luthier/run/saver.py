@@ -25,7 +25,7 @@ def snapshot(lm: LanguageModel) -> LanguageModel:
     if lm.model.tie_embeddings:
         del weights["output.weight"]  # the embedding's, once is enough
     model = registry.build_on_meta(lm.config)
-    registry.assign(model, copied(weights))
+    registry.assign_weights(model, copied(weights))
     return LanguageModel(model, lm.tokenizer, lm.config)
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from luthier.errors import LuthierError
-from luthier.formats.names import (
-    Derived,
+from luthier.formats.weight_table import (
+    Computed,
     Join,
     PairsToHalves,
     Rule,
@@ -20,8 +20,8 @@ from luthier.formats.names import (
     Transpose,
     ZeroBias,
     each_layer,
-    to_ours,
-    to_theirs,
+    to_external,
+    to_internal,
 )
 
 
@@ -55,46 +55,46 @@ def test_every_step_undoes_itself(rows, columns, more, heads):
         (Stack(2), [numbered(rows, columns), numbered(rows, columns) + 1, *([numbered(columns, rows)] * 2)]),
         (ZeroBias(), [numbered(rows, columns), torch.zeros(columns)]),
         (ZeroBias(out=0), [numbered(rows, columns), torch.zeros(rows)]),
-        (Derived(numbered(rows)), [numbered(rows)]),
+        (Computed(numbered(rows)), [numbered(rows)]),
     ]
     for step, tensors in cases:
-        back = step.to_theirs(step.to_ours(tensors))
+        back = step.to_external(step.to_internal(tensors))
         assert len(back) == len(tensors), step
         assert all(map(torch.equal, back, tensors)), step
 
 
 def test_rotary_pairs_of_each_head_become_halves():
-    (rows,) = PairsToHalves((2,)).to_ours([torch.tensor([0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15])])
+    (rows,) = PairsToHalves((2,)).to_internal([torch.tensor([0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15])])
     assert rows.tolist() == [0, 2, 4, 1, 3, 5, 10, 12, 14, 11, 13, 15]
 
 
 def test_a_tensor_that_follows_from_the_config_is_none_of_ours_and_must_be_right():
-    factors = Rule("factors", (), Derived(torch.tensor([1.0, 8.0])))
-    assert factors.to_ours([torch.tensor([1.0, 8.0], dtype=torch.bfloat16)]) == []
+    factors = Rule("factors", (), Computed(torch.tensor([1.0, 8.0])))
+    assert factors.to_internal([torch.tensor([1.0, 8.0], dtype=torch.bfloat16)]) == []
     with pytest.raises(LuthierError, match="do not follow from the config"):
-        factors.to_ours([torch.tensor([1.0, 8.1])])
+        factors.to_internal([torch.tensor([1.0, 8.1])])
     with pytest.raises(LuthierError, match="do not follow from the config"):
-        factors.to_ours([torch.tensor([1.0, float("nan")])])
+        factors.to_internal([torch.tensor([1.0, float("nan")])])
 
 
 def test_the_experts_of_each_kind_of_matrix_are_stacked_by_themselves():
     gates, ups = [numbered(2, 3), numbered(2, 3) + 10], [numbered(2, 3) + 20, numbered(2, 3) + 30]
-    gate, up = Stack(2).to_ours([*gates, *ups])
+    gate, up = Stack(2).to_internal([*gates, *ups])
     assert gate[:, 0, 0].tolist() == [0, 10]
     assert up[:, 0, 0].tolist() == [20, 30]
 
 
 def test_rules_of_a_layer_are_numbered():
     (first, second) = each_layer([0, 7], [Rule("h.{layer}.w", ("blocks.{layer}.a", "blocks.{layer}.b"))])
-    assert first.theirs == ("h.0.w",)
-    assert second.ours == ("blocks.7.a", "blocks.7.b")
+    assert first.external == ("h.0.w",)
+    assert second.internal == ("blocks.7.a", "blocks.7.b")
 
 
 TABLE = Table(
     [Rule("model.e", "embedding"), Rule("model.qk", ("query", "key"), Transpose(), Split((2, 1)))],
     prefixes=("model.", "text."),
     ignored=("old.*",),
-    repeats=(("head", "model.e"),),
+    duplicates=(("head", "model.e"),),
 )
 MODEL = {"embedding": torch.empty(3, 4), "query": torch.empty(2, 4), "key": torch.empty(1, 4)}
 MODEL = {name: tensor.to("meta") for name, tensor in MODEL.items()}
@@ -102,7 +102,7 @@ E, QK = numbered(3, 4), numbered(4, 3)
 
 
 def read(**weights: Tensor) -> dict[str, Tensor]:
-    return dict(to_ours(TABLE, Memory(**weights), MODEL))
+    return dict(to_internal(TABLE, Memory(**weights), MODEL))
 
 
 def test_a_checkpoint_is_read_by_our_names():
@@ -110,8 +110,8 @@ def test_a_checkpoint_is_read_by_our_names():
     assert torch.equal(ours["query"], QK.T[:2])
     assert torch.equal(ours["key"], QK.T[2:])
     assert all(weight.is_contiguous() for weight in ours.values())
-    assert dict(to_theirs(TABLE, ours)).keys() == {"model.e", "model.qk"}
-    assert torch.equal(dict(to_theirs(TABLE, ours))["model.qk"], QK)
+    assert dict(to_external(TABLE, ours)).keys() == {"model.e", "model.qk"}
+    assert torch.equal(dict(to_external(TABLE, ours))["model.qk"], QK)
 
 
 def test_prefixes_may_be_missing_or_more_and_known_extras_are_left():
@@ -146,13 +146,13 @@ def test_nothing_is_read_before_the_names_and_shapes_are_checked():
             raise AssertionError("read")
 
     with pytest.raises(LuthierError, match="missing"):
-        list(to_ours(TABLE, Unreadable(e=E), MODEL))
+        list(to_internal(TABLE, Unreadable(e=E), MODEL))
 
 
 def test_a_bias_where_the_config_says_none_must_be_zero():
     table = Table([Rule(("w", "b"), "weight", ZeroBias(), Transpose())])
     model = {"weight": torch.empty(3, 4, device="meta")}
     weights = {"w": numbered(4, 3), "b": torch.zeros(3)}
-    assert dict(to_ours(table, Memory(**weights), model)).keys() == {"weight"}
+    assert dict(to_internal(table, Memory(**weights), model)).keys() == {"weight"}
     with pytest.raises(LuthierError, match="'b': the bias is not zero"):
-        dict(to_ours(table, Memory(w=numbered(4, 3), b=torch.ones(3)), model))
+        dict(to_internal(table, Memory(w=numbered(4, 3), b=torch.ones(3)), model))
