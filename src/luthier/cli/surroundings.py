@@ -9,15 +9,15 @@ from contextlib import contextmanager
 
 from luthier.terminal.printing import note
 
-SPINS = "10000"  # some 0.4 ms
+SPINS = "1000"  # some 40 microseconds
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def spin_little() -> None:
-    """Let OpenMP's threads wait awake for half a millisecond at most, unless the environment says how they wait.
+    """Let OpenMP's threads spin for 40 microseconds at most before they sleep, unless the environment says otherwise.
 
-    Its own 10 ms and more keep a core from the very thread that is waited for, where another program has the other:
-    training on two threads then fell to a third of one thread's speed (docs/experiments.md). OpenMP reads this when
+    Its default of 10 ms and more keeps a core busy that the awaited thread needs, where another program has the other:
+    training on two threads then fell to a fifth of one thread's speed (docs/experiments.md). OpenMP reads this when
     torch is imported.
     """
     if not any(name in os.environ for name in WAITING):
