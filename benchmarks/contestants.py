@@ -21,13 +21,13 @@ from torch import Tensor
 from child import answer
 from luthier.architectures import gpt2, llama4, registry
 from luthier.data.batches import Batch
+from luthier.memory import peak_memory
 from luthier.model_files import hugging_face
 from luthier.training.loop import Trainer
 from luthier.training.machine import (
     has_compiler,
     has_fast_bfloat16,
     keep_freed_memory,
-    peak_memory,
 )
 from luthier.training.settings import Settings
 

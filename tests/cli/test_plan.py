@@ -31,7 +31,7 @@ def table(capsys, *arguments: str) -> dict[str, str]:
 
 def test_gpt2_is_counted_exactly_and_timed(capsys, monkeypatch):
     monkeypatch.setattr(forecast, "time_steps", lambda plan, device, dtype: 2.0)
-    monkeypatch.setattr(forecast, "available_memory", lambda device: 64 * 10**9)
+    monkeypatch.setattr(forecast, "total_memory", lambda device: 64 * 10**9)
     rows = table(capsys, "gpt2-124m", "--steps", "30", "--accumulation", "2")
     assert rows["parameters"] == "124,439,808"
     assert rows["memory: weights"] == rows["memory: gradients"] == "497.76 MB"
@@ -43,7 +43,7 @@ def test_gpt2_is_counted_exactly_and_timed(capsys, monkeypatch):
 
 def test_activation_checkpointing_is_counted(capsys, monkeypatch):
     monkeypatch.setattr(forecast, "time_steps", lambda plan, device, dtype: 2.0)
-    monkeypatch.setattr(forecast, "available_memory", lambda device: 64 * 10**9)
+    monkeypatch.setattr(forecast, "total_memory", lambda device: 64 * 10**9)
     arguments = ["gpt2-124m", "--batch-size", "8", "--model.dropout", "0", "--precision", "bfloat16"]
     row = "memory: activations of 8 x 1024 tokens"
     scale = {"MB": 1e6, "GB": 1e9}

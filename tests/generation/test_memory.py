@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from luthier import memory
 from luthier.architectures import llama, registry
 from luthier.errors import LuthierError, UsageError
 from luthier.generation.sampling import uniforms
 from luthier.generation.settings import Settings
-from luthier.model import memory
 from luthier.model.seeds import seeded
 
 CPU = torch.device("cpu")

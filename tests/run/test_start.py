@@ -159,7 +159,7 @@ def test_a_full_disk_is_said_before_the_first_step(book, tmp_path, monkeypatch):
 
 
 def test_too_little_memory_is_a_warning(book, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("luthier.run.cost.available_memory", lambda device: 1000)
+    monkeypatch.setattr("luthier.run.cost.total_memory", lambda device: 1000)
     train.start(plan(book, steps=1), tmp_path / "run")
     assert "luthier: warning: the run needs about 0.0 GB of memory" in capsys.readouterr().err
 

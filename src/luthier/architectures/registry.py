@@ -14,7 +14,7 @@ from luthier.architectures import gpt2, llama, llama4
 from luthier.architectures.checked_values import LARGEST, LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS
 from luthier.architectures.family import Config, Family, FormatSpec
 from luthier.errors import UsageError, of_model
-from luthier.model.memory import check_fits
+from luthier.memory import check_fits
 from luthier.model.moe import MoE
 from luthier.model.seeds import seeded
 from luthier.model.transformer import Transformer

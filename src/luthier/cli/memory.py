@@ -13,8 +13,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
+from luthier.memory import process_limit, process_size
 from luthier.terminal.printing import fail
 from luthier.terminal.streams import flush, offer
 
@@ -38,8 +38,8 @@ def is_memory_error(error: BaseException) -> bool:
         return True
     if SAYS_MEMORY.search(str(error)):
         return True
-    ceiling = limit()
-    return ceiling is not None and in_use() > NEARLY * ceiling
+    ceiling = process_limit()
+    return ceiling is not None and process_size() > NEARLY * ceiling
 
 
 def explanation(error: BaseException | None = None) -> str:
@@ -47,33 +47,15 @@ def explanation(error: BaseException | None = None) -> str:
     asked = re.search(r"allocate (\d+) bytes|tried to allocate ([\d.]+ [KMGT]i?B)", str(error)) if error else None
     found = asked and (asked[2] or f"{int(asked[1]) / 1e6:,.1f} MB")
     what = f" ({found} more were asked for)" if found else ""
-    ceiling = limit()
+    ceiling = process_limit()
     bound = f", where `ulimit -v` allows {ceiling / 1e9:,.2f} GB" if ceiling is not None else ""
     return f"not enough memory{what}{bound}: raise the limit, or take a smaller model, batch or context"
-
-
-def limit() -> int | None:
-    """Bytes that this process may address; None where that is not limited."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    found = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if found == resource.RLIM_INFINITY else found
-
-
-def in_use() -> int:
-    """Bytes that this process addresses; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 0
 
 
 def guarded(act: Callable[[], int]) -> int:
     """Do it, in a child process where memory is limited. Returns its exit code."""
     # torchrun knows its processes by their number, and says itself how one ended
-    here = limit() is None or "TORCHELASTIC_RUN_ID" in os.environ
+    here = process_limit() is None or "TORCHELASTIC_RUN_ID" in os.environ
     if here or not hasattr(os, "fork") or threading.current_thread() is not threading.main_thread():
         return act()
     reading, writing = os.pipe()

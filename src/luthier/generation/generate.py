@@ -22,7 +22,7 @@ from luthier.generation.reader import Reader
 from luthier.generation.row import Result, Row
 from luthier.generation.sampling import choose, uniforms
 from luthier.generation.settings import Settings
-from luthier.model.memory import check_fits
+from luthier.memory import check_fits
 from luthier.model.transformer import Transformer
 
 LOGITS = 4  # float32 copies of a text's logits: raw, penalized, filtered, probabilities

@@ -9,6 +9,7 @@ from torch import nn
 
 from luthier.architectures import registry
 from luthier.errors import of_model, setting
+from luthier.memory import total_memory
 from luthier.model.cores.blockwise import MOST_SCORES, QUERIES_AT_ONCE
 from luthier.model.loss import LOGITS_AT_ONCE
 from luthier.model.moe import MoE
@@ -16,7 +17,7 @@ from luthier.model.transformer import Block, Transformer
 from luthier.run.folder import RunFolder
 from luthier.run.plan import Plan
 from luthier.training.flops import flops_per_token
-from luthier.training.machine import available_memory, choose_device
+from luthier.training.machine import choose_device
 from luthier.training.optimizers import build_optimizers
 
 FLOAT = 4  # bytes of a float32
@@ -105,7 +106,7 @@ def check(plan: Plan, folder: RunFolder, device: torch.device) -> list[str]:
     """Warnings about a run that starts now. A LuthierError when the disk cannot hold it."""
     cost = estimate(plan)
     folder.check_space(cost.weights + 2 * cost.checkpoint)  # the best, the last, and the next being written
-    there = available_memory(device)
+    there = total_memory(device)
     if there and cost.memory > there:
         return [
             f"the run needs about {cost.memory / 1e9:.1f} GB of memory and there are {there / 1e9:.1f} GB: "

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from luthier.architectures import registry
+from luthier.memory import total_memory
 from luthier.native.program import why_not
 from luthier.run import corpus
 from luthier.run.cost import Cost, estimate
@@ -19,7 +20,6 @@ from luthier.run.timing import time_steps
 from luthier.run.watch import duration
 from luthier.terminal.printing import output_table
 from luthier.training.machine import (
-    available_memory,
     choose_device,
     has_fast_bfloat16,
     keep_freed_memory,
@@ -52,7 +52,7 @@ def forecast(plan: Plan, *, with_data: bool) -> Forecast:
     low = settings.precision == "bfloat16" or (settings.precision == "auto" and has_fast_bfloat16(device))
     dtype = torch.bfloat16 if low else torch.float32
     cost = estimate(plan)
-    memory = available_memory(device)
+    memory = total_memory(device)
     fits = cost.memory < 0.8 * memory
     seconds = time_steps(plan, device, dtype) * settings.accumulation if fits else None
     if with_data and seconds is not None and is_open(settings):

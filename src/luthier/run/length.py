@@ -13,11 +13,12 @@ import torch
 from luthier.data.batches import BatchSource
 from luthier.data.shards import TokenShards
 from luthier.errors import setting
+from luthier.memory import total_memory
 from luthier.run.cost import estimate
 from luthier.run.plan import Plan
 from luthier.run.timing import time_steps
 from luthier.run.watch import duration
-from luthier.training.machine import available_memory, has_fast_bfloat16
+from luthier.training.machine import has_fast_bfloat16
 from luthier.training.settings import Settings
 
 SECONDS = 180.0
@@ -70,7 +71,7 @@ def is_open(settings: Settings) -> bool:
 
 def choose_length(plan: Plan, amount: Amount, device: torch.device) -> Length | None:
     """The length for a run, from timed steps; None for a model that this machine cannot hold."""
-    memory = available_memory(device)
+    memory = total_memory(device)
     if memory and estimate(plan).memory > 0.8 * memory:
         return None
     settings = plan.settings

@@ -22,6 +22,7 @@ from luthier.errors import LuthierError, UsageError, setting
 from luthier.generation.generate import encode_prompts, new_rows
 from luthier.generation.settings import Settings as GenerationSettings
 from luthier.language_model import LanguageModel, load
+from luthier.memory import peak_memory, total_memory
 from luthier.run import corpus, resuming, speed
 from luthier.run.checkpoint_record import FORMAT, CheckpointRecord, Decisions
 from luthier.run.closing import closing, headline
@@ -39,12 +40,11 @@ from luthier.training.distributed import (
     World,
     check,
     choose_strategy,
-    device_memory,
     distribute_like,
 )
 from luthier.training.flops import flops_per_token
 from luthier.training.loop import NonFiniteError, StepResult, Trainer
-from luthier.training.machine import matrix_product_peak, peak_memory
+from luthier.training.machine import matrix_product_peak
 from luthier.training.spikes import SpikeDetector
 
 MOST_FAILURES = 5  # between two checkpoints: then something is wrong that no policy cures
@@ -94,7 +94,7 @@ class Run:
         if decided is not None and asked == "auto" and decided.processes == self.world.size:
             return decided.parallel
         parameters = sum(weight.numel() for weight in self.lm.model.parameters())
-        return choose_strategy(asked, parameters, device_memory(self.lm.device, self.world))
+        return choose_strategy(asked, parameters, total_memory(self.lm.device, self.world.local_size))
 
     def total_before(self, record: CheckpointRecord) -> int:
         """The steps of the run as its checkpoint was saved."""

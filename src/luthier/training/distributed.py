@@ -22,7 +22,6 @@ from torch.distributed.rendezvous import rendezvous
 
 from luthier.errors import LuthierError, UsageError, setting
 from luthier.model.transformer import Transformer
-from luthier.training.machine import available_memory
 
 
 @dataclass(frozen=True)
@@ -150,12 +149,6 @@ def choose_strategy(asked: str, parameters: int, memory: int) -> Literal["ddp", 
     if asked == "auto":
         return "fsdp" if 16 * parameters > 0.8 * memory else "ddp"
     return "ddp" if asked == "ddp" else "fsdp"
-
-
-def device_memory(device: torch.device, world: World) -> int:
-    """Memory in bytes that this process may use on its device."""
-    memory = available_memory(device)
-    return memory if device.type == "cuda" else memory // world.local_size
 
 
 def check(world: World, batch_size: int, optimizer: str, strategy: str) -> None:

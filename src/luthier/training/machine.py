@@ -1,4 +1,4 @@
-"""Properties of the machine: device, fast dtypes, memory, speed, compiler."""
+"""Properties of the machine: device, fast dtypes, speed, compiler."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import os
 import shutil
 import sys
 import time
-from pathlib import Path
 
-import psutil
 import torch
 
 from luthier.errors import LuthierError
 
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
@@ -82,29 +79,3 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def available_memory(device: torch.device) -> int:
-    """Total memory of the device in bytes; for a CPU, limited by the container or process."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    found = [psutil.virtual_memory().total]
-    for path in CGROUP_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # another version of cgroups, or "max": no limit
-            found.append(int(path.read_text(encoding="ascii")))
-    if hasattr(psutil, "RLIMIT_AS"):  # Linux
-        limit, _ = psutil.Process().rlimit(psutil.RLIMIT_AS)
-        found.append(limit if limit > 0 else found[0])
-    return int(min(found))
-
-
-def peak_memory(device: torch.device) -> int:
-    """Peak memory of this process in bytes, on the device or, for a CPU, resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return 0
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
