@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -194,12 +194,21 @@ def edits(folder: Path, plan: Plan) -> list[str]:
     if not table:
         return ["it is empty"]
     says, holds = flat(table), flat(tomllib.loads(plan.toml()))
+    holds = {name: value for name, value in holds.items() if name in says or not newer(name, value, plan)}
     found = [
         f"{name} is {says.get(name, 'missing')} there, {holds.get(name, 'unknown')} in the checkpoint"
         for name in dict.fromkeys([*holds, *says])
         if says.get(name) != holds.get(name)
     ]
     return found if len(found) <= MOST_NAMED else [*found[:MOST_NAMED], f"and {len(found) - MOST_NAMED} more"]
+
+
+def newer(name: str, value: Any, plan: Plan) -> bool:
+    """Whether a setting is one that version 0.1 did not write into run.toml, at the default that it then has."""
+    if name in ("data", *ALWAYS_WRITTEN):
+        return False
+    table: type[Settings | Config] = type(plan.model) if name.startswith("model.") else Settings
+    return any(item.default == value for item in fields(table) if item.name == name.removeprefix("model."))
 
 
 def flat(table: Mapping[str, Any]) -> dict[str, Any]:
