@@ -35,7 +35,9 @@ def test_an_old_run_opens_and_is_as_written(old):
 def test_an_old_run_that_was_interrupted_ends_where_it_would_have(old, capsys):
     steps = {"steps": 14} if old.name == "finished" else {}
     train.resume(old, steps, {}, ())
-    assert "is not what the checkpoint was trained with" not in capsys.readouterr().err  # settings that it lacks are new
+    assert (
+        "is not what the checkpoint was trained with" not in capsys.readouterr().err
+    )  # settings that it lacks are new
     assert records(old / "metrics.jsonl")[-1]["step"] == (14 if steps else 12)
     if old.name == "interrupted":  # the same run as `finished`, and another processor may round otherwise
         weights = [safetensors.torch.load_file(folder / LAST) for folder in (GOLDEN / "finished", old)]
