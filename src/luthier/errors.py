@@ -42,6 +42,8 @@ class Interface:
     model_options: bool = False  # --model.context-length, where the command has options for a model's settings
 
 
+OPTIONS = {"from_model": "from"}  # settings whose option has another name: `from` is a keyword of Python
+
 _used = [Interface()]  # the last one holds; plain, for the threads of a command too
 
 
@@ -72,5 +74,5 @@ def _named(name: str, value: object, prefix: str | None) -> str:
     """prefix: of the command line's option; None: by Python's name."""
     if prefix is None:
         return name if value is None else f"{name}={value!r}"
-    option = f"--{prefix}{name.replace('_', '-')}"
+    option = f"--{prefix}{OPTIONS.get(name, name).replace('_', '-')}"
     return option if value is None or value is True else f"{option} {shlex.quote(str(value))}"

@@ -28,7 +28,7 @@ OTHER = {
     "muon_learning_rate": 0.02, "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.99, "clip": 0.5, "schedule": "linear",
     "warmup": 0.5, "decay": 0.5, "final_learning_rate": 0.5, "seed": 7, "balance": "auxiliary", "balance_rate": 0.5,
     "precision": "bfloat16",
-    "preset": "gpt2-nano", "tokenizer": "bpe", "vocab_size": 300, "validation": 0.2, "test": 0.1,
+    "preset": "gpt2-nano", "from_model": "other", "tokenizer": "bpe", "vocab_size": 300, "validation": 0.2, "test": 0.1,
     "split_by": "documents", "field": "body", "document_separator": "§", "normalisation": "NFKC", "invalid": "replace",
 }  # fmt: skip
 

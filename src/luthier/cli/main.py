@@ -41,7 +41,8 @@ VERBS = {
     "tokenizer": ("tokenizer", "train a tokenizer, or show how one cuts a text: luthier tokenizer show MODEL TEXT"),
     "data": ("data", "list the named corpora, or prepare a text as token shards: luthier data list"),
 }
-PLACES = ("--out", "--json", "--recipe", "--draft", "--template", "--model", "--tokenizer")  # options that name a path
+# options that name a path
+PLACES = ("--out", "--json", "--recipe", "--draft", "--template", "--model", "--tokenizer", "--from")
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 
 

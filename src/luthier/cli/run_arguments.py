@@ -9,7 +9,7 @@ import argparse
 import sys
 from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -19,6 +19,9 @@ from luthier.errors import Interface, UsageError
 from luthier.run.changes import anyway_help, resume_help
 from luthier.run.plan import Plan, read_recipe, read_run, recipes, resolve
 from luthier.training.settings import Settings
+
+if TYPE_CHECKING:
+    from luthier.language_model import LanguageModel
 
 OPTIONS = Interface(options=True, model_options=True)  # how messages of these verbs name settings
 
@@ -34,25 +37,37 @@ class Given:
     data: tuple[str, ...]  # empty when not given
     options: dict[str, Any]  # of Settings, those that differ from preset and recipe
     model: dict[str, Any]  # of the Config, likewise
+    source: LanguageModel | None = None  # the model of --from
+
+
+@dataclass(frozen=True)
+class Options(Settings):
+    """Settings, with the option that no field can be named by."""
+
+    from_model: Annotated[str, tyro.conf.arg(name="from", metavar="MODEL")] = ""
+    """Continued pretraining: begin with the weights, the tokenizer and the shape of this model, anything that opens."""
 
 
 def parse(verb: str, about: str, arguments: list[str]) -> Given:
     """Read the command line of `luthier VERB`. Wrong options end with a message and exit code 2."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?")
+    first.add_argument("--from", dest="source", nargs="?")
+    first.add_argument("--tokenizer", nargs="?")
     first.add_argument("--recipe", nargs="?")
     first.add_argument("--out", type=Path, nargs="?")
     first.add_argument("--resume", action="store_true")
     first.add_argument("--steps", nargs="?")
     first.add_argument("--epochs", nargs="?")
     known, _ = first.parse_known_args(arguments)
-    name = Path(known.recipe).stem if known.recipe else known.preset or Settings.preset
-    out = known.out or Path("runs") / name
+    out = known.out or Path("runs") / default_name(known.recipe, known.source, known.preset)
     recipe, where = {}, "the command line"
     if known.resume and known.recipe:
         raise UsageError("--resume goes on with the recipe of the run: leave --recipe out, and give what is to change")
     if "--anyway" in arguments and not known.resume:
         raise UsageError("--anyway is for --resume: a new run has nothing that it could differ from")
+    if known.resume and known.source:
+        raise UsageError("--from begins a run with a model's weights, and --resume goes on with a run: leave one out")
     if known.resume:
         recipe, where = read_run(out), str(out)
     elif known.recipe:
@@ -61,7 +76,12 @@ def parse(verb: str, about: str, arguments: list[str]) -> Given:
         recipe.pop("epochs", None)
     if known.epochs:
         recipe.pop("steps", None)
-    base = resolve(recipe=recipe, options={"preset": known.preset} if known.preset else {}, where=where)
+    # what the model of --from decides is refused beside it, be it the default
+    named = {"preset": known.preset, "from_model": known.source, "tokenizer": known.source and known.tokenizer}
+    named = {name: value for name, value in named.items() if value}
+    opened = None if known.resume else source_of(known.source or str(recipe.get("from_model", "")))
+    shape = None if opened is None else opened.config
+    base = resolve(recipe=recipe, options=named, where=where, source=shape)
     parsed = tyro.cli(
         arguments_type(base.model),
         prog=f"luthier {verb}",
@@ -69,18 +89,36 @@ def parse(verb: str, about: str, arguments: list[str]) -> Given:
         args=arguments,
         default=arguments_type(base.model)(
             data=(), out=out, recipe=known.recipe or "", resume=False, anyway=False,
-            settings=base.settings, model=base.model,
+            settings=Options(**vars(base.settings)), model=base.model,
         ),
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
     )  # fmt: skip
     options = changes(base.settings, parsed.settings)
     model = changes(base.model, parsed.model)
-    explicit = {"preset": known.preset, **options} if known.preset else options
+    explicit = {**named, **options}
     if "sample_prompt" in explicit:
         explicit["sample_prompt"] = given_text(explicit["sample_prompt"], "--sample-prompt")
-    plan = resolve(parsed.data, recipe, explicit, model, where)
+    plan = resolve(parsed.data, recipe, explicit, model, where, shape)
     check_names(plan)
-    return Given(plan, parsed.out, parsed.resume, parsed.anyway, parsed.data, explicit, model)
+    return Given(plan, parsed.out, parsed.resume, parsed.anyway, parsed.data, explicit, model, opened)
+
+
+def default_name(recipe: str | None, source: str | None, preset: str | None) -> str:
+    """The name of a run's folder in runs/, unless --out names another."""
+    if source:
+        from luthier.run.starting_weights import run_name
+
+        return run_name(source)
+    return Path(recipe).stem if recipe else preset or Settings.preset
+
+
+def source_of(name: str) -> LanguageModel | None:
+    """The model of --from, opened; None where none is named."""
+    if not name:
+        return None
+    from luthier.run.starting_weights import open_source
+
+    return open_source(name)
 
 
 def check_names(plan: Plan) -> None:
@@ -111,7 +149,7 @@ def arguments_type(model: Config) -> Any:
                 help=resume_help())]]),
             ("anyway", tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(
                 help=anyway_help())]]),
-            ("settings", tyro.conf.OmitArgPrefixes[Settings]),
+            ("settings", tyro.conf.OmitArgPrefixes[Options]),
             ("model", Annotated[type(model), tyro.conf.arg(name="model")]),
         ],
     )  # fmt: skip

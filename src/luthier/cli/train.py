@@ -10,6 +10,7 @@ ABOUT = """Train a language model on a text.
     luthier train book.txt --out runs/book
     luthier train tiny-shakespeare --preset llama-micro --tokenizer characters --steps 2000
     luthier train --recipe course
+    luthier train letters.txt --from SmolLM2-135M-Instruct.gguf --steps 200
     luthier train --out runs/book --resume
 """
 
@@ -23,5 +24,5 @@ def main(arguments: list[str]) -> int:
         if given.resume:
             train.resume(given.out, given.options, given.model, given.data, anyway=given.anyway)
         else:
-            train.start(given.plan, given.out)
+            train.start(given.plan, given.out, given.source)
     return 0

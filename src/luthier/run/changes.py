@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from luthier.config import to_table
-from luthier.errors import UsageError, of_model, setting
+from luthier.errors import OPTIONS, UsageError, of_model, setting
 from luthier.run.plan import Plan
 
 When = Literal["freely", "anyway", "never"]
@@ -23,7 +23,7 @@ ANYWAY = (
     "balance_rate", "precision", "model.dropout",
 )  # fmt: skip
 NEVER = (
-    "preset", "tokenizer", "vocab_size", "validation", "test", "split_by", "field", "document_separator",
+    "preset", "from_model", "tokenizer", "vocab_size", "validation", "test", "split_by", "field", "document_separator",
     "normalisation", "invalid",
 )  # fmt: skip
 ORDER_OF_BATCHES = {"batches", "batch_size", "stride", "accumulation", "seed"}
@@ -137,7 +137,7 @@ def named(name: str) -> str:
 
 def option(name: str) -> str:
     """The name of a setting on the command line."""
-    return "DATA" if name == "data" else "--" + name.replace("_", "-")
+    return "DATA" if name == "data" else "--" + OPTIONS.get(name, name).replace("_", "-")
 
 
 def word(name: str) -> str:

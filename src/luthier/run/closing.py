@@ -22,7 +22,7 @@ def headline(plan: Plan, trainer: Trainer, training_tokens: int, peak: float) ->
     active_too = f" ({active:,} active)" if active != total else ""
     batch = settings.batch_size * settings.accumulation * plan.model.context_length
     return (
-        f"{settings.preset}: {total:,} parameters{active_too}, {training_tokens:,} training tokens, "
+        f"{plan.name}: {total:,} parameters{active_too}, {training_tokens:,} training tokens, "
         f"a vocabulary of {plan.model.vocab_size:,}\n"
         f"{trainer.total_steps:,} steps of {batch:,} tokens with {settings.optimizer} in {settings.precision} on "
         f"{trainer.device.type}; peak of its matrix products {peak / 1e9:,.0f} GFLOP/s"

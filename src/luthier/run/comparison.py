@@ -49,7 +49,7 @@ def summary(run: Record) -> list[Cell]:
     loss = number(best, run.judged) if best is not None else None
     memory = run.last("peak_memory")
     return [
-        run.plan.settings.preset, registry.count_parameters(run.plan.model)[0], run.last("step"), run.last("tokens"),
+        run.plan.name, registry.count_parameters(run.plan.model)[0], run.last("step"), run.last("tokens"),
         loss, run.judged.removesuffix("_loss"), perplexity(loss) if loss is not None else None,
         number(best, "bits_per_byte") if best is not None else None,
         run.last("tokens_per_second"), run.last("seconds"), memory / 1e9 if memory else None,

@@ -39,8 +39,11 @@ def prepared_folder(plan: Plan) -> Path | None:
     return folder if len(plan.data) == 1 and (folder / INDEX).is_file() else None
 
 
-def prepare_tokens(plan: Plan, out: Path) -> tuple[Tokenizer, Path]:
-    """Make or read the tokenizer, and encode the text into `out` unless it is encoded already."""
+def prepare_tokens(plan: Plan, out: Path, given: Tokenizer | None = None) -> tuple[Tokenizer, Path]:
+    """Make or read the tokenizer, and encode the text into `out` unless it is encoded already.
+
+    given: the tokenizer, where it is that of a model that the run goes on with.
+    """
     prepared = prepared_folder(plan)
     if prepared is not None:
         tokenizer = load_tokenizer(prepared)
@@ -49,7 +52,8 @@ def prepare_tokens(plan: Plan, out: Path) -> tuple[Tokenizer, Path]:
         check_files(prepared)
         return tokenizer, prepared
     texts, validation = texts_of(plan)
-    tokenizer = make_tokenizer(plan, texts, validation).with_cleaning(plan.settings.normalisation)
+    made = make_tokenizer(plan, texts, validation) if given is None else given
+    tokenizer = made.with_cleaning(plan.settings.normalisation)
     encode(plan, texts, validation, tokenizer, out, source_files(texts, validation))
     return tokenizer, out
 

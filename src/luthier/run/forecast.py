@@ -104,7 +104,7 @@ def show(forecast: Forecast) -> None:
         else:
             rows.append(("the run", "name a text, or --steps, to know"))
     rows.append(("generation with the model", generation(plan)))
-    output_table(rows, title=f"{settings.preset} on {forecast.device}")
+    output_table(rows, title=f"{plan.name} on {forecast.device}")
 
 
 def generation(plan: Plan) -> str:

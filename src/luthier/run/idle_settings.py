@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from luthier.architectures import registry
@@ -84,7 +84,9 @@ def idle_settings(plan: Plan, *, prepared: bool = False, processes: int = 1) -> 
 
     prepared: the text is a prepared folder. processes: that train together.
     """
-    settings, usual, preset = plan.settings, Settings(), registry.preset(plan.settings.preset)
+    settings, usual = plan.settings, Settings()
+    if settings.from_model:  # it decides these, nobody set them
+        usual = replace(usual, preset=settings.preset, tokenizer=settings.tokenizer)
     rules = list(RULES)
     if prepared:
         rules = [Rule(OF_TEXT, lambda s, c: True, lambda: "the text is prepared already"), *rules]
@@ -99,7 +101,9 @@ def idle_settings(plan: Plan, *, prepared: bool = False, processes: int = 1) -> 
             if value != getattr(usual, name) and name not in said:
                 said.add(name)
                 yield f"{setting(name, value)} does nothing: {rule.reason()}"
-    known = {field.name for field in fields(plan.model)}
+    if settings.from_model:
+        return
+    known, preset = {field.name for field in fields(plan.model)}, registry.preset(settings.preset)
     for rule in OF_MODELS:
         for name in known.intersection(rule.names):
             if getattr(plan.model, name) != getattr(preset, name) and rule.holds(settings, plan.model):
@@ -115,6 +119,8 @@ def say_idle(plan: Plan, *, prepared: bool, processes: int) -> None:
 
 def say_vocabulary(plan: Plan, vocab_size: int) -> None:
     """Remark on a vocabulary of another size than was asked for: a text may be too short for it."""
+    if plan.settings.from_model:
+        return
     of_preset = registry.preset(plan.settings.preset).vocab_size
     asked = plan.settings.vocab_size or (plan.model.vocab_size if plan.model.vocab_size != of_preset else 0)
     if not asked or asked == vocab_size:

@@ -19,6 +19,7 @@ from luthier.config import check_table, from_table, read_toml, to_table, toml_te
 from luthier.data.sources import DEFAULT
 from luthier.errors import Interface, LuthierError, UsageError, interface
 from luthier.files.atomic_file import replacing_file
+from luthier.run import starting_weights
 from luthier.run.checkpoint_record import newest_record
 from luthier.training.settings import Settings
 
@@ -82,6 +83,12 @@ class Plan:
     settings: Settings
     model: Config
 
+    @property
+    def name(self) -> str:
+        """The preset, or the model that the run goes on with."""
+        source = self.settings.from_model
+        return f"{self.settings.preset} from {source}" if source else self.settings.preset
+
     def toml(self) -> str:
         """The recipe that gives this plan again."""
         return toml_text({"data": list(self.data), **to_table(self.settings), "model": to_table(self.model)})
@@ -93,11 +100,13 @@ def resolve(
     options: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
     where: str = "the recipe",
+    source: Config | None = None,
 ) -> Plan:
     """Join defaults, recipe and command line; the later wins. `where` names the recipe in errors.
 
     data: paths and corpora. options: fields of Settings. model: fields of the preset's Config. The recipe's [model]
-    goes with the recipe's preset, and is left out when `options` name another.
+    goes with the recipe's preset, and is left out when `options` name another. source: the Config of the model that
+    `from_model` names; without it the recipe must be that of a run which began so, with its whole [model].
     """
     table, options = dict(recipe or {}), dict(options or {})
     recipe_model, recipe_data = table.pop("model", {}), table.pop("data", ())
@@ -107,12 +116,25 @@ def resolve(
     of_recipe = table.get("preset", Settings.preset)
     if options.get("preset", of_recipe) != of_recipe:
         recipe_model = {}
+    if table.get("from_model") and options.get("from_model", table["from_model"]) != table["from_model"]:
+        recipe_model = {}  # it goes with the recipe's model, as do these
+        table = {name: value for name, value in table.items() if name not in ("from_model", "preset", "tokenizer")}
     model_table = {**recipe_model, **({"vocab_size": options["vocab_size"]} if options.get("vocab_size") else {})}
     model_table |= model or {}
     if table:
         with interface(Interface()):  # what is wrong in the recipe itself is named as it is written there
             check_table(Settings, table, where)
-    settings = from_table(Settings, {**table, **options}, where)
+    given = {**table, **options}
+    if given.get("from_model"):
+        if source is not None:
+            given = starting_weights.settings_for(str(given["from_model"]), source, given)
+            changed = starting_weights.config_for(source, model_table, where)
+        else:
+            changed = starting_weights.config_of_run(given, model_table, where)
+        registry.check_sizes(changed)
+        settings = from_table(Settings, given, where)
+        return Plan(tuple(data) or recipe_data or (DEFAULT,), settings, changed)
+    settings = from_table(Settings, given, where)
     preset = registry.preset(settings.preset)
     if settings.vocab_size and "vocab_size" not in model_table:
         model_table["vocab_size"] = settings.vocab_size
@@ -122,7 +144,11 @@ def resolve(
 
 
 def with_vocabulary(plan: Plan, vocab_size: int) -> Plan:
-    """The plan for the tokenizer that it turned out to have."""
+    """The plan for the tokenizer that it turned out to have. A model that the run goes on with keeps its vocabulary,
+    which may be padded beyond that of its tokenizer.
+    """
+    if plan.settings.from_model:
+        return plan
     return replace(plan, model=replace(plan.model, vocab_size=vocab_size))
 
 

@@ -24,7 +24,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     run = read(folder)
     done = int(run.looks[-1]["step"]) if run.looks else 0
     state = "finished" if 0 < run.total_steps <= done else "under way, or stopped"
-    lead = f"{run.plan.settings.preset}, {state}: step {done:,} of {run.total_steps:,}"
+    lead = f"{run.plan.name}, {state}: step {done:,} of {run.total_steps:,}"
     sections = [about(run), *curves(run), by_epoch(run), said(run), go_on(run), recipe_and_data(run)]
     return write_page(out or folder / REPORT, f"Run {run.name}", lead, sections)
 
@@ -35,7 +35,7 @@ def about(run: Record) -> Section:
     total, active = registry.count_parameters(config)
     best = run.best
     facts = [
-        ("model", f"{settings.preset}, {registry.name_of(config)}"),
+        ("model", f"{run.plan.name}, {registry.name_of(config)}"),
         ("parameters", f"{total:,}" + (f", {active:,} active" if active != total else "")),
         (
             "shape",

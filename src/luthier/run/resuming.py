@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.architectures import registry
 from luthier.data.batches import BatchSource
 from luthier.errors import setting
-from luthier.language_model import LanguageModel
 from luthier.run import speed
 from luthier.run.changes import DECIDED_ANEW, ORDER_OF_BATCHES, differences
 from luthier.run.checkpoint_record import Decisions
@@ -28,19 +26,6 @@ NOTICEABLE = 0.01  # of the learning rate: a smaller change between two steps is
 def changed_names(before: Plan, now: Plan) -> set[str]:
     """The settings in which two plans differ."""
     return {item.name for item in differences(before, now)}
-
-
-def with_dropout(lm: LanguageModel, dropout: float) -> LanguageModel:
-    """The model with this share dropped in training; its weights are the same."""
-    if lm.config.dropout == dropout:
-        return lm
-    config = replace(lm.config, dropout=dropout)
-    model = registry.build_on_meta(config)
-    weights = lm.model.state_dict()
-    if lm.model.tie_embeddings:
-        del weights["output.weight"]
-    registry.assign_weights(model, weights)
-    return LanguageModel(model, lm.tokenizer, config)
 
 
 def adapted(

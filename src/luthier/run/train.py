@@ -18,6 +18,7 @@ from luthier.run.checkpoint_record import newest_record
 from luthier.run.folder import RunFolder
 from luthier.run.idle_settings import say_idle, say_vocabulary
 from luthier.run.plan import Plan, edits, read_run, resolve, with_vocabulary, write_recipe
+from luthier.run.starting_weights import check_same_tokenizer, open_source, started, with_config
 from luthier.run.training_run import Run, newest
 from luthier.run.watch import tensorboard_writer
 from luthier.terminal.printing import mute, say, warn
@@ -29,13 +30,18 @@ from luthier.training.machine import choose_device, keep_freed_memory
 
 
 @outliving_terminal()
-def start(plan: Plan, out: Path) -> Path:
-    """Train what the plan says into a new folder. Returns the folder."""
+def start(plan: Plan, out: Path, source: LanguageModel | None = None) -> Path:
+    """Train what the plan says into a new folder. Returns the folder.
+
+    source: the model of the plan's `from_model`, where it is open already.
+    """
     folder = RunFolder(out)
     device = choose_device(plan.settings.device)
     registry.build_on_meta(plan.model)  # a head that does not divide is better known before the text is read
     if plan.settings.tensorboard:
         tensorboard_writer()
+    if plan.settings.from_model and source is None:
+        source = open_source(plan.settings.from_model)
     with process_group(device) as world:
         prepare_process(plan, world)
         this = launch.this_launch(world)
@@ -45,15 +51,17 @@ def start(plan: Plan, out: Path) -> Path:
                 go_on(plan, folder, anyway=False, world=world).go()
         else:
             with launch.taken(folder, this) if world.is_first else nullcontext():
-                begin(plan, folder, device, world).go()
+                begin(plan, folder, device, world, source).go()
     return out
 
 
-def begin(plan: Plan, folder: RunFolder, device: torch.device, world: World) -> Run:
-    """Prepare a new run: its text, its model, its recipe."""
+def begin(plan: Plan, folder: RunFolder, device: torch.device, world: World, source: LanguageModel | None) -> Run:
+    """Prepare a new run: its text, its model, its recipe. source: the model to go on with, if any."""
     with launch.discarded_on_error(folder) if world.is_first else nullcontext():
         if world.is_first:
-            tokenizer, tokens = corpus.prepare_tokens(plan, folder.tokens)
+            tokenizer, tokens = corpus.prepare_tokens(plan, folder.tokens, None if source is None else source.tokenizer)
+            if source is not None and tokens != folder.tokens:
+                check_same_tokenizer(tokenizer, source, tokens)
         world.barrier()
         if not world.is_first:
             tokens = corpus.prepared_folder(plan) or folder.tokens
@@ -65,12 +73,25 @@ def begin(plan: Plan, folder: RunFolder, device: torch.device, world: World) -> 
         for warning in cost.check(plan, folder, device):
             warn(warning)
         plan = with_some_length(plan, tokens, tokenizer, device, world)
-        model = registry.build(plan.model, seed=plan.settings.seed, device=device)
-        run = Run(plan, folder, LanguageModel(model, tokenizer, plan.model), tokens, world)
+        run = Run(plan, folder, first_weights(plan, tokenizer, device, source), tokens, world)
         run.plan, run.compiled = resuming.decide(run.trainer, plan, None, set())
         if world.is_first:
             write_recipe(folder.path, run.plan)
         return run
+
+
+def first_weights(
+    plan: Plan, tokenizer: Tokenizer, device: torch.device, source: LanguageModel | None
+) -> LanguageModel:
+    """The model that the run begins with: new weights, or those of a source, which are said."""
+    if source is None:
+        return LanguageModel(registry.build(plan.model, seed=plan.settings.seed, device=device), tokenizer, plan.model)
+    say(
+        f"beginning with the weights of {plan.settings.from_model}: learning rate up to "
+        f"{plan.settings.learning_rate:g}, dropout {plan.model.dropout:g}, context {plan.model.context_length:,} of "
+        f"{source.config.context_length:,} tokens"
+    )
+    return started(source, plan.model, tokenizer, device)
 
 
 def with_some_length(plan: Plan, tokens: Path, tokenizer: Tokenizer, device: torch.device, world: World) -> Plan:
@@ -127,7 +148,7 @@ def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World, data: tuple
     checkpoint, tensors, record = newest(folder, world)
     before = resolve(recipe=record.recipe or read_run(folder.path), where=str(checkpoint))
     lm = load(checkpoint, device=resumed_device(plan, folder.path))
-    lm = resuming.with_dropout(lm, plan.model.dropout)
+    lm = with_config(lm, replace(lm.config, dropout=plan.model.dropout))
     if world.is_first:
         mention_edits(folder, before)
     chosen = resumed_text.choose(before, data, folder, record, lm.tokenizer, anyway) if world.is_first else None

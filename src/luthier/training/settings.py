@@ -21,6 +21,8 @@ class Settings:
     # model and data
     preset: str = "llama-nano"
     """Model preset: gpt2-124m, llama-micro, llama4-nano, ..."""
+    from_model: str = ""
+    """Continued pretraining: begin with the weights, the tokenizer and the shape of this model, anything that opens."""
     tokenizer: str = "bpe"
     """Tokenizer: "bpe" or "characters", trained on the text; "gpt2"; or the path of a tokenizer or a model."""
     vocab_size: int = 0
@@ -54,7 +56,7 @@ class Settings:
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW for all parameters, or Muon for the hidden matrices and AdamW for the rest."""
     learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW. Continued pretraining (from_model) takes 1e-4 unless it is given."""
     muon_learning_rate: float = 0.0
     """Peak learning rate of Muon, scaled to match AdamW's updates; 0: the same as learning_rate."""
     weight_decay: float = 0.1
