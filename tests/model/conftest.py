@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import llama_kin_tiny
 import pytest
 import torch
 
@@ -47,6 +48,7 @@ TINY: dict[str, Config] = {
     "llama, longrope": replace(LLAMA, rope_scaling=LONGROPE),
     "llama4": LLAMA4,
     "llama4, two experts a token": replace(LLAMA4, experts_per_token=2, moe_layers=(0, 1, 3), global_layers=(1,)),
+    **llama_kin_tiny.TINY,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import llama_kin_gguf
 import torch
 
 from luthier.architectures import gpt2, llama, llama4, registry
@@ -40,6 +41,7 @@ CONFIGS: dict[str, Config] = {
     "gpt2, narrow": gpt2.Config(**GPT2, hidden_dim=96),
     "llama4": llama4.Config(**LLAMA4),
     "llama4, two experts a token": llama4.Config(**LLAMA4, experts_per_token=2, rope_scaling=STRETCH4, head_dim=16),
+    **llama_kin_gguf.CONFIGS,
 }
 # and those that it has no setting for
 OURS: dict[str, Config] = {
@@ -47,6 +49,7 @@ OURS: dict[str, Config] = {
     "llama4, own layers": llama4.Config(**LLAMA4, moe_layers=(0, 3), global_layers=(), tie_embeddings=True),
     "llama4, own chunks": llama4.Config(**LLAMA4, attention_chunk=8, temperature_floor=4, global_every=2),
     "llama4, no norm": llama4.Config(**LLAMA4, qk_norm=False, temperature_tuning=False),
+    **llama_kin_gguf.OURS,
 }
 
 
@@ -57,6 +60,6 @@ def random_model(config: Config) -> Transformer:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.normal_(0, 0.25, generator=generator)
-            if name.endswith("norm.weight"):
+            if weight.ndim == 1 and name.endswith("weight"):
                 weight += 1
     return model.eval()

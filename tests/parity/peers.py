@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from llama_kin import KIN
+from random_weights import VOCAB, randomize
+from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from luthier.model.transformer import Transformer
 from luthier.model_files import hugging_face
 from luthier.model_files.weights import read_weights
 
-VOCAB = 97
 SCALING_31 = {
     "rope_type": "llama3",
     "rope_theta": 10_000.0,
@@ -56,17 +58,6 @@ SCALINGS = {
 SCALING_SCOUT = {**SCALING_31, "rope_theta": 500_000.0, "factor": 16.0, "high_freq_factor": 1.0}
 
 transformers.logging.disable_progress_bar()
-
-
-def randomize(model: nn.Module) -> nn.Module:
-    """Weights that show every mistake: no bias is 0, no norm is 1, and attention is far from uniform."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.normal_(0, 0.25, generator=generator)
-            if weight.ndim == 1 and "norm" in name.replace("ln_", "norm") and name.endswith("weight"):
-                weight += 1
-    return model.eval()
 
 
 def gpt2(**changes: Any) -> Any:
@@ -137,6 +128,7 @@ MODELS = {
     "llama 4, two experts a token": lambda: llama4(num_experts_per_tok=2),
     "llama 4, own layers": lambda: llama4(moe_layers=[0, 3], no_rope_layers=[0, 1, 1, 0], tie_word_embeddings=True),
     "llama 4, constant temperature": lambda: llama4(attn_temperature_tuning=False),
+    **KIN,
 }
 
 
@@ -157,7 +149,8 @@ def twin(peer: Any) -> Transformer:
     """Luthier's model of the same weights."""
     config = hugging_face.read_config({**peer.config.to_dict(), "architectures": [type(peer).__name__]})
     table = hugging_face.format_spec(config).tensors(config)
-    model = read_weights(Memory(peer.state_dict()), table, config, torch.device("cpu"), None)
+    weights = revert_weight_conversion(peer, peer.state_dict())  # named as in a file
+    model = read_weights(Memory(weights), table, config, torch.device("cpu"), None)
     return model.eval()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from llama_kin import KIN
 from peers import SCALINGS, llama, scaled, tokens, twin
 from torch.testing import assert_close
 from transformers import DynamicCache
@@ -12,6 +13,7 @@ FIRST, LENGTH = 12, 28  # tokens of the prompt, and in all; the models are train
 MAKERS = {
     **{name: lambda rope=rope: scaled(rope) for name, rope in SCALINGS.items()},
     "biases": lambda: llama(attention_bias=True, mlp_bias=True),
+    **KIN,
 }
 
 
@@ -20,7 +22,7 @@ MAKERS = {
 def test_token_by_token_the_logits_are_those_of_transformers(name):
     peer = MAKERS[name]()
     ours, text = twin(peer), tokens(length=LENGTH)
-    cache, theirs = ours.make_cache(LENGTH), DynamicCache()
+    cache, theirs = ours.make_cache(LENGTH), DynamicCache(config=peer.config)
     for begin, end in [(0, FIRST), *((place, place + 1) for place in range(FIRST, LENGTH))]:
         logits = peer(text[:, begin:end], past_key_values=theirs, use_cache=True).logits
         assert logits.std() > 0.5

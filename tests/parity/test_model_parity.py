@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from llama_kin import KIN
 from peers import MODELS, gpt2, llama, llama4, tokens, twin
 from torch.testing import assert_close
 
@@ -19,7 +20,7 @@ def test_logits_are_those_of_transformers(kind):
     assert_close(twin(peer)(tokens()), logits, **CLOSE)
 
 
-@pytest.mark.parametrize("make", [gpt2, llama, llama4])
+@pytest.mark.parametrize("make", [gpt2, llama, llama4, *KIN.values()])
 @torch.no_grad()
 def test_padding_on_the_right_is_masked_as_in_transformers(make):
     peer = make()
@@ -30,7 +31,7 @@ def test_padding_on_the_right_is_masked_as_in_transformers(make):
     assert_close(ours[valid], theirs[valid], **CLOSE)
 
 
-@pytest.mark.parametrize("make", [gpt2, llama, lambda: llama4(attn_temperature_tuning=False)])
+@pytest.mark.parametrize("make", [gpt2, llama, lambda: llama4(attn_temperature_tuning=False), *KIN.values()])
 @torch.no_grad()
 def test_padding_on_the_left_is_masked_as_in_transformers(make):
     # with temperature, transformers counts Llama 4's positions from the padding on: a fault that we do not share

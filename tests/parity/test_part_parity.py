@@ -108,6 +108,8 @@ PARTS = {
     "llama": LLAMA_PARTS,
     "llama4_text": {**LLAMA_PARTS, "feed_forward": "feed_forward"},
 }
+for kin in ("mistral", "ministral", "qwen2", "qwen3", "qwen3_moe"):
+    PARTS[kin] = LLAMA_PARTS
 
 
 @pytest.mark.parametrize("kind", MODELS)

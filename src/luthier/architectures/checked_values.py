@@ -16,13 +16,15 @@ LARGEST_HEAD = 2**14  # dimensions of a head
 
 
 class CheckedValues:
-    """The values of a JSON object or of GGUF metadata, validated on access. A null counts as missing.
+    """The values of a JSON object or of GGUF metadata, validated on access. A null counts as missing; `nulls` has the
+    names of those, for settings where it does not.
 
     source: name of the file, for error messages. Getters raise a LuthierError that names the setting.
     """
 
     def __init__(self, values: Mapping[str, Any], source: str = "config.json") -> None:
         self.values = {name: value for name, value in values.items() if value is not None}
+        self.nulls = {name for name, value in values.items() if value is None}
         self.source = source
         self.used: set[str] = set()  # names that have been read or ignored
 

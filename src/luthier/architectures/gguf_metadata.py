@@ -147,10 +147,13 @@ class RotaryConfig(Protocol):
 
 @dataclass(frozen=True)
 class RopeSettings:
-    """The RoPE settings. Comes after the heads and the context length. scaling_types: those llama.cpp supports here."""
+    """The RoPE settings. Comes after the heads and the context length. scaling_types: those llama.cpp supports here.
+    factors: whether it reads tensors of frequency factors, as Llama 3.1's scaling needs.
+    """
 
     section: str
     scaling_types: tuple[str, ...] = SCALING_TYPES
+    factors: bool = True
 
     def read(self, reading: Reading) -> None:
         fields = reading.fields
@@ -165,7 +168,10 @@ class RopeSettings:
         fields.update(rope_theta=theta, rope_scaling=scaling)
 
     def write(self, config: RotaryConfig) -> Mapping[str, Any]:
-        return write_rope(self.section, config.rope_theta, config.rope_scaling, self.scaling_types)
+        scaling = config.rope_scaling
+        if scaling is not None and scaling.kind == "llama3" and not self.factors:
+            raise LuthierError(f"GGUF has no rope_scaling llama3 for {self.section}: write the model as hf")
+        return write_rope(self.section, config.rope_theta, scaling, self.scaling_types)
 
 
 def read_vocab_size(checkpoint: Checkpoint) -> int:

@@ -310,17 +310,14 @@ MAVERICK_EXPERTS = 128
 
 
 def gguf_tensors(config: Config) -> Table:
-    """Weight table of llama.cpp's architecture "llama4". Each expert's matrices are (out, in)."""
+    """Weight table of llama.cpp's architecture "llama4"."""
     block = [
         Rule(GGUF + "attn_norm.weight", BLOCK + "attention_norm.weight"),
         *llama_like_names.gguf_attention(config.n_heads, config.n_kv_heads),
         Rule(GGUF + "ffn_norm.weight", BLOCK + "feed_forward_norm.weight"),
     ]
-    gate_up, experts = (GGUF + "ffn_gate_exps.weight", GGUF + "ffn_up_exps.weight"), BLOCK + "feed_forward.experts."
     mixture = [
-        Rule(GGUF + "ffn_gate_inp.weight", BLOCK + "feed_forward.router.weight"),
-        Rule(gate_up, experts + "gate_up", Transpose(), Join((config.hidden_dim,) * 2, dim=2)),  # from (E, F, C) each
-        Rule(GGUF + "ffn_down_exps.weight", experts + "down", Transpose()),
+        *llama_like_names.gguf_experts(config.hidden_dim),
         *llama_like_names.gguf_feed_forward("_shexp", "feed_forward.shared"),
     ]
     layers = block_rules(config, block, mixture, llama_like_names.gguf_feed_forward())

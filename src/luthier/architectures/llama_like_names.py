@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luthier.architectures.config_json import WRAPPERS
 from luthier.architectures.gguf_metadata import EMBEDDING, OUTPUT
-from luthier.formats.weight_table import PairsToHalves, Rule, Table
+from luthier.formats.weight_table import Join, PairsToHalves, Rule, Stack, Table, Transpose
 
 BLOCK = "blocks.{layer}."
 HUGGING_FACE = "model.layers.{layer}."
@@ -29,9 +29,11 @@ def hugging_face_block(attention: list[Rule], feed_forward: list[Rule]) -> list[
 
 
 def hugging_face_attention(
-    n_heads: int, n_kv_heads: int, *, bias: bool = False, interleaved: bool = False
+    n_heads: int, n_kv_heads: int, *, bias: bool = False, out_bias: bool | None = None, interleaved: bool = False
 ) -> list[Rule]:
-    """Rules of attention in `transformers`. interleaved: the rotary pairs there are adjacent dimensions."""
+    """Rules of attention in `transformers`. bias: of queries, keys and values; out_bias: of the output, `bias` unless
+    given. interleaved: the rotary pairs there are adjacent dimensions.
+    """
     steps = {
         "query": [PairsToHalves((n_heads,))] if interleaved else [],
         "key": [PairsToHalves((n_kv_heads,))] if interleaved else [],
@@ -39,7 +41,7 @@ def hugging_face_attention(
     return [
         Rule(f"{HUGGING_FACE}self_attn.{a}_proj.{kind}", f"{BLOCK}attention.{b}.{kind}", *steps.get(b, []))
         for a, b in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "output"))
-        for kind in parameters_of_linear(bias)
+        for kind in parameters_of_linear(bias if b != "output" or out_bias is None else out_bias)
     ]
 
 
@@ -64,17 +66,44 @@ def hugging_face_table(
     return Table(rules, (*prefixes, *WRAPPERS), ignored, ((output, first),) if tied else ())
 
 
-def gguf_attention(n_heads: int, n_kv_heads: int, *, bias: bool = False) -> list[Rule]:
-    """Rules of attention in llama.cpp, whose rotary pairs are adjacent dimensions."""
-    rules = []
-    for kind in parameters_of_linear(bias):
-        rules += [
-            Rule(f"{GGUF}attn_q.{kind}", f"{BLOCK}attention.query.{kind}", PairsToHalves((n_heads,))),
-            Rule(f"{GGUF}attn_k.{kind}", f"{BLOCK}attention.key.{kind}", PairsToHalves((n_kv_heads,))),
-            Rule(f"{GGUF}attn_v.{kind}", f"{BLOCK}attention.value.{kind}"),
-            Rule(f"{GGUF}attn_output.{kind}", f"{BLOCK}attention.output.{kind}"),
-        ]
-    return rules
+def hugging_face_experts(
+    n_experts: int, hidden_dim: int, external: str, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+) -> list[Rule]:
+    """Rules of experts stored as one (out, in) matrix each. external: their path within a block. names: of the gate,
+    up and down matrices.
+    """
+    gate, up, down = (
+        tuple(f"{HUGGING_FACE}{external}.{expert}.{name}.weight" for expert in range(n_experts)) for name in names
+    )
+    internal = BLOCK + "feed_forward.experts."
+    return [
+        Rule((*gate, *up), internal + "gate_up", Stack(2), Transpose(), Join((hidden_dim,) * 2, dim=2)),
+        Rule(down, internal + "down", Stack(), Transpose()),
+    ]
+
+
+def gguf_attention(
+    n_heads: int, n_kv_heads: int, *, bias: bool = False, out_bias: bool | None = None, interleaved: bool = True
+) -> list[Rule]:
+    """Rules of attention in llama.cpp. bias, out_bias: as for hugging_face_attention. interleaved: the rotary pairs are
+    adjacent dimensions (LLAMA_ROPE_TYPE_NORM), not halves (LLAMA_ROPE_TYPE_NEOX).
+    """
+    permuted = {"q": [PairsToHalves((n_heads,))], "k": [PairsToHalves((n_kv_heads,))]} if interleaved else {}
+    return [
+        Rule(f"{GGUF}attn_{a}.{kind}", f"{BLOCK}attention.{b}.{kind}", *permuted.get(a, []))
+        for a, b in (("q", "query"), ("k", "key"), ("v", "value"), ("output", "output"))
+        for kind in parameters_of_linear(bias if b != "output" or out_bias is None else out_bias)
+    ]
+
+
+def gguf_experts(hidden_dim: int) -> list[Rule]:
+    """Rules of a router and its experts in llama.cpp. Each expert's matrices are (out, in)."""
+    gate_up, internal = (GGUF + "ffn_gate_exps.weight", GGUF + "ffn_up_exps.weight"), BLOCK + "feed_forward."
+    return [
+        Rule(GGUF + "ffn_gate_inp.weight", internal + "router.weight"),
+        Rule(gate_up, internal + "experts.gate_up", Transpose(), Join((hidden_dim,) * 2, dim=2)),
+        Rule(GGUF + "ffn_down_exps.weight", internal + "experts.down", Transpose()),
+    ]
 
 
 def gguf_feed_forward(suffix: str = "", internal: str = "feed_forward", *, bias: bool = False) -> list[Rule]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from luthier.architectures import gpt2, llama, llama4
+from luthier.architectures import gpt2, llama, llama4, mistral, qwen2, qwen3, qwen3_moe
 from luthier.architectures.checked_values import LARGEST, LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS
 from luthier.architectures.family import Config, Family, FormatSpec
 from luthier.errors import UsageError, of_model
@@ -26,12 +26,16 @@ FAMILIES: Mapping[str, Family[Any]] = {
         gpt2.FAMILY,
         llama.FAMILY,
         llama4.FAMILY,
+        mistral.FAMILY,
+        qwen2.FAMILY,
+        qwen3.FAMILY,
+        qwen3_moe.FAMILY,
     )
 }
 MAX_VALUES = {
     "n_layers": LARGEST_DEPTH,
     "n_experts": LARGEST_EXPERTS,
-    **dict.fromkeys(("context_length", "attention_chunk", "temperature_floor"), LARGEST_CONTEXT),
+    **dict.fromkeys(("context_length", "attention_chunk", "temperature_floor", "window"), LARGEST_CONTEXT),
 }
 C = TypeVar("C", bound=Config)
 

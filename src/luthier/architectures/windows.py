@@ -1,0 +1,146 @@
+"""Layers that see a window of tokens: the fields `window` and `global_layers`, their settings in files, and masks.
+
+Layers are counted from 0. A window holds the query's own token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from luthier.architectures.checked_values import LARGEST_CONTEXT
+from luthier.architectures.gguf_metadata import LayerIndices
+from luthier.architectures.settings import Reading
+from luthier.errors import LuthierError
+from luthier.model.mask import MaskRule, SlidingWindow, causal
+
+WINDOW, GLOBAL = "sliding_attention", "full_attention"
+
+
+class Windowed(Protocol):
+    """The fields of windows."""
+
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def window(self) -> int | None: ...
+    @property
+    def global_layers(self) -> tuple[int, ...] | None: ...
+
+
+def has_window(config: Windowed, layer: int) -> bool:
+    """Whether a layer sees a window only."""
+    return config.window is not None and layer not in (config.global_layers or ())
+
+
+def mask_of(config: Windowed, layer: int) -> MaskRule:
+    """The rule of what a layer sees."""
+    return SlidingWindow(config.window) if config.window is not None and has_window(config, layer) else causal
+
+
+def fields_of(window: int | None, is_global: Callable[[int], bool], n_layers: int) -> dict[str, Any]:
+    """The fields, in the one form that means this: no window where no layer has one, None where no layer is global."""
+    layers = tuple(filter(is_global, range(n_layers)))
+    if window is None or len(layers) == n_layers:
+        return {"window": None, "global_layers": None}
+    return {"window": window, "global_layers": layers or None}
+
+
+def no_layer(layer: int) -> bool:
+    """For `fields_of`: no layer is global."""
+    return False
+
+
+def read_window(reading: Reading, default: int | None) -> int | None:
+    """`sliding_window`, in which null means none. default: what its absence means."""
+    values = reading.values
+    if "sliding_window" in values.nulls or (default is None and "sliding_window" not in values.values):
+        values.ignore("sliding_window")
+        return None
+    return values.count("sliding_window", default, most=LARGEST_CONTEXT)
+
+
+def read_layer_types(reading: Reading, default: Callable[[int], bool]) -> Callable[[int], bool]:
+    """Whether a layer is global, by `layer_types`. default: what its absence means."""
+    types, n_layers = reading.values.value("layer_types"), reading.fields["n_layers"]
+    if types is None:
+        return default
+    if not isinstance(types, list) or len(types) != n_layers or not all(kind in (WINDOW, GLOBAL) for kind in types):
+        raise LuthierError(
+            f"{reading.values.source}: 'layer_types' must be {n_layers} times {WINDOW!r} or {GLOBAL!r}, it is "
+            f"{types!r:.80}"
+        )
+    return lambda layer: types[layer] == GLOBAL
+
+
+def layer_types(config: Windowed) -> list[str]:
+    """`layer_types` of a config."""
+    return [WINDOW if has_window(config, layer) else GLOBAL for layer in range(config.n_layers)]
+
+
+@dataclass(frozen=True)
+class OneWindow:
+    """In config.json: `sliding_window`, of all layers. default: that of `transformers`."""
+
+    default: int | None = None
+
+    def read(self, reading: Reading) -> None:
+        window = read_window(reading, self.default)
+        reading.fields.update(fields_of(window, no_layer, reading.fields["n_layers"]))
+
+    def write(self, config: Windowed) -> Mapping[str, Any]:
+        if config.window is not None and config.global_layers:
+            raise LuthierError("this class of transformers has one window for all layers: write the model as gguf")
+        return {"sliding_window": config.window}
+
+
+@dataclass(frozen=True)
+class SwitchedWindows:
+    """In config.json: `use_sliding_window`, `sliding_window`, `max_window_layers` and `layer_types` (Qwen).
+
+    by_layer: whether there are the last two. Without, the window is that of all layers.
+    """
+
+    by_layer: bool = True
+
+    def read(self, reading: Reading) -> None:
+        values, n_layers = reading.values, reading.fields["n_layers"]
+        used = values.flag("use_sliding_window", False)
+        window = read_window(reading, 4096)
+        first = values.finite("max_window_layers", 28) if self.by_layer else 0
+        is_global = read_layer_types(reading, lambda layer: layer < first) if self.by_layer else no_layer
+        values.ignore("max_window_layers")  # without effect where there is one window
+        reading.fields.update(fields_of(window if used else None, is_global, n_layers))
+
+    def write(self, config: Windowed) -> Mapping[str, Any]:
+        switched = {"use_sliding_window": config.window is not None, "sliding_window": config.window}
+        if not self.by_layer:
+            return {**switched, **OneWindow().write(config)}
+        first = next((layer for layer in range(config.n_layers) if has_window(config, layer)), config.n_layers)
+        return {**switched, "max_window_layers": first, "layer_types": layer_types(config)}
+
+
+@dataclass(frozen=True)
+class OurWindows:
+    """In GGUF, for architectures that have no window in llama.cpp: keys of our own."""
+
+    layers = LayerIndices("luthier.global_layers", "global_layers")
+
+    def read(self, reading: Reading) -> None:
+        values, fields = reading.values, reading.fields
+        found = values.values.get("luthier.window")
+        fields["window"] = None if found is None else values.count("luthier.window", most=LARGEST_CONTEXT)
+        self.layers.read(reading)
+
+    def write(self, config: Windowed) -> Mapping[str, Any]:
+        return {} if config.window is None else {"luthier.window": config.window, **self.layers.write(config)}
+
+
+def caveats(config: Windowed) -> list[str]:
+    """For people: llama.cpp has no window where the model has one."""
+    if config.window is None or config.window >= config.context_length:
+        return []
+    return [f"llama.cpp has no windows for this architecture: texts over {config.window} tokens differ"]

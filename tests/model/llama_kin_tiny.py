@@ -1,0 +1,28 @@
+"""Tiny models of the families that are near Llama, for what must hold for every architecture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from luthier.architectures import mistral, qwen2, qwen3, qwen3_moe
+from luthier.architectures.registry import Config
+
+SIZES = {
+    "vocab_size": 61,
+    "context_length": 32,
+    "dim": 32,
+    "hidden_dim": 48,
+    "n_layers": 2,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "head_dim": None,
+    "rope_theta": 10_000.0,
+    "tie_embeddings": True,
+}
+QWEN3_MOE = qwen3_moe.Config(**SIZES, dense_hidden_dim=40, n_experts=4, experts_per_token=2)
+TINY: dict[str, Config] = {
+    "mistral": mistral.Config(**SIZES, window=5, dropout=0.2),
+    "qwen2, one layer with a window": qwen2.Config(**SIZES, window=5, global_layers=(0,)),
+    "qwen3": replace(qwen3.Config(**SIZES), head_dim=12),
+    "qwen3moe": QWEN3_MOE,
+}

@@ -1,0 +1,40 @@
+"""Tiny models of the families that are near Llama, in the variants that GGUF files must tell apart."""
+
+from __future__ import annotations
+
+from luthier.architectures import mistral, qwen2, qwen3, qwen3_moe
+from luthier.architectures.registry import Config
+from luthier.model.rope_scaling import RopeScaling
+
+SIZES = {
+    "vocab_size": 97,
+    "context_length": 64,
+    "dim": 32,
+    "hidden_dim": 48,
+    "n_layers": 2,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "tie_embeddings": False,
+}
+WIDE = {**SIZES, "head_dim": 16}
+YARN = RopeScaling(4.0, original_context_length=8, kind="yarn", beta_fast=2.0)
+EXPERTS = {**WIDE, "n_experts": 6, "experts_per_token": 2}
+
+# those that llama.cpp computes as we do
+CONFIGS: dict[str, Config] = {
+    "mistral": mistral.Config(**WIDE, window=None, norm_eps=1e-3),
+    "qwen2": qwen2.Config(**{**SIZES, "tie_embeddings": True}),
+    "qwen2, yarn": qwen2.Config(**SIZES, rope_theta=10_000.0, rope_scaling=YARN),
+    "qwen3": qwen3.Config(**{**WIDE, "tie_embeddings": True}),
+    "qwen3, yarn": qwen3.Config(**WIDE, rope_theta=10_000.0, rope_scaling=YARN, norm_eps=1e-3),
+    "qwen3moe": qwen3_moe.Config(**EXPERTS, dense_hidden_dim=64),
+}
+# and those that it has no setting for
+OURS: dict[str, Config] = {
+    "mistral, windows": mistral.Config(**SIZES, window=8, global_layers=(1,)),
+    "qwen2, windows": qwen2.Config(**SIZES, window=8, global_layers=(0,)),
+    "qwen3, windows, biases": qwen3.Config(**WIDE, window=8, attention_bias=True),
+    "qwen3moe, other": qwen3_moe.Config(
+        **EXPERTS, dense_hidden_dim=64, normalize_weights=False, moe_every=1, dense_layers=(0,), window=8
+    ),
+}

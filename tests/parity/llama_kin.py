@@ -1,0 +1,65 @@
+"""Tiny models of `transformers`, of the families that are near Llama. 20 tokens cross every window of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import transformers
+from random_weights import VOCAB, randomize
+
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": None,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 4.0,
+}
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+
+
+def of(kind: str, **usual: Any) -> Callable[..., Any]:
+    """A maker of models of a class, `KindForCausalLM`."""
+
+    def make(**changes: Any) -> Any:
+        config = getattr(transformers, f"{kind}Config")(**{**SIZES, **usual, **changes})
+        return randomize(getattr(transformers, f"{kind}ForCausalLM")(config))
+
+    return make
+
+
+mistral, ministral = of("Mistral", sliding_window=None), of("Ministral", sliding_window=6, head_dim=8)
+qwen2, qwen3 = of("Qwen2"), of("Qwen3", head_dim=12)
+qwen3_moe = of("Qwen3Moe", head_dim=12, moe_intermediate_size=24, num_experts=4, num_experts_per_tok=2)
+
+KIN: dict[str, Callable[[], Any]] = {
+    "mistral": lambda: mistral(sliding_window=6, rms_norm_eps=1e-3),
+    "mistral without window": lambda: mistral(head_dim=12, rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
+    "ministral": lambda: ministral(layer_types=[LOCAL, GLOBAL, LOCAL]),
+    "qwen2": qwen2,
+    "qwen2, windows, tied": lambda: qwen2(
+        use_sliding_window=True, sliding_window=5, max_window_layers=1, tie_word_embeddings=True
+    ),
+    "qwen2, layer types": lambda: qwen2(
+        use_sliding_window=True, sliding_window=5, layer_types=[LOCAL, GLOBAL, LOCAL], rope_parameters=YARN
+    ),
+    "qwen3": lambda: qwen3(tie_word_embeddings=True),
+    "qwen3, yarn, biases": lambda: qwen3(rope_parameters=YARN, attention_bias=True, rms_norm_eps=1e-3),
+    "qwen3, windows": lambda: qwen3(use_sliding_window=True, sliding_window=5, max_window_layers=2),
+    "qwen3 moe": lambda: qwen3_moe(norm_topk_prob=True),
+    "qwen3 moe, weights not normalized": lambda: qwen3_moe(tie_word_embeddings=True, attention_bias=True),
+    "qwen3 moe, dense layers": lambda: qwen3_moe(
+        decoder_sparse_step=2, norm_topk_prob=True, use_sliding_window=True, sliding_window=5
+    ),
+    "qwen3 moe, one dense layer": lambda: qwen3_moe(mlp_only_layers=[0], norm_topk_prob=True),
+}
