@@ -33,7 +33,7 @@ from luthier.architectures import registry
 from luthier.data.batches import Batch, RandomWindows, evaluation_batches
 from luthier.data.shards import TokenShards
 from luthier.data.sources import Texts
-from luthier.model.loss import IGNORE
+from luthier.model.loss import IGNORE_INDEX
 from luthier.run.plan import Plan, read_recipe, resolve, with_vocabulary
 from luthier.tokenizers.core.train import characters
 from luthier.training.loop import Trainer
@@ -208,13 +208,13 @@ def nanogpt(text: Text, target: float, *, steps: int = 2000, dim: int = 128, n_l
 
     def loss_of(batch: Batch, reduction: str = "mean") -> Tensor:
         logits = model(batch.inputs).flatten(0, 1)
-        return F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+        return F.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORE_INDEX, reduction=reduction)
 
     @torch.no_grad()
     def judged() -> float:
         looked = list(evaluation_batches(text.validation, context, 64))
         total = sum(loss_of(batch, "sum").item() for batch in looked)
-        return total / sum(int((batch.targets != IGNORE).sum()) for batch in looked)
+        return total / sum(int((batch.targets != IGNORE_INDEX).sum()) for batch in looked)
 
     for step in range(steps):
         done = (step - warmup) / max(1, steps - warmup)

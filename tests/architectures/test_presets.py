@@ -23,7 +23,7 @@ from luthier.architectures.registry import (
 from luthier.errors import UsageError
 from luthier.model.mask import Chunked, causal
 from luthier.model.moe import MoE
-from luthier.model.rope import QueryTemperature, Rope, UnitQK
+from luthier.model.rope import QueryTemperature, Rope, UnitQKNorm
 
 PUBLISHED = {
     "gpt2-124m": 124_439_808,
@@ -167,7 +167,7 @@ def test_llama_4_puts_experts_and_positions_on_the_published_layers() -> None:
                 assert steps == [QueryTemperature]
             else:
                 assert block.attention.mask == Chunked(8192)
-                assert steps == ([Rope, UnitQK] if normed else [Rope])
+                assert steps == ([Rope, UnitQKNorm] if normed else [Rope])
 
 
 def test_llama_4_layers_can_be_named_one_by_one() -> None:

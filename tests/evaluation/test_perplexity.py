@@ -229,7 +229,7 @@ def test_few_logits_are_held_at_once(monkeypatch):
     whole = score(model, [one(IDS)], context_length=16, stride=4)
     rows = []
     model.output.register_forward_hook(lambda _, given, out: rows.append(out.shape[0]))
-    monkeypatch.setattr(perplexity, "LOGITS_AT_ONCE", 61 * 5)
+    monkeypatch.setattr(perplexity, "LOGITS_PER_CHUNK", 61 * 5)
     found = score(model, [one(IDS)], context_length=16, stride=4)
     assert max(rows) == 5
     assert sum(rows) == 89  # logits are made for scored tokens only

@@ -51,7 +51,7 @@ def test_candidates_are_in_order_and_no_more_than_the_vocabulary():
 
 @pytest.mark.parametrize("at_once", [1, 400, 2**25])
 def test_the_lens_of_the_last_layer_is_the_model_itself_however_it_is_cut(model, at_once, monkeypatch):
-    monkeypatch.setattr(lens, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(lens, "LOGITS_PER_CHUNK", at_once)
     recording = record(model, ids())
     found = lens.logit_lens(model, recording, 5)
     assert found.candidates.ids.shape == (3, 2, 9, 5)

@@ -12,9 +12,9 @@ from torch.testing import assert_close
 from luthier.model.attention import Attention
 from luthier.model.cores.blockwise import BlockwiseCore
 from luthier.model.cores.choice import CORES, choose_core
-from luthier.model.cores.core import AttentionCore, Need
+from luthier.model.cores.core import AttentionCore, CoreRequirements
+from luthier.model.cores.eager import EagerCore
 from luthier.model.cores.fused import FusedCore, FusedDropoutCore
-from luthier.model.cores.plain import PlainCore
 from luthier.model.dropout import Dropout
 from luthier.model.hook_point import HookPoint
 
@@ -50,7 +50,7 @@ def run(
 @pytest.mark.parametrize("core", [FusedCore(), BlockwiseCore()])
 def test_values_and_gradients_are_those_of_the_plain_core(core: AttentionCore, keys: int) -> None:
     """Values are narrower than keys here."""
-    for found, expected in zip(run(core, keys=keys, leaf=True), run(PlainCore(), keys=keys, leaf=True), strict=True):
+    for found, expected in zip(run(core, keys=keys, leaf=True), run(EagerCore(), keys=keys, leaf=True), strict=True):
         assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -59,24 +59,24 @@ def test_a_core_is_chosen_only_for_what_it_declares() -> None:
         (False, True), (0.0, 0.1), (False, True), (False, True), (False, True), ("cpu", "cuda", "mps"),
         (torch.float32, torch.bfloat16),
     ):  # fmt: skip
-        need = Need(training, dropout, weights, softcap, sinks, device, dtype)
-        chosen = choose_core(need)
-        assert chosen.supports(need) is None
+        needs = CoreRequirements(training, dropout, weights, softcap, sinks, device, dtype)
+        chosen = choose_core(needs)
+        assert chosen.supports(needs) is None
         if softcap or sinks or weights:
-            assert isinstance(chosen, PlainCore)
+            assert isinstance(chosen, EagerCore)
         elif training and dropout:
             assert isinstance(chosen, FusedDropoutCore if device == "cuda" else BlockwiseCore)
         elif training and (device, dtype) == ("cpu", torch.bfloat16):
             assert isinstance(chosen, BlockwiseCore)
         else:
             assert isinstance(chosen, FusedCore)
-    assert CORES[-1] is PlainCore
+    assert CORES[-1] is EagerCore
 
 
 def test_why_a_core_is_not_taken_is_said() -> None:
-    assert FusedCore.supports(Need(softcap=True)) == "fused kernels do not cap scores"
-    assert FusedCore.supports(Need(training=True, dropout=0.1)).endswith("from the global generator")
-    assert BlockwiseCore.supports(Need()).startswith("the fused kernel is as fast")
+    assert FusedCore.supports(CoreRequirements(softcap=True)) == "fused kernels do not support softcap"
+    assert FusedCore.supports(CoreRequirements(training=True, dropout=0.1)).endswith("from the global generator")
+    assert BlockwiseCore.supports(CoreRequirements()).startswith("the fused kernel is as fast")
 
 
 def test_the_choice_follows_the_weights() -> None:
@@ -85,25 +85,25 @@ def test_the_choice_follows_the_weights() -> None:
     assert isinstance(attention.training_core, BlockwiseCore)
     assert isinstance(attention.core, FusedCore)
     attention.choose_cores("cpu", torch.float32, weights=True)
-    assert isinstance(attention.training_core, PlainCore)
+    assert isinstance(attention.training_core, EagerCore)
 
 
 def test_the_weights_pass_through_the_hook_point_and_can_be_replaced_there() -> None:
     point, seen = HookPoint(), []
     handle = point.register_forward_hook(lambda _, inputs, output: seen.append(output))
-    run(PlainCore(), weights=point)
+    run(EagerCore(), weights=point)
     handle.remove()
     assert seen[0].shape == (B, H, T, S)
     assert_close(seen[0].sum(-1), torch.ones(B, H, T))
     assert not seen[0][..., 0, S - T + 1 :].any()
     point.register_forward_hook(lambda _, inputs, output: torch.zeros_like(output))
-    assert not run(PlainCore(), weights=point).any()
+    assert not run(EagerCore(), weights=point).any()
 
 
 def test_one_seed_gives_one_mask_and_nothing_else_that_is_drawn_changes() -> None:
     """The kernel's masks come from a generator that is global; here the CPU's, on a GPU the device's."""
     core, dropout = FusedDropoutCore(), Dropout(0.5)
-    plain = run(PlainCore(), keys=T)
+    plain = run(EagerCore(), keys=T)
     torch.manual_seed(5)
     state = torch.get_rng_state()
     dropout.reseed(-7, rank=0)
@@ -124,13 +124,13 @@ def test_one_seed_gives_one_mask_and_nothing_else_that_is_drawn_changes() -> Non
 
 
 def test_a_sink_takes_a_share_of_every_query_and_gives_nothing() -> None:
-    none = run(PlainCore())
-    assert_close(run(PlainCore(), sinks=torch.full((H,), -1e9)), none)
-    assert_close(run(PlainCore(), sinks=torch.full((H,), 1e9)), torch.zeros_like(none))
+    none = run(EagerCore())
+    assert_close(run(EagerCore(), sinks=torch.full((H,), -1e9)), none)
+    assert_close(run(EagerCore(), sinks=torch.full((H,), 1e9)), torch.zeros_like(none))
 
 
 def test_a_large_cap_changes_nothing_and_a_small_one_evens_the_weights() -> None:
-    assert_close(run(PlainCore(), softcap=1e6), run(PlainCore()), atol=1e-4, rtol=1e-4)
-    even = run(PlainCore(), softcap=1e-6, keys=S)
+    assert_close(run(EagerCore(), softcap=1e6), run(EagerCore()), atol=1e-4, rtol=1e-4)
+    even = run(EagerCore(), softcap=1e-6, keys=S)
     values = draw(3, B, K, S, E).repeat_interleave(H // K, dim=1)
     assert_close(even[:, :, -1], values.mean(2), atol=1e-5, rtol=1e-4)

@@ -16,7 +16,7 @@ from luthier.architectures.registry import build
 from luthier.errors import LuthierError
 from luthier.model import cache as caches
 from luthier.model.cache import KVCache, LayerCache
-from luthier.model.mask import Chunked, MaskRule, SlidingWindow, build_mask, causal, first_slot
+from luthier.model.mask import Chunked, MaskRule, SlidingWindow, build_mask, causal, first_visible_key
 from luthier.model.transformer import Transformer
 
 VOCAB, CHUNK, SLACK = 61, 5, 4
@@ -137,7 +137,7 @@ def test_what_is_forgotten_cannot_be_asked_for(local: Transformer) -> None:
     tokens, cache = random_tokens(1, 1, 60), local.make_cache(60)
     for piece in tokens.split(1, 1):
         local(piece, cache)
-    with pytest.raises(LuthierError, match="the cache has dropped what token 20 sees: read the text again"):
+    with pytest.raises(LuthierError, match="the cache has dropped tokens that token 20 sees: start with a new cache"):
         cache.truncate(20)
     assert cache.length == 60
     cache.truncate(60 - SLACK)
@@ -172,7 +172,7 @@ def test_the_first_slot_is_the_first_that_a_query_sees(
 ) -> None:
     valid = torch.tensor(patterns) if padded else torch.ones(1, 14, dtype=torch.bool)
     positions = (valid.long().cumsum(1) - 1).clamp(min=0)
-    first = first_slot(rule, positions, n_queries, valid if padded else None)
+    first = first_visible_key(rule, positions, n_queries, valid if padded else None)
     mask = build_mask(rule, positions, n_queries, valid)
     assert mask is not None
     real = valid[:, -n_queries:, None] & mask[:, 0]  # what padding sees does not count

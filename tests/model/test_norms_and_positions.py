@@ -15,7 +15,7 @@ from luthier.errors import UsageError
 from luthier.model.context import AttentionContext
 from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.norm import RMSNorm
-from luthier.model.rope import QueryTemperature, Rope, RopeScaling, UnitQK, scale_frequencies
+from luthier.model.rope import QueryTemperature, Rope, RopeScaling, UnitQKNorm, scale_frequencies
 
 law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
@@ -137,7 +137,7 @@ def test_scaling_with_nothing_between_divides_by_no_zero() -> None:
 
 
 def test_unit_queries_and_keys_have_a_mean_square_of_one() -> None:
-    q, k = UnitQK()(9 * draw(1, 1, 2, 3, 16), 0.1 * draw(2, 1, 1, 3, 16), at(torch.arange(3)[None]))
+    q, k = UnitQKNorm()(9 * draw(1, 1, 2, 3, 16), 0.1 * draw(2, 1, 1, 3, 16), at(torch.arange(3)[None]))
     for x in (q, k):
         assert_close(x.square().mean(-1), torch.ones(x.shape[:-1]), atol=2e-3, rtol=0)
 
@@ -165,6 +165,6 @@ def test_small_parts_run_on_meta() -> None:
         x, q, positions = torch.empty(2, 3, 8), torch.empty(2, 4, 3, 8), torch.arange(3)[None]
         for part in (RMSNorm(8), FeedForward(8, 12), SwiGLU(8, 12)):
             assert part(x).is_meta
-        for step in (Rope(8, scaling=RopeScaling()), UnitQK(), QueryTemperature()):
+        for step in (Rope(8, scaling=RopeScaling()), UnitQKNorm(), QueryTemperature()):
             for out in step(q, q, at(positions, step if isinstance(step, Rope) else None)):
                 assert out.is_meta

@@ -35,19 +35,19 @@ ROUTERS = {
 }
 
 
-@pytest.mark.parametrize("weigh", ["input", "output"])
+@pytest.mark.parametrize("weights_on", ["input", "output"])
 @pytest.mark.parametrize("name", ROUTERS)
-def test_a_mixture_is_the_weighted_sum_of_the_chosen_experts(name: str, weigh: str) -> None:
+def test_a_mixture_is_the_weighted_sum_of_the_chosen_experts(name: str, weights_on: str) -> None:
     router: Router = lively(ROUTERS[name]())
-    moe = MoE(router, lively(Experts(E, C, HIDDEN)), weigh=weigh).eval()
+    moe = MoE(router, lively(Experts(E, C, HIDDEN)), weights_on=weights_on).eval()
     x = draw(50, 2, 5, C)
     routing = router(x.flatten(0, 1))
     expected = torch.zeros(10, C)
     for token in range(10):
         for expert, weight in zip(routing.chosen[token], routing.weights[token], strict=True):
-            row = x.flatten(0, 1)[token] * (weight if weigh == "input" else 1)
+            row = x.flatten(0, 1)[token] * (weight if weights_on == "input" else 1)
             gate, up = (row @ moe.experts.gate_up[expert]).chunk(2)
-            expected[token] += (F.silu(gate) * up @ moe.experts.down[expert]) * (1 if weigh == "input" else weight)
+            expected[token] += (F.silu(gate) * up @ moe.experts.down[expert]) * (1 if weights_on == "input" else weight)
     assert_close(moe(x).flatten(0, 1), expected, atol=1e-5, rtol=1e-4)
 
 

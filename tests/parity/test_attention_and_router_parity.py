@@ -13,7 +13,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssTopKRouter
 from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward as gpt_oss_attention
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
-from luthier.model.cores.plain import PlainCore
+from luthier.model.cores.eager import EagerCore
 from luthier.model.dropout import Dropout
 from luthier.model.hook_point import HookPoint
 from luthier.model.router import GroupedSigmoidRouter, SoftmaxRouter
@@ -34,7 +34,7 @@ def test_capped_scores_and_sinks(softcap: float | None, sinks: torch.Tensor | No
     expected, weights = theirs(module, q, k, v, hidden, scaling=0.3, softcap=softcap)
     published, point = [], HookPoint()
     point.register_forward_hook(lambda _, inputs, output: published.append(output))
-    found = PlainCore()(q, k, v, None, scale=0.3, softcap=softcap, sinks=sinks, dropout=Dropout(0.0), weights=point)
+    found = EagerCore()(q, k, v, None, scale=0.3, softcap=softcap, sinks=sinks, dropout=Dropout(0.0), weights=point)
     assert_close(found.transpose(1, 2), expected, **CLOSE)
     assert_close(published[0], weights, **CLOSE)
 

@@ -13,7 +13,7 @@ from transformers.models.llama4.modeling_llama4 import Llama4TextL2Norm, Llama4T
 from luthier.formats.weight_table import PairsToHalves
 from luthier.model.context import AttentionContext
 from luthier.model.norm import RMSNorm
-from luthier.model.rope import QueryTemperature, Rope, RopeScaling, UnitQK
+from luthier.model.rope import QueryTemperature, Rope, RopeScaling, UnitQKNorm
 
 POSITIONS = torch.tensor([[0, 1, 2, 5, 63, 8191, 8192, 100_000]])
 STRETCH_31 = RopeScaling(8.0, 1.0, 4.0, 32)
@@ -79,7 +79,7 @@ def halves(x: Tensor) -> Tensor:
 def test_unit_norm_of_queries_and_keys():
     q, k = random(2, 4, 8, 8), random(2, 2, 8, 8) * 1e-3  # small ones show eps
     theirs = Llama4TextL2Norm(1e-5)
-    assert_close(UnitQK(1e-5)(q, k, context()), (theirs(q), theirs(k)))
+    assert_close(UnitQKNorm(1e-5)(q, k, context()), (theirs(q), theirs(k)))
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ from luthier.model.feed_forward import SwiGLU
 from luthier.model.mask import Chunked, causal
 from luthier.model.moe import MoE
 from luthier.model.norm import RMSNorm
-from luthier.model.rope import QueryTemperature, UnitQK, rope
+from luthier.model.rope import QueryTemperature, UnitQKNorm, rope
 from luthier.model.rope_scaling import RopeScaling
 from luthier.model.router import SigmoidRouter
 from luthier.model.transformer import Block, Transformer
@@ -176,7 +176,7 @@ def build_moe(config: Config) -> MoE:
         SigmoidRouter(config.dim, config.n_experts, config.experts_per_token),
         Experts(config.n_experts, config.dim, config.hidden_dim),
         SwiGLU(config.dim, config.hidden_dim),
-        weigh="input",
+        weights_on="input",
     )
 
 
@@ -186,7 +186,7 @@ def qk_steps(config: Config, layer: int) -> tuple[nn.Module, ...]:
         temperature = QueryTemperature(config.temperature_floor, config.temperature_scale)
         return (temperature,) if config.temperature_tuning else ()
     rotary = rope(head_dim(config), config.rope_theta, config.rope_scaling)
-    return (rotary, UnitQK(config.norm_eps / magnitude(config) ** 2)) if config.qk_norm else (rotary,)
+    return (rotary, UnitQKNorm(config.norm_eps / magnitude(config) ** 2)) if config.qk_norm else (rotary,)
 
 
 def score_scale(config: Config, layer: int) -> float:

@@ -141,5 +141,5 @@ def count_parameters(config: Config) -> tuple[int, int]:
     """(total, active) parameters; active: those used for one token. Tied matrices count once."""
     model = build_on_meta(config)
     total = sum(parameter.numel() for parameter in model.parameters())
-    idle = sum(moe.idle_parameters for moe in model.modules() if isinstance(moe, MoE))
+    idle = sum(moe.inactive_parameters for moe in model.modules() if isinstance(moe, MoE))
     return total, total - idle

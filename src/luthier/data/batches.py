@@ -21,9 +21,9 @@ from torch import Tensor
 
 from luthier.data.shards import TokenShards
 from luthier.errors import LuthierError, UsageError, of_model, setting
-from luthier.model.loss import IGNORE
+from luthier.model.loss import IGNORE_INDEX
 
-NO_LOSS = IGNORE
+NO_LOSS = IGNORE_INDEX
 
 
 @dataclass(frozen=True)

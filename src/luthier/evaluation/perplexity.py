@@ -21,7 +21,7 @@ from torch import Tensor
 
 from luthier.errors import LuthierError, UsageError, setting
 from luthier.evaluation.windows import Run, Window, limited, windows
-from luthier.model.loss import LOGITS_AT_ONCE
+from luthier.model.loss import LOGITS_PER_CHUNK
 from luthier.model.overrides import must_be_called
 from luthier.model.transformer import Transformer
 
@@ -160,7 +160,7 @@ def token_losses(model: Transformer, batch: list[Window]) -> Iterator[Tensor]:
     ends = [len(window.ids) - 1 for window in batch]
     wanted = [row[end - window.scored : end] for row, end, window in zip(states, ends, batch, strict=True)]
     targets = [token for window in batch for token in window.ids[-window.scored :]]
-    size = max(1, LOGITS_AT_ONCE // model.embedding.num_embeddings)
+    size = max(1, LOGITS_PER_CHUNK // model.embedding.num_embeddings)
     names = torch.tensor(targets, device=device)  # (N,)
     for state, name in zip(torch.split(torch.cat(wanted), size), torch.split(names, size), strict=True):
         logits = state if whole else model.output(state)  # (n, V)

@@ -129,7 +129,7 @@ def grow(
 
 def reads_in_any_pieces(model: Transformer, length: int) -> bool:
     """Whether the logits at this text length do not depend on how many tokens are fed at once."""
-    return model.steady_length is None or length <= model.steady_length
+    return model.max_exact_length is None or length <= model.max_exact_length
 
 
 def check_memory(model: Transformer, rows: Sequence[Row], settings: Settings) -> None:

@@ -92,7 +92,7 @@ class Reader:
 
     def ends_of_pieces(self, begin: int) -> Iterator[int]:
         """End slots of the prefill chunks from slot `begin` on. The chunk size is shared among the batch."""
-        steady = self.model.steady_length
+        steady = self.model.max_exact_length
         if steady is not None and self.slots > steady:  # the logits would depend on the chunks
             yield self.slots
             return

@@ -14,7 +14,7 @@ from torch import Tensor
 from luthier.inspect.recording import Recording
 from luthier.model.transformer import Transformer
 
-LOGITS_AT_ONCE = 32 * 2**20  # elements: 128 MB in float32
+LOGITS_PER_CHUNK = 32 * 2**20  # elements: 128 MB in float32
 
 
 class TokenScores(NamedTuple):
@@ -78,7 +78,7 @@ def logit_lens(model: Transformer, recording: Recording, k: int) -> LogitLens:
 
     The last layer gives the model's own output. (nostalgebraist, "interpreting GPT: the logit lens", 2020.)
     """
-    rows = max(2, LOGITS_AT_ONCE // model.embedding.num_embeddings // recording.tokens.shape[0])
+    rows = max(2, LOGITS_PER_CHUNK // model.embedding.num_embeddings // recording.tokens.shape[0])
     layers = [lens_of(model, stream, recording.tokens, k, rows) for stream in recording.residual]
     candidates, scores = zip(*layers, strict=True)
     return LogitLens(

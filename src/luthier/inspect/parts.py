@@ -47,7 +47,7 @@ def measure(model: Transformer, tokens: Tensor) -> tuple[list[Part], float]:
         new = [weight for weight in module.parameters() if weight not in counted]
         counted.update(new)
         parameters = sum(weight.numel() for weight in new)
-        idle = module.idle_parameters if isinstance(module, MoE) else 0
+        idle = module.inactive_parameters if isinstance(module, MoE) else 0
         parts.append(Part(name, layer, parameters, parameters - idle, median(each[number] for each, _ in passes)))
     return parts, median(whole for _, whole in passes)
 

@@ -1,7 +1,6 @@
 """Multi-head attention with grouped queries (arXiv 1706.03762, 2305.13245).
 
-Shapes: B batch, T tokens, S tokens that are seen (cached and new), C dim, H query heads, K key heads, D head_dim,
-E value_dim.
+Shapes: B batch, T new tokens, S keys (cached and new), C dim, H query heads, K key heads, D head_dim, E value_dim.
 """
 
 from __future__ import annotations
@@ -15,23 +14,24 @@ from luthier.errors import UsageError, of_model
 from luthier.model.cache import LayerCache
 from luthier.model.context import AttentionContext
 from luthier.model.cores.choice import choose_core
-from luthier.model.cores.core import Need
+from luthier.model.cores.core import CoreRequirements
 from luthier.model.dropout import Dropout
 from luthier.model.hook_point import HookPoint
-from luthier.model.mask import MaskRule, build_mask, causal, first_slot
+from luthier.model.mask import MaskRule, build_mask, causal, first_visible_key
 from luthier.model.rope import LengthRope, Rope
 
 
 class Attention(nn.Module):
-    """Each token asks (query) all that it may see (key) and takes a mix of what they say (value).
+    """Scaled dot-product attention over query, key and value projections, followed by an output projection.
 
-    n_kv_heads: heads of keys and values, each shared by H / K query heads; n_heads unless given. value_dim: width of
-    a value, head_dim unless given. qk_steps: modules applied to q and k in order before the scores (rotary positions,
-    norms, temperature): see rope.py. mask: the rule of what a query sees. scale: of the scores, 1 / sqrt(head_dim)
-    unless given. softcap, sinks: see AttentionCore. dropout: probability of dropping an attention weight.
+    n_kv_heads: key and value heads, each shared by H / K query heads; n_heads unless given. value_dim: width of a
+    value head, head_dim unless given. qk_steps: modules applied to q and k in order before the scores (RoPE, norms,
+    temperature): see rope.py. mask: the rule of which keys a query sees. scale: factor of the scores,
+    1 / sqrt(head_dim) unless given. softcap, sinks: see AttentionCore. dropout: probability of dropping an attention
+    weight.
 
-    Hook points: `weights` gets the attention weights (B, H, T, S) where `choose_cores(weights=True)` was called;
-    `heads` the result of each head, (B, T, H, E).
+    Hook points: `weights` receives the attention weights (B, H, T, S) after `choose_cores(weights=True)`; `heads` the
+    output of each head, (B, T, H, E).
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Attention(nn.Module):
         self.choose_cores()
 
     def forward(self, x: Tensor, context: AttentionContext, cache: LayerCache | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C). context: what the Transformer built for all layers of this kind, or `context`."""
+        """(B, T, C) -> (B, T, C). context: from the method `context`; layers with equal `context_key` share one."""
         B, T, _ = x.shape
         q = self.query(x).view(B, T, self.n_heads, self.head_dim).transpose(1, 2)  # (B, H, T, D)
         k = self.key(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, D)
@@ -88,49 +88,49 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v, first=context.first_key)  # (B, K, S, D), (B, K, S, E)
         core = self.training_core if self.training else self.core
-        mixed = core(
+        attended = core(
             q, k, v, context.mask,
             scale=self.scale, softcap=self.softcap, sinks=self.sinks, dropout=self.dropout, weights=self.weights,
         )  # fmt: skip
-        heads = self.heads(mixed.transpose(1, 2))  # (B, T, H, E)
+        heads = self.heads(attended.transpose(1, 2))  # (B, T, H, E)
         out: Tensor = self.output(heads.reshape(B, T, self.n_heads * self.value_dim))
         return out
 
     def choose_cores(self, device: str = "cpu", dtype: torch.dtype = torch.float32, *, weights: bool = False) -> None:
-        """Choose the cores of training and of evaluation for q, k and v of this device type and number type.
+        """Choose the cores for training and evaluation, for q, k and v of this device type and dtype.
 
-        weights: the attention weights must pass through the hook point `weights`. See Transformer.choose_cores.
+        weights: attention weights must pass through the hook point `weights`. See Transformer.choose_cores.
         """
         need = {"weights": weights, "softcap": self.softcap is not None, "sinks": self.sinks is not None}
-        self.core = choose_core(Need(device=device, dtype=dtype, **need))
+        self.core = choose_core(CoreRequirements(device=device, dtype=dtype, **need))
         self.training_core = choose_core(
-            Need(training=True, dropout=self.dropout.p, device=device, dtype=dtype, **need)
+            CoreRequirements(training=True, dropout=self.dropout.p, device=device, dtype=dtype, **need)
         )
 
     def make_cache(self, capacity: int) -> LayerCache:
-        """A cache for texts of up to so many tokens, which drops what the layer's mask never shows again."""
+        """A cache for up to `capacity` tokens, which drops keys that the layer's mask never makes visible again."""
         return LayerCache(capacity, self.mask.window)
 
     @property
     def rope(self) -> Rope | LengthRope | None:
-        """The rotary positions among the steps on q and k."""
+        """The rotary embedding among `qk_steps`, or None."""
         return next((step for step in self.qk_steps if isinstance(step, Rope | LengthRope)), None)
 
     @property
-    def kind(self) -> Hashable:
-        """What the context depends on: layers of equal kinds share it."""
-        return self.mask, None if self.rope is None else self.rope.kind
+    def context_key(self) -> Hashable:
+        """What the context depends on: layers with equal keys share one context."""
+        return self.mask, None if self.rope is None else self.rope.angles_key
 
     def context(
         self, key_positions: Tensor, n_queries: int | None = None, valid: Tensor | None = None
     ) -> AttentionContext:
-        """What `forward` needs beside x. The last n_queries (all unless given) of the S keys are the new tokens.
+        """Build the context of a forward pass. The last n_queries (all unless given) of the S keys are the new tokens.
 
         key_positions (B or 1, S), counted from 0. valid (B, S) bool, False = padding.
         """
         n_queries = key_positions.shape[1] if n_queries is None else n_queries
         positions = key_positions[:, -n_queries:]
-        first = first_slot(self.mask, key_positions, n_queries, valid)
+        first = first_visible_key(self.mask, key_positions, n_queries, valid)
         mask = build_mask(self.mask, key_positions[:, first:], n_queries, None if valid is None else valid[:, first:])
         angles = None if self.rope is None else self.rope.angles(positions)
         return AttentionContext(positions, angles, mask, first)

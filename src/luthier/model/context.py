@@ -1,4 +1,4 @@
-"""What layers of one kind share in a forward pass: built once, not once a layer.
+"""Inputs of attention that layers share within a forward pass: positions, rotary angles and mask.
 
 Shapes: B batch, T new tokens, S keys (cached and new), D head_dim.
 """
@@ -11,18 +11,18 @@ from torch import Tensor
 
 
 class Angles(NamedTuple):
-    """Cosine and sine of the rotary angles of each new token and pair, (B or 1, 1, T, D/2) float32 each."""
+    """Cosine and sine of the rotary angle of each new token and pair, (B or 1, 1, T, D/2) float32 each."""
 
     cos: Tensor
     sin: Tensor
 
 
 class AttentionContext(NamedTuple):
-    """Where the new tokens are, and what they see.
+    """Positions of the new tokens, and the keys that they see.
 
-    positions (B or 1, T): of the new tokens, counted from 0. angles: None where there are no rotary positions. mask (B
-    or 1, 1, T, S) bool: True where a query sees a key; None: causal, or a single query that sees every key.
-    first_key: the keys before this one are visible to no query, and are not among the S.
+    positions (B or 1, T): of the new tokens, counted from 0. angles: None without RoPE. mask (B or 1, 1, T, S) bool:
+    True where a query sees a key; None: causal, or a single query that sees every key. first_key: index of the first
+    key that any query sees; earlier ones are not among the S.
     """
 
     positions: Tensor

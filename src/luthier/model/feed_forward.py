@@ -1,4 +1,4 @@
-"""The layer that works on each token alone. Shapes: C dim, F hidden_dim; (..., C) -> (..., C)."""
+"""Position-wise feed-forward networks. Shapes: C dim, F hidden_dim; (..., C) -> (..., C)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class FeedForward(nn.Module):
-    """GPT-2's: up, GELU (its tanh form, arXiv 1606.08415), down."""
+    """GPT-2's: up, GELU (tanh approximation, arXiv 1606.08415), down."""
 
     def __init__(self, dim: int, hidden_dim: int, *, bias: bool = True) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class FeedForward(nn.Module):
 
 
 class ExactGELUFeedForward(FeedForward):
-    """The same with the exact GELU, x * Phi(x). (A type of its own: fast paths that know the tanh form decline it.)"""
+    """FeedForward with the exact GELU, x * Phi(x). A separate class, since fast paths assume the tanh form."""
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down(F.gelu(self.up(x)))
@@ -28,7 +28,7 @@ class ExactGELUFeedForward(FeedForward):
 
 
 class SwiGLU(nn.Module):
-    """Llama's: one half opens the gate for the other, down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
+    """Llama's gated feed-forward, down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
 
     def __init__(self, dim: int, hidden_dim: int, *, bias: bool = False) -> None:
         super().__init__()

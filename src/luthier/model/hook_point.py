@@ -1,4 +1,4 @@
-"""A named place in a model where forward hooks see, or replace, what passes."""
+"""A named place in a model where forward hooks can read or replace an intermediate value."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ T = TypeVar("T")
 
 
 class HookPoint(nn.Module):
-    """Identity. A part passes what inspection needs through one: a forward hook on it sees the value, and may return
-    another in its place. Without hooks it costs one call.
+    """Identity module through which a layer passes an intermediate value. A forward hook on it receives the value and
+    may return a replacement. Without hooks it costs one call.
     """
 
     def forward(self, value: T) -> T:

@@ -1,4 +1,4 @@
-"""Normalization over the last dimension. (GPT-2 uses `torch.nn.LayerNorm` as it is.)"""
+"""Normalization over the last dimension. (GPT-2 uses `torch.nn.LayerNorm`.)"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """Bring each vector to a root mean square of 1, then scale it by learned weights (arXiv 1910.07467). (..., C)."""
+    """Root mean square normalization with learned weights (arXiv 1910.07467), (..., C) -> (..., C)."""
 
     def __init__(self, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class RMSNorm(nn.Module):
 
 
 class ScaledRMSNorm(RMSNorm):
-    """The same, times a constant. Before the output matrix the constant multiplies the logits (Granite)."""
+    """RMSNorm times a constant. Before the output matrix, the constant multiplies the logits (Granite)."""
 
     def __init__(self, dim: int, eps: float, scale: float) -> None:
         super().__init__(dim, eps)
@@ -30,6 +30,6 @@ class ScaledRMSNorm(RMSNorm):
 
 
 def unit_rms(x: Tensor, eps: float) -> Tensor:
-    """Divide x by its root mean square over the last dimension, taken in float32: bfloat16 squares lose digits."""
+    """Divide x by its root mean square over the last dimension, computed in float32 for precision."""
     x32 = x.float()
     return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).type_as(x)

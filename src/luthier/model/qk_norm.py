@@ -1,4 +1,4 @@
-"""Norms with weights on queries and keys, as steps before the scores (arXiv 2010.04245).
+"""Learned norms of queries and keys before the scores (QK-norm, arXiv 2010.04245).
 
 Shapes: B batch, T tokens, H query heads, K key heads, D head_dim.
     q (B, H, T, D)   k (B, K, T, D)
@@ -12,7 +12,7 @@ from luthier.model.context import AttentionContext
 
 
 class HeadNorm(nn.Module):
-    """A norm over the D numbers of each head, with the same weights for all heads (Qwen3)."""
+    """A norm over the D dimensions of each head, with weights shared by all heads (Qwen3)."""
 
     def __init__(self, query: nn.Module, key: nn.Module) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class HeadNorm(nn.Module):
 
 
 class AllHeadsNorm(nn.Module):
-    """A norm over the numbers of all heads at once, H * D of queries and K * D of keys (OLMo 2)."""
+    """A norm over all heads together, H * D dimensions of queries and K * D of keys (OLMo 2)."""
 
     def __init__(self, query: nn.Module, key: nn.Module) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class AllHeadsNorm(nn.Module):
 
 
 def across_heads(norm: nn.Module, x: Tensor) -> Tensor:
-    """Apply a norm over heads and their dimensions, (B, H, T, D) -> (B, H, T, D)."""
+    """Apply a norm over H * D, (B, H, T, D) -> (B, H, T, D)."""
     wide = x.transpose(1, 2)  # (B, T, H, D)
     normed: Tensor = norm(wide.flatten(2)).view(wide.shape)
     return normed.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Steps on queries and keys before the scores: rotary positions, and Llama 4's norm and temperature.
+"""Transforms of queries and keys before the scores: rotary position embedding, and Llama 4's norm and temperature.
 
 Each step is called as `q, k = step(q, k, context)`, in the order that the architecture lists them.
 
@@ -18,42 +18,42 @@ from luthier.model.context import Angles, AttentionContext
 from luthier.model.norm import unit_rms
 from luthier.model.rope_scaling import (
     RopeScaling,
+    base_frequencies,
     dynamic_frequencies,
-    long_frequencies,
-    plain_frequencies,
+    longrope_frequencies,
     scale_frequencies,
 )
 
 
 class Rope(nn.Module):
-    """Rotary position embedding (arXiv 2104.09864): pair (i, i + D/2) turns by position * theta^(-2i/D) radians.
+    """Rotary position embedding (arXiv 2104.09864): rotates pair (i, i + D/2) by position * theta^(-2i/D) radians.
 
-    The pairs lie in halves, as in Hugging Face's Llama. Weights from formats whose pairs are interleaved have the rows
-    of q and k permuted when they are read; scores do not change when q and k are permuted alike.
+    Pairs are split in halves, as in transformers' Llama. Weights from formats with interleaved pairs have the rows of
+    q and k permuted when they are read; scores do not change when q and k are permuted alike.
 
-    scaling: of the frequencies, in a way that does not depend on the text's length (see LengthRope, and `rope`). Its
-    `magnitude` is not applied here: it belongs into the scale of the scores.
+    scaling: of the frequencies, of a kind that does not depend on the sequence length (see LengthRope and `rope`). Its
+    `magnitude` is not applied here: it belongs in the scale of the scores.
     """
 
     def __init__(self, head_dim: int, theta: float = 10_000.0, scaling: RopeScaling | None = None) -> None:
         super().__init__()
         check_rope(head_dim, theta, scaling)
         if scaling is not None and scaling.depends_on_length:
-            raise UsageError(f"rope_scaling {scaling.kind} depends on the text's length: that is a LengthRope")
+            raise UsageError(f"rope_scaling {scaling.kind} depends on the sequence length: use LengthRope")
         self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
 
     def frequencies(self, device: torch.device | None = None) -> Tensor:
-        """Radians per token of each pair, (D/2,). Made anew at each call: a buffer would be empty after `meta`."""
-        frequencies = plain_frequencies(self.head_dim, self.theta, device)
+        """Radians per token of each pair, (D/2,). Not a buffer, which building on `meta` would leave uninitialized."""
+        frequencies = base_frequencies(self.head_dim, self.theta, device)
         return frequencies if self.scaling is None else scale_frequencies(frequencies, self.scaling, self.theta)
 
     @property
-    def kind(self) -> Hashable:
-        """What the angles depend on: layers with equal kinds share them."""
+    def angles_key(self) -> Hashable:
+        """What the angles depend on: layers with equal keys share them."""
         return self.head_dim, self.theta, self.scaling
 
     def angles(self, positions: Tensor) -> Angles:
-        """Of tokens at these positions, (B or 1, T)."""
+        """Rotary angles of tokens at these positions, (B or 1, T)."""
         angles = positions[:, None, :, None].float() * self.frequencies(positions.device)  # (B, 1, T, D/2)
         return Angles(angles.cos(), angles.sin())
 
@@ -63,31 +63,31 @@ class Rope(nn.Module):
 
 
 class LengthRope(nn.Module):
-    """Rotary positions whose frequencies depend on how long the text is: scaling of the kinds dynamic and longrope.
+    """Rotary position embedding with frequencies that depend on the sequence length: the scalings dynamic and longrope.
 
-    A text's length is its last position of this call, plus 1, in each row by itself. As in transformers, keys that are
-    in the cache keep the angles that they were given when they were read: beyond `scaling.original_context_length`
-    tokens, logits depend on how the text was cut into calls.
+    The length is the last position of this call plus 1, for each row separately. As in transformers, cached keys keep
+    the angles with which they were computed: beyond `scaling.original_context_length` tokens, logits depend on how the
+    sequence was split into calls.
     """
 
     def __init__(self, head_dim: int, theta: float, scaling: RopeScaling) -> None:
         super().__init__()
         check_rope(head_dim, theta, scaling)
         if not scaling.depends_on_length:
-            raise UsageError(f"rope_scaling {scaling.kind} does not depend on the text's length: that is a Rope")
+            raise UsageError(f"rope_scaling {scaling.kind} does not depend on the sequence length: use Rope")
         self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
 
     @property
-    def kind(self) -> Hashable:
-        """What the angles depend on: layers with equal kinds share them."""
+    def angles_key(self) -> Hashable:
+        """What the angles depend on: layers with equal keys share them."""
         return self.head_dim, self.theta, self.scaling
 
     def angles(self, positions: Tensor) -> Angles:
-        """Of tokens at these positions, (B or 1, T), of which the last ends the text."""
+        """Rotary angles of tokens at these positions, (B or 1, T), the last of which ends the sequence."""
         lengths = positions.amax(-1, keepdim=True) + 1  # (B, 1)
-        frequencies = dynamic_frequencies if self.scaling.kind == "dynamic" else long_frequencies
-        each = frequencies(self.head_dim, self.theta, self.scaling, lengths)  # (B, D/2)
-        angles = positions[:, None, :, None].float() * each[:, None, None, :]  # (B, 1, T, D/2)
+        frequencies = dynamic_frequencies if self.scaling.kind == "dynamic" else longrope_frequencies
+        per_row = frequencies(self.head_dim, self.theta, self.scaling, lengths)  # (B, D/2)
+        angles = positions[:, None, :, None].float() * per_row[:, None, None, :]  # (B, 1, T, D/2)
         return Angles(angles.cos(), angles.sin())
 
     def forward(self, q: Tensor, k: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
@@ -96,18 +96,18 @@ class LengthRope(nn.Module):
 
 
 def rope(head_dim: int, theta: float, scaling: RopeScaling | None) -> Rope | LengthRope:
-    """The part that computes this scaling."""
+    """Rope or LengthRope, whichever supports this scaling."""
     if scaling is not None and scaling.depends_on_length:
         return LengthRope(head_dim, theta, scaling)
     return Rope(head_dim, theta, scaling)
 
 
 def check_rope(head_dim: int, theta: float, scaling: RopeScaling | None) -> None:
-    """Raise a UsageError for sizes that this scaling cannot be computed with."""
+    """Raise a UsageError for sizes that RoPE or this scaling does not support."""
     if head_dim % 2:
         raise UsageError(
-            f"head_dim {head_dim} ({of_model('dim')} / {of_model('n_heads')}) is odd: rotary positions turn "
-            "pairs, make it even"
+            f"head_dim {head_dim} ({of_model('dim')} / {of_model('n_heads')}) is odd: rotary positions "
+            "rotate pairs, make it even"
         )
     if scaling is None:
         return
@@ -129,8 +129,8 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).type_as(x)
 
 
-class UnitQK(nn.Module):
-    """Llama 4's norm of queries and keys on layers with rotary positions: unit RMS over D, with no weights."""
+class UnitQKNorm(nn.Module):
+    """Llama 4's QK-norm on layers with RoPE: normalization to unit RMS over D, without weights."""
 
     def __init__(self, eps: float = 1e-5) -> None:
         super().__init__()
@@ -141,9 +141,9 @@ class UnitQK(nn.Module):
 
 
 class QueryTemperature(nn.Module):
-    """Llama 4's growing queries on layers without positions (arXiv 2501.19399).
+    """Llama 4's temperature scaling of queries on layers without RoPE (arXiv 2501.19399).
 
-    q *= 1 + scale * log(floor((position + 1) / floor_scale) + 1): sharper attention over longer contexts.
+    q *= 1 + scale * log(floor((position + 1) / floor_scale) + 1), which sharpens attention over long contexts.
     """
 
     def __init__(self, floor_scale: float = 8192.0, scale: float = 0.1) -> None:

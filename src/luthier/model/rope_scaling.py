@@ -1,4 +1,4 @@
-"""Rotary positions for contexts longer than the one trained on: the ways that published models have.
+"""RoPE scaling for contexts longer than the one trained on, as in published models.
 
 Shapes: B batch, D head_dim.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from luthier.errors import UsageError
 
 Kind = Literal["llama3", "linear", "dynamic", "yarn", "longrope"]
-# the fields that say something for each kind, besides `kind` and `attention_factor`
+# the fields that each kind uses, besides `kind` and `attention_factor`
 USED: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_context_length"),
     "linear": ("factor",),
@@ -27,40 +27,40 @@ USED: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies change for a context longer than the one trained on.
+    """How RoPE frequencies are changed for a context longer than the one trained on.
 
-    llama3: wavelengths under original / high_freq_factor stay, those over original / low_freq_factor are multiplied by
-    factor, those between are interpolated (Llama 3.1; Llama 4 Scout has low = high = 1).
-    linear: every frequency is divided by factor (arXiv 2306.15595).
-    dynamic: theta grows with the length of the text, once that is over the original (NTK-aware, "dynamic NTK").
-    yarn: pairs that make over beta_fast turns within the original context stay, those under beta_slow are divided by
-    factor, with a ramp between (arXiv 2309.00071).
-    longrope: each pair is divided by a factor of its own, from one of two lists (arXiv 2402.13753).
+    llama3: wavelengths below original / high_freq_factor are kept, those above original / low_freq_factor multiplied by
+    factor, those between interpolated (Llama 3.1; Llama 4 Scout has low = high = 1).
+    linear: position interpolation, every frequency is divided by factor (arXiv 2306.15595).
+    dynamic: theta grows with the sequence length once that exceeds the original ("dynamic NTK").
+    yarn: frequencies of more than beta_fast rotations within the original context are kept, those of fewer than
+    beta_slow divided by factor, with a linear ramp between (arXiv 2309.00071).
+    longrope: each pair's frequency is divided by its own factor, from one of two lists (arXiv 2402.13753).
     """
 
     factor: float = 8.0
-    """How many times longer the context becomes."""
+    """By how much the context is extended."""
     low_freq_factor: float = 1.0
-    """Of llama3: turns within the original context under which a frequency is divided by factor."""
+    """llama3: rotations within the original context below which a frequency is divided by factor."""
     high_freq_factor: float = 4.0
-    """Of llama3: turns within the original context over which a frequency stays."""
+    """llama3: rotations within the original context above which a frequency is kept."""
     original_context_length: int = 8192
-    """Tokens of the context trained on. (linear does not use it.)"""
+    """Context length of training in tokens. (Not used by linear.)"""
     kind: Kind = "llama3"
-    """Which of the ways."""
+    """The method of scaling."""
     attention_factor: float = 0.0
-    """Queries and keys are multiplied by it. 0: what the paper has (yarn 0.1 ln(factor) + 1, longrope
+    """Multiplies queries and keys. 0: the paper's value (yarn 0.1 ln(factor) + 1, longrope
     sqrt(1 + ln(factor) / ln(original)), the others 1)."""
     beta_fast: float = 32.0
-    """Of yarn: turns within the original context over which a frequency stays."""
+    """yarn: rotations within the original context above which a frequency is kept."""
     beta_slow: float = 1.0
-    """Of yarn: turns within the original context under which a frequency is divided by factor."""
+    """yarn: rotations within the original context below which a frequency is divided by factor."""
     truncate: bool = True
-    """Of yarn: the ramp begins and ends at whole pairs."""
+    """yarn: round the ends of the ramp to whole pairs."""
     short_factors: tuple[float, ...] = ()
-    """Of longrope, one for each pair: texts up to the original context."""
+    """longrope: factors of each pair for sequences up to the original context."""
     long_factors: tuple[float, ...] = ()
-    """Of longrope, one for each pair: longer texts."""
+    """longrope: factors of each pair for longer sequences."""
 
     def __post_init__(self) -> None:
         if self.kind not in USED:
@@ -89,7 +89,7 @@ class RopeScaling:
 
     @property
     def magnitude(self) -> float:
-        """What queries and keys are multiplied by: attention scores grow by its square."""
+        """The factor of queries and keys; attention scores are multiplied by its square."""
         if self.attention_factor:
             return self.attention_factor
         if self.kind == "yarn":
@@ -100,40 +100,40 @@ class RopeScaling:
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether the frequencies depend on how long the text is."""
+        """Whether the frequencies depend on the sequence length."""
         return self.kind in ("dynamic", "longrope")
 
 
 def yarn_magnitude(factor: float, scale: float = 1.0) -> float:
-    """YaRN's factor of queries and keys, 0.1 * scale * ln(factor) + 1."""
+    """YaRN's attention factor, 0.1 * scale * ln(factor) + 1; 1 for a factor up to 1."""
     return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
 
 
-def plain_frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> Tensor:
-    """Radians per token of each pair, (D/2,)."""
+def base_frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> Tensor:
+    """Unscaled frequencies in radians per token, (D/2,)."""
     return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
 
 
 def scale_frequencies(frequencies: Tensor, scaling: RopeScaling, theta: float = 10_000.0) -> Tensor:
-    """The plain frequencies (D/2,) of this theta, scaled in a way that does not depend on the text's length."""
+    """Scale base frequencies (D/2,) of this theta by a kind that does not depend on the sequence length."""
     if scaling.kind == "linear":
         return frequencies / scaling.factor
     if scaling.kind == "yarn":
-        share = yarn_ramp(len(frequencies), theta, scaling).to(frequencies.device)
-        return frequencies / scaling.factor * share + frequencies * (1 - share)
+        ramp = yarn_ramp(len(frequencies), theta, scaling).to(frequencies.device)
+        return frequencies / scaling.factor * ramp + frequencies * (1 - ramp)
     turns = scaling.original_context_length * frequencies / (2 * math.pi)  # over the original context
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    # share of the frequency that is kept as it is: 0 for slow pairs, 1 for fast ones. low == high must not divide by 0
+    # interpolation: 0 for low frequencies (scaled), 1 for high ones (kept). low == high must not divide by 0
     kept = ((turns - low) / (high - low)).clamp(0, 1) if high > low else (turns >= low).float()
     return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
 def yarn_ramp(n_pairs: int, theta: float, scaling: RopeScaling) -> Tensor:
-    """How far each pair is scaled, (D/2,): from 0, not at all, to 1."""
+    """Interpolation of each pair, (D/2,): 0 keeps the frequency, 1 divides it by factor."""
     head_dim = 2 * n_pairs
 
     def pair_with(turns: float) -> float:
-        """The pair, as a fraction, that makes so many turns over the original context."""
+        """The (fractional) pair that makes this many rotations within the original context."""
         return head_dim * math.log(scaling.original_context_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     low, high = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
@@ -146,16 +146,16 @@ def yarn_ramp(n_pairs: int, theta: float, scaling: RopeScaling) -> Tensor:
 
 
 def dynamic_frequencies(head_dim: int, theta: float, scaling: RopeScaling, lengths: Tensor) -> Tensor:
-    """Of texts of these lengths, (B, 1) -> (B, D/2)."""
+    """Dynamic NTK frequencies for sequences of these lengths, (B, 1) -> (B, D/2)."""
     original = scaling.original_context_length
     growth = scaling.factor * lengths.clamp(min=original).float() / original - (scaling.factor - 1)
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=lengths.device) / head_dim
     return 1.0 / (theta * growth ** (head_dim / (head_dim - 2))) ** exponents
 
 
-def long_frequencies(head_dim: int, theta: float, scaling: RopeScaling, lengths: Tensor) -> Tensor:
-    """Of texts of these lengths, (B, 1) -> (B, D/2)."""
+def longrope_frequencies(head_dim: int, theta: float, scaling: RopeScaling, lengths: Tensor) -> Tensor:
+    """LongRoPE frequencies for sequences of these lengths, (B, 1) -> (B, D/2)."""
     short = torch.tensor(scaling.short_factors, dtype=torch.float32, device=lengths.device)
     long = torch.tensor(scaling.long_factors, dtype=torch.float32, device=lengths.device)
     factors = torch.where(lengths > scaling.original_context_length, long, short)
-    return plain_frequencies(head_dim, theta, lengths.device) / factors
+    return base_frequencies(head_dim, theta, lengths.device) / factors

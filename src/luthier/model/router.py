@@ -1,4 +1,4 @@
-"""Routers: which experts a token is sent to, and how much each counts.
+"""Routers: which experts each token is routed to, and their weights.
 
 Shapes: N tokens (B * T), k experts a token, E experts, G groups of experts, C dim.
 """
@@ -23,7 +23,7 @@ class Routing(NamedTuple):
 
 
 class Router(nn.Module):
-    """A linear score for each expert, (N, C) -> (N, E). Subclasses say which are chosen and how they are weighted."""
+    """A linear layer that scores experts, (N, C) -> (N, E). Subclasses choose experts and their weights."""
 
     def __init__(self, dim: int, n_experts: int, experts_per_token: int, *, bias: bool = False) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Router(nn.Module):
 
 
 class SigmoidRouter(Router):
-    """Llama 4's: the k largest logits, each weighted by its own sigmoid."""
+    """Llama 4's: the k largest logits, each weighted by its sigmoid."""
 
     def route(self, logits: Tensor) -> Routing:
         chosen = logits.topk(self.experts_per_token, dim=-1).indices
@@ -54,8 +54,8 @@ class SigmoidRouter(Router):
 
 
 class SoftmaxRouter(Router):
-    """The k largest logits, weighted by a softmax over the chosen (Mixtral, arXiv 2401.04088; gpt-oss; Qwen3-MoE), or
-    over all experts, whose weights then sum to less than 1 (Qwen3-MoE without `norm_topk_prob`).
+    """The k largest logits, weighted by a softmax over the chosen experts (Mixtral, arXiv 2401.04088; gpt-oss;
+    Qwen3-MoE) or over all experts, so that the weights sum to less than 1 (Qwen3-MoE without `norm_topk_prob`).
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class SoftmaxRouter(Router):
 
 
 class GroupedSigmoidRouter(Router):
-    """DeepSeek-V3's (arXiv 2412.19437): sigmoid scores, the best groups first, then the best experts in them.
+    """DeepSeek-V3's group-limited routing (arXiv 2412.19437): sigmoid scores, top groups, then top experts within them.
 
-    A group's score is the sum of its two best. `balance` (E,) is added to the scores where experts are chosen, not
-    where they are weighted: training moves it to keep the expert load even. The weights of the chosen sum to 1 where
-    `normalize` is set, and are multiplied by `scale`.
+    A group's score is the sum of its two best experts. `balance` (E,) is added to the scores for choosing experts, not
+    for weighting them: training adjusts it to balance the expert load. normalize: weights sum to 1; then they are
+    multiplied by `scale`.
     """
 
     def __init__(

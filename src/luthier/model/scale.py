@@ -1,4 +1,4 @@
-"""Constant multipliers: of the embedding, and of what a sublayer adds."""
+"""Constant multipliers of embeddings and of sublayer outputs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Scale(nn.Module):
-    """x times a constant."""
+    """Multiply by a constant."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -17,7 +17,7 @@ class Scale(nn.Module):
 
 
 class ScaledEmbedding(nn.Embedding):
-    """A table of vectors, each times a constant when it is read. A tied output matrix is the table as it is."""
+    """An embedding whose output is multiplied by a constant. A tied output matrix uses the unscaled weights."""
 
     def __init__(self, weight: Tensor, scale: float) -> None:
         super().__init__(weight.shape[0], weight.shape[1], _weight=weight)

@@ -1,6 +1,6 @@
-"""A decoder-only Transformer: embed the tokens, pass them through blocks, name the next token.
+"""A decoder-only Transformer (arXiv 1706.03762).
 
-Shapes: B batch, T tokens, S tokens seen (cached and new), C dim, V vocab_size.
+Shapes: B batch, T new tokens, S keys (cached and new), C dim, V vocab_size.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from luthier.model.attention import Attention
 from luthier.model.cache import KVCache, LayerCache
 from luthier.model.context import AttentionContext
 from luthier.model.dropout import Dropout
-from luthier.model.moe import MoE, uncounted
+from luthier.model.moe import MoE, preserve_load
 from luthier.model.rope import LengthRope
 
 
 class Block(nn.Module):
     """x += attention(norm(x)), then x += feed_forward(norm(x)) (pre-norm, arXiv 2002.04745).
 
-    attention_post, feed_forward_post: what a sublayer's result passes through before it is added: a norm (OLMo 2,
-    Gemma 2), a `Scale` (Granite); nothing unless given. A norm before that there is none of is an `nn.Identity`.
+    attention_post, feed_forward_post: applied to a sublayer's output before it is added: a norm (OLMo 2, Gemma 2), a
+    `Scale` (Granite); identity unless given. A block without pre-norms has `nn.Identity` for them.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The whole model, from the parts that an architecture's `build` gives it.
+    """A language model: embedding, blocks, final norm and output matrix, which a family's `build` passes in.
 
-    position_embedding: GPT-2's learned one; None where positions enter in attention.
+    position_embedding: learned positions (GPT-2); None for models with RoPE.
     tie_embeddings: the output matrix is the embedding matrix.
-    activation_checkpointing (an attribute, False at first): in training keep the input of each block only, and compute
-    the rest again in the backward pass. A step then does a third more arithmetic and needs far less memory.
+    activation_checkpointing (an attribute, initially False): in training, keep only the input of each block and
+    recompute the rest in the backward pass: a third more computation, far less memory.
     """
 
     def __init__(
@@ -92,56 +92,60 @@ class Transformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number type of the weights; of those that are not packed in few bits, where others are."""
+        """The dtype of the weights; in a quantized model, of those that are not quantized."""
         return next((weight.dtype for weight in self.parameters()), torch.bfloat16)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next((weight.device for weight in self.parameters()), torch.device("cpu"))
 
     def tie(self) -> None:
-        """Make the output matrix the embedding matrix again where they are tied: assigning weights separates them."""
+        """Tie the output matrix to the embedding where the config says so; needed after assigning weights."""
         if self.tie_embeddings:
             self.output.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None, *, valid: Tensor | None = None) -> Tensor:
-        """(B, T) ids -> logits (B, T, V), always.
+        """(B, T) ids -> logits (B, T, V).
 
-        cache: what was read before; the new tokens are added to it. valid (B, S) bool, False = padding, for all S
-        tokens, those in the cache too. Positions are counted from 0 at the first valid token of each row.
+        cache: past tokens; the new ones are appended. valid (B, S) bool, False = padding, for all S tokens, including
+        cached ones. Positions are counted from 0 at the first valid token of each row.
         """
         logits: Tensor = self.output(self.hidden(tokens, cache, valid=valid))
         return logits
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None, *, valid: Tensor | None = None) -> Tensor:
-        """(B, T) ids -> what the output matrix reads, (B, T, C)."""
+        """(B, T) ids -> final hidden states, after the last norm, (B, T, C)."""
         n_queries = tokens.shape[1]
         n_keys = n_queries + (cache.length if cache is not None else 0)
         key_positions = self.positions(n_keys, valid, tokens.device)  # (B or 1, S)
         contexts: dict[Hashable, AttentionContext] = {}
         for attention in (block.attention for block in self.layers):
-            if attention.kind not in contexts:
-                contexts[attention.kind] = attention.context(key_positions, n_queries, valid)
+            if attention.context_key not in contexts:
+                contexts[attention.context_key] = attention.context(key_positions, n_queries, valid)
         x = self.embedding(tokens)  # (B, T, C)
         if self.position_embedding is not None:
             x = x + self.position_embedding(key_positions[:, -n_queries:])
         x = self.dropout(x)
-        run = checkpointed if self.activation_checkpointing and self.training and torch.is_grad_enabled() else direct
+        run = (
+            run_block_checkpointed
+            if self.activation_checkpointing and self.training and torch.is_grad_enabled()
+            else run_block
+        )
         for layer, block in enumerate(self.layers):
-            x = run(block, x, contexts[block.attention.kind], None if cache is None else cache.layers[layer])
+            x = run(block, x, contexts[block.attention.context_key], None if cache is None else cache.layers[layer])
         out: Tensor = self.norm(x)
         return out
 
     def make_cache(self, capacity: int) -> KVCache:
-        """A cache for texts of up to so many tokens."""
+        """A key-value cache for up to `capacity` tokens."""
         return KVCache([block.attention.make_cache(capacity) for block in self.layers])
 
     def choose_cores(self, dtype: torch.dtype | None = None, *, weights: bool = False) -> None:
-        """Choose how each layer computes attention and experts: the fastest way that supports what it needs.
+        """Choose each layer's attention core and expert back end: the fastest that supports its requirements.
 
-        Called whenever weights move; call it where the number type of the products is another than that of the
-        weights (autocast), and with weights=True where the attention weights are to pass through their hook points.
+        Called whenever weights are moved or cast. Call it for autocast, with the dtype of the products, and with
+        weights=True where attention weights must pass through their hook points.
         """
         device, dtype = self.device.type, dtype or self.dtype
         for block in self.layers:
@@ -150,58 +154,58 @@ class Transformer(nn.Module):
                 block.feed_forward.experts.choose_backend(device, dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What `to`, `cuda`, `bfloat16` and the like call: the cores are chosen anew."""
+        """Called by `to`, `cuda`, `bfloat16` and the like: choose the cores again."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.choose_cores()
         return self
 
     def compile_blocks(self, *, dynamic: bool | None = None, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Compile each block by itself, where it is: one compilation serves all the blocks that are alike."""
+        """Compile each block in place (regional compilation): identical blocks share one compilation."""
         for block in self.layers:
             if isinstance(block.feed_forward, MoE):
-                block.feed_forward.experts.leave_uncompiled()
+                block.feed_forward.experts.exclude_from_compile()
             block.compile(dynamic=dynamic, backend=backend)
 
     @property
     def layers(self) -> list[Block]:
-        """The blocks, typed."""
+        """The blocks, as a typed list."""
         return cast("list[Block]", list(self.blocks))
 
     @property
-    def steady_length(self) -> int | None:
-        """Texts up to so many tokens have the same logits however they are cut into calls; None: all texts.
+    def max_exact_length(self) -> int | None:
+        """Sequence length up to which logits do not depend on how tokens are split into calls; None: any length.
 
-        Beyond, a scaling of rotary positions depends on the length of the text (see LengthRope).
+        Beyond it, a RoPE scaling depends on the sequence length (see LengthRope).
         """
         steps = [step for block in self.layers for step in block.attention.qk_steps]
         return min((s.scaling.original_context_length for s in steps if isinstance(s, LengthRope)), default=None)
 
     def positions(self, n_keys: int, valid: Tensor | None, device: torch.device) -> Tensor:
-        """Positions of all tokens so far, (B or 1, S). Padding has position 0 and is masked."""
+        """Positions of all tokens so far, (B or 1, S). Padding gets position 0; it is masked."""
         if self.position_embedding is not None and n_keys > self.position_embedding.num_embeddings:
             table = self.position_embedding.num_embeddings
-            raise LuthierError(f"{n_keys} tokens are more than the {table} positions of this model: give it fewer")
+            raise LuthierError(f"{n_keys} tokens exceed this model's {table} positions: shorten the input")
         if valid is None:
             return torch.arange(n_keys, device=device)[None]
-        if valid.shape[1] != n_keys:  # it could broadcast, and mask what it should not
-            raise LuthierError(f"valid is for {valid.shape[1]} tokens, and there are {n_keys} with those in the cache")
+        if valid.shape[1] != n_keys:  # it could broadcast silently
+            raise LuthierError(f"valid has {valid.shape[1]} tokens, expected {n_keys} including those in the cache")
         return (valid.long().cumsum(1) - 1).clamp(min=0)
 
 
-def direct(block: Block, x: Tensor, context: AttentionContext, cache: LayerCache | None) -> Tensor:
+def run_block(block: Block, x: Tensor, context: AttentionContext, cache: LayerCache | None) -> Tensor:
     """Run a block."""
     out: Tensor = block(x, context, cache)
     return out
 
 
-def checkpointed(block: Block, x: Tensor, context: AttentionContext, cache: LayerCache | None) -> Tensor:
-    """Run a block and keep only its input: the backward pass runs it once more (arXiv 1604.06174).
+def run_block_checkpointed(block: Block, x: Tensor, context: AttentionContext, cache: LayerCache | None) -> Tensor:
+    """Run a block with activation checkpointing: keep only its input and rerun it in backward (arXiv 1604.06174).
 
-    Gradients are the same to the last bit: dropout's masks are a function of a seed and the place (dropout.py), so no
-    generator's state has to be put back. It is around the whole call, and so around compiled code and FSDP's hooks.
+    Gradients are bitwise equal: dropout masks are a function of a seed and the index (dropout.py), so no generator
+    state has to be restored. It wraps the whole call, including compiled code and FSDP's hooks.
     """
     out: Tensor = checkpoint(
         block, x, context, cache, use_reentrant=False, preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), uncounted(block)),
+        context_fn=lambda: (nullcontext(), preserve_load(block)),
     )  # fmt: skip
     return out

@@ -78,7 +78,7 @@ class NativeStep:
         exactly(model.dropout, Dropout)
         windows = [block.attention.mask.window for block in model.layers]
         self.window = min((window for window in windows if window is not None), default=None)
-        if len({rope and rope.kind for rope in map(rope_of, model.layers)}) > 1:
+        if len({rope and rope.angles_key for rope in map(rope_of, model.layers)}) > 1:
             raise Unfit("its layers rotate in different ways")
         self.cos, self.sin = turns(model.layers[0], positions)
         if table is not None:

@@ -20,7 +20,7 @@ from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.hook_point import HookPoint
 from luthier.model.mask import Causal, Chunked, SlidingWindow
 from luthier.model.norm import RMSNorm
-from luthier.model.overrides import GLOBAL_HOOKS, OWN_HOOKS, override
+from luthier.model.overrides import GLOBAL_HOOKS, MODULE_HOOKS, find_override
 from luthier.model.rope import Rope
 from luthier.model.rope_scaling import RopeScaling
 from luthier.model.transformer import Block, Transformer
@@ -77,7 +77,7 @@ def check(model: Transformer) -> None:
         kind = type(module)
         if kind not in KNOWN and kind not in LISTS:
             raise Unfit(f"{name} is a {kind.__qualname__}, which it does not know")
-        if changed := override(module):
+        if changed := find_override(module):
             raise Unfit(f"{name} has {changed}")
         if kind in LISTS:
             continue
@@ -114,7 +114,7 @@ class Snapshot:
         self.modules, self.classes = modules, list(map(type, modules))
         self.attributes = list(map(vars, modules))
         self.sizes = list(map(len, self.attributes))  # a forward of its own would be one more
-        self.hooks = [getattr(module, name) for module in modules for name in OWN_HOOKS] + list(GLOBAL_HOOKS)
+        self.hooks = [getattr(module, name) for module in modules for name in MODULE_HOOKS] + list(GLOBAL_HOOKS)
         places = [place for owner in every for place in (owner._modules, owner._parameters, owner._buffers)]
         self.places: list[dict[str, Any]] = [place for place in places if place]
         self.held = list(map(dict, self.places))

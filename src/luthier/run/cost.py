@@ -10,8 +10,8 @@ from torch import nn
 from luthier.architectures import registry
 from luthier.errors import of_model, setting
 from luthier.memory import total_memory
-from luthier.model.cores.blockwise import MOST_SCORES, QUERIES_AT_ONCE
-from luthier.model.loss import LOGITS_AT_ONCE
+from luthier.model.cores.blockwise import MAX_SCORES, QUERIES_PER_BLOCK
+from luthier.model.loss import LOGITS_PER_CHUNK
 from luthier.model.moe import MoE
 from luthier.model.transformer import Block, Transformer
 from luthier.run.folder import RunFolder
@@ -72,7 +72,7 @@ def activation_bytes(model: Transformer, plan: Plan) -> int:
         a_token = len(blocks) * FLOAT * plan.model.dim + max(blocks)
     else:
         a_token = sum(blocks)
-    logits = min(tokens * plan.model.vocab_size, LOGITS_AT_ONCE) * (FLOAT + 2 * product)
+    logits = min(tokens * plan.model.vocab_size, LOGITS_PER_CHUNK) * (FLOAT + 2 * product)
     return tokens * a_token + logits
 
 
@@ -88,8 +88,8 @@ def block_bytes(block: Block, plan: Plan, product: int) -> int:
     a_token = product * 2 * (attention.n_heads + attention.n_kv_heads) * attention.head_dim
     if plan.model.dropout:
         a_token += product * 3 * attention.n_heads * context
-    elif product < FLOAT and context**2 <= MOST_SCORES and choose_device(plan.settings.device).type == "cpu":
-        a_token += product * attention.n_heads * (context + min(QUERIES_AT_ONCE, context)) // 2
+    elif product < FLOAT and context**2 <= MAX_SCORES and choose_device(plan.settings.device).type == "cpu":
+        a_token += product * attention.n_heads * (context + min(QUERIES_PER_BLOCK, context)) // 2
     a_token += product * 3 * hidden_width(block.feed_forward) + 2 * product * dim
     return a_token + FLOAT * 4 * dim  # the stream, twice, and the inputs of two norms
 

@@ -18,7 +18,7 @@ from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.mask import Chunked, causal
 from luthier.model.moe import MoE
 from luthier.model.norm import RMSNorm
-from luthier.model.rope import QueryTemperature, Rope, UnitQK
+from luthier.model.rope import QueryTemperature, Rope, UnitQKNorm
 from luthier.model.router import SigmoidRouter
 from luthier.model.seeds import seeded
 from luthier.model.transformer import Block, Transformer
@@ -124,7 +124,7 @@ def qk_steps(parts: Parts, shape: Shape, *, is_global: bool) -> tuple[nn.Module,
     if not parts.rope:
         return ()
     rope = Rope(shape.dim // shape.n_heads, shape.rope_theta)
-    return (rope, UnitQK(shape.norm_eps)) if parts.local_layers else (rope,)
+    return (rope, UnitQKNorm(shape.norm_eps)) if parts.local_layers else (rope,)
 
 
 def feed_forward(parts: Parts, shape: Shape, hidden_dim: int) -> nn.Module:
@@ -134,7 +134,7 @@ def feed_forward(parts: Parts, shape: Shape, hidden_dim: int) -> nn.Module:
             SigmoidRouter(shape.dim, shape.n_experts, experts_per_token=1),
             Experts(shape.n_experts, shape.dim, hidden_dim),
             SwiGLU(shape.dim, hidden_dim),
-            weigh="input",
+            weights_on="input",
         )
     return SwiGLU(shape.dim, hidden_dim) if parts.swiglu else FeedForward(shape.dim, hidden_dim)
 
@@ -159,7 +159,7 @@ def on_meta(parts: Parts, shape: Shape, hidden_dim: int) -> Transformer:
 def count(model: Transformer) -> tuple[int, int]:
     """(all, active) parameters; tied matrices count once."""
     total = sum(weight.numel() for weight in model.parameters())
-    return total, total - sum(part.idle_parameters for part in model.modules() if isinstance(part, MoE))
+    return total, total - sum(part.inactive_parameters for part in model.modules() if isinstance(part, MoE))
 
 
 def budget(shape: Shape) -> int:

@@ -54,7 +54,7 @@ def verify(path: Path, lm: LanguageModel) -> Iterator[Check]:
         }
         lm.model.eval()
         generator = torch.Generator().manual_seed(1)
-        length = min(LONGEST, lm.config.context_length, lm.model.steady_length or LONGEST)
+        length = min(LONGEST, lm.config.context_length, lm.model.max_exact_length or LONGEST)
         tokens = torch.randint(lm.config.vocab_size, (3, length), generator=generator).to(lm.device)
         whole = lm.model(tokens).float()
         allowed = TOLERANCE[lm.dtype] * max(1.0, whole.std().item())

@@ -19,7 +19,7 @@ def flops_per_token(model: Transformer, context_length: int) -> int:
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
     weights += sum(router.weight.numel() for router in model.modules() if isinstance(router, Router))
     for moe in (module for module in model.modules() if isinstance(module, MoE)):
-        weights += sum(weight.numel() for weight in moe.experts.parameters()) - moe.idle_parameters
+        weights += sum(weight.numel() for weight in moe.experts.parameters()) - moe.inactive_parameters
     layers = [block.attention for block in model.layers]
     products = sum(layer.n_heads * (layer.head_dim + layer.value_dim) for layer in layers)
     return 6 * weights + 6 * context_length * products

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.data.batches import Batch
-from luthier.model.loss import IGNORE, Kernel, cross_entropy_sum, loss_and_gradient
+from luthier.model.loss import IGNORE_INDEX, Kernel, cross_entropy_sum, loss_and_gradient
 from luthier.model.overrides import must_be_called
 from luthier.model.transformer import Transformer
 
@@ -50,7 +50,7 @@ class Objective(Protocol):
 
 
 class LanguageModeling:
-    """Next-token prediction: cross entropy of each target, without those that are IGNORE (padding)."""
+    """Next-token prediction: cross entropy of each target, without those that are IGNORE_INDEX (padding)."""
 
     def __init__(self) -> None:
         self.kernel: Kernel = loss_and_gradient
@@ -61,7 +61,7 @@ class LanguageModeling:
 
     def count(self, batch: Batch) -> Tensor:
         """Number of targets with a loss."""
-        return (batch.targets != IGNORE).sum()
+        return (batch.targets != IGNORE_INDEX).sum()
 
     def __call__(self, model: Transformer, batch: Batch) -> Loss:
         """Summed cross entropy in nats, without ever holding all logits where the model's output is a plain matrix."""
@@ -72,7 +72,7 @@ class LanguageModeling:
         targets = batch.targets
         if must_be_called(model, Transformer) or must_be_called(model.output, nn.Linear):
             logits = model(batch.inputs, valid=batch.valid).float()  # (B, T, V)
-            return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+            return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
         hidden = model.hidden(batch.inputs, valid=batch.valid)  # (B, T, C)
         return cross_entropy_sum(hidden, model.output.weight, targets, self.kernel)
 

@@ -1,1 +1,1 @@
-"""How attention is computed from queries, keys and values. See `core` for the protocol, `choice` for the choice."""
+"""Implementations of attention from queries, keys and values. `core` has the protocol, `choice` chooses one."""

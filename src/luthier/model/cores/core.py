@@ -1,4 +1,4 @@
-"""What an attention core is, and what a layer needs of one.
+"""The interface of attention cores, and the requirements that a layer has of one.
 
 Shapes: B batch, T queries, S keys, H query heads, K key heads, D width of q and k, E width of v.
 """
@@ -16,12 +16,12 @@ from luthier.model.hook_point import HookPoint
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a layer asks of its core.
+class CoreRequirements:
+    """What a layer requires of its core.
 
-    training: gradients will be asked for. dropout: probability of dropping an attention weight, 0 outside training.
-    weights: the attention weights must pass through the layer's hook point. softcap, sinks: whether the scores are
-    capped, and whether each head has a sink. device ("cpu", "cuda", ...) and dtype are those of q, k and v.
+    training: gradients are needed. dropout: probability of dropping an attention weight, 0 outside training.
+    weights: attention weights must pass through the layer's hook point. softcap, sinks: whether scores are capped,
+    and whether each head has a sink. device ("cpu", "cuda", ...) and dtype: of q, k and v.
     """
 
     training: bool = False
@@ -34,14 +34,14 @@ class Need:
 
 
 class AttentionCore(Protocol):
-    """softmax(scale * q k^T) v, in one of several ways.
+    """Computes softmax(scale * q k^T) v.
 
-    A core declares what it supports. It is never used for anything else, so it may ignore what it does not support.
+    A core declares what it supports. It is only used for that, so it may ignore arguments that it does not support.
     """
 
     @staticmethod
-    def supports(need: Need) -> str | None:
-        """None, or why not."""
+    def supports(needs: CoreRequirements) -> str | None:
+        """None where these requirements are supported, otherwise the reason why not."""
 
     def __call__(
         self,
@@ -58,8 +58,8 @@ class AttentionCore(Protocol):
     ) -> Tensor:
         """Q (B, H, T, D), k (B, K, S, D), v (B, K, S, E) -> (B, H, T, E).
 
-        mask (B or 1, 1, T, S) bool, True where a query sees a key; None: causal where T == S, everything where T == 1.
-        softcap: scores become softcap * tanh(score / softcap) (arXiv 2408.00118). sinks (H,): a logit beside each
-        row of scores, whose weight is dropped (gpt-oss, arXiv 2508.10925). dropout acts on the weights; `weights`
-        gets them, (B, H, T, S).
+        mask (B or 1, 1, T, S) bool, True where a query sees a key; None: causal if T == S, all visible if T == 1.
+        softcap: scores become softcap * tanh(score / softcap) (arXiv 2408.00118). sinks (H,): a logit appended to each
+        row of scores, whose weight is dropped (gpt-oss, arXiv 2508.10925). dropout is applied to the attention weights,
+        after `weights` has received them, (B, H, T, S).
         """

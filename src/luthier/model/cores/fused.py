@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from luthier.model.cores.core import Need
+from luthier.model.cores.core import CoreRequirements
 from luthier.model.dropout import Dropout
 from luthier.model.hook_point import HookPoint
 
@@ -15,11 +15,11 @@ class FusedCore:
     """`F.scaled_dot_product_attention`, without dropout."""
 
     @staticmethod
-    def supports(need: Need) -> str | None:
-        """Whatever is a plain softmax of masked scores."""
-        if need.training and need.dropout:
+    def supports(needs: CoreRequirements) -> str | None:
+        """Any softmax of masked scores, without dropout, softcap or sinks."""
+        if needs.training and needs.dropout:
             return "the fused kernel draws dropout's masks from the global generator"
-        return not_a_plain_softmax(need)
+        return unsupported_by_fused(needs)
 
     def __call__(
         self,
@@ -34,10 +34,10 @@ class FusedCore:
         dropout: Dropout,
         weights: HookPoint,
     ) -> Tensor:
-        """As AttentionCore says."""
+        """See AttentionCore."""
         B, H, T, _ = q.shape
         if T == 1:
-            # the queries of a group as rows of one product: up to 13 times faster than enable_gqa in bfloat16 on CPU
+            # fold the queries of a group into rows: up to 13 times faster than enable_gqa in bfloat16 on CPU
             rows = q.reshape(B, k.shape[1], -1, q.shape[-1])
             return F.scaled_dot_product_attention(rows, k, v, mask, scale=scale).reshape(B, H, 1, v.shape[-1])
         return F.scaled_dot_product_attention(
@@ -48,24 +48,24 @@ class FusedCore:
 class FusedDropoutCore:
     """`F.scaled_dot_product_attention` with dropout, for training on a CUDA device.
 
-    The kernel draws its masks from the device's global generator. That is set from the layer's own seed for the time
-    of the call and put back afterwards: the same seed gives the same masks, also when activations are computed again,
-    and nothing else that is drawn changes.
+    The kernel draws its masks from the device's global generator, which is seeded with the layer's seed during the call
+    and restored afterwards: the same seed gives the same masks, also when activations are recomputed, and other random
+    numbers do not change.
     """
 
     def __init__(self) -> None:
-        # generators cannot be traced, so compiled code leaves its graph here. Not a decorator: it would load torch's
-        # compiler in every program, 1 s
+        # generators cannot be traced: a graph break in compiled code. Not a decorator: it would import torch's compiler
+        # in every program, 1 s
         self.attend = torch.compiler.disable(attend_with_dropout)  # type: ignore[no-untyped-call]
 
     @staticmethod
-    def supports(need: Need) -> str | None:
+    def supports(needs: CoreRequirements) -> str | None:
         """Training with dropout on CUDA."""
-        if not (need.training and need.dropout):
+        if not (needs.training and needs.dropout):
             return "there is no dropout"
-        if need.device != "cuda":
-            return f"on {need.device} attention written out with our own masks is used"
-        return not_a_plain_softmax(need)
+        if needs.device != "cuda":
+            return f"on {needs.device} the cores with hashed dropout masks are used"
+        return unsupported_by_fused(needs)
 
     def __call__(
         self,
@@ -80,13 +80,13 @@ class FusedDropoutCore:
         dropout: Dropout,
         weights: HookPoint,
     ) -> Tensor:
-        """As AttentionCore says."""
+        """See AttentionCore."""
         out: Tensor = self.attend(q, k, v, mask, scale, dropout)
         return out
 
 
 def attend_with_dropout(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: Dropout) -> Tensor:
-    """Fused attention whose dropout masks are a function of `dropout`'s seed. Shapes as in AttentionCore."""
+    """Fused attention whose dropout masks depend only on the seed of `dropout`. Shapes as in AttentionCore."""
     cuda = q.device.type == "cuda"
     generator = torch.cuda.default_generators[q.device.index] if cuda else torch.default_generator
     state = generator.get_state()
@@ -99,12 +99,12 @@ def attend_with_dropout(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sc
         generator.set_state(state)
 
 
-def not_a_plain_softmax(need: Need) -> str | None:
-    """Why fused kernels cannot do it, or None."""
-    if need.weights:
-        return "fused kernels never hold the attention weights"
-    if need.softcap:
-        return "fused kernels do not cap scores"
-    if need.sinks:
-        return "fused kernels have no sinks"
+def unsupported_by_fused(needs: CoreRequirements) -> str | None:
+    """The reason why fused kernels do not support these requirements, or None."""
+    if needs.weights:
+        return "fused kernels never materialize the attention weights"
+    if needs.softcap:
+        return "fused kernels do not support softcap"
+    if needs.sinks:
+        return "fused kernels do not support sinks"
     return None

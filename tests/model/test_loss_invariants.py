@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from luthier.model import loss as loss_module
-from luthier.model.loss import IGNORE, cross_entropy_sum, loss_and_gradient
+from luthier.model.loss import IGNORE_INDEX, cross_entropy_sum, loss_and_gradient
 
 B, T, C, V = 3, 7, 8, 19
 
@@ -23,19 +23,19 @@ def draw(seed: int, *shape: int) -> Tensor:
 def data() -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states, the output matrix, and targets of which some carry no loss."""
     targets = torch.randint(0, V, (B, T), generator=torch.Generator().manual_seed(3))
-    targets[0, 2:5] = targets[2, 6] = IGNORE
+    targets[0, 2:5] = targets[2, 6] = IGNORE_INDEX
     return draw(1, B, T, C).requires_grad_(), draw(2, V, C).requires_grad_(), targets
 
 
 def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     logits = (hidden @ weight.T).flatten(0, -2).float()
-    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
 
 
 @pytest.fixture(params=[2**26, 5 * V, V, 1])
 def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows at once, five, and one."""
-    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", request.param)
+    monkeypatch.setattr(loss_module, "LOGITS_PER_CHUNK", request.param)
 
 
 def run(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,7 +71,7 @@ def test_in_autocast_it_is_near_and_gradients_keep_the_types_of_the_weights() ->
 
 def test_nothing_but_padding_has_no_loss_and_no_gradient() -> None:
     hidden, weight, targets = data()
-    loss = cross_entropy_sum(hidden, weight, torch.full_like(targets, IGNORE))
+    loss = cross_entropy_sum(hidden, weight, torch.full_like(targets, IGNORE_INDEX))
     assert loss == 0
     for gradient in torch.autograd.grad(loss, (hidden, weight)):
         assert not gradient.any()

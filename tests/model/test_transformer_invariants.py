@@ -160,7 +160,7 @@ def test_masks_and_angles_are_built_once_for_each_kind_of_layer(model: Transform
     model(random_tokens(5, 2, 13), valid=valid)
     for hook in hooks:
         hook.remove()
-    kinds = {block.attention.kind for block in model.layers}
+    kinds = {block.attention.context_key for block in model.layers}
     assert len(contexts) == len(model.layers)
     assert len({id(context) for context in contexts}) == len(kinds)
     assert len({id(context.mask) for context in contexts}) == len(kinds)
@@ -171,7 +171,7 @@ def test_masks_and_angles_are_built_once_for_each_kind_of_layer(model: Transform
 def test_valid_must_speak_of_the_tokens_in_the_cache_too(model: Transformer) -> None:
     cache = model.make_cache(8)
     model(random_tokens(5, 1, 4), cache)
-    with pytest.raises(LuthierError, match="valid is for 1 tokens, and there are 5"):
+    with pytest.raises(LuthierError, match="valid has 1 tokens, expected 5"):
         model(random_tokens(6, 1, 1), cache, valid=torch.ones(1, 1, dtype=torch.bool))
 
 
@@ -180,11 +180,11 @@ def test_learned_positions_end_and_rotary_ones_do_not(model: Transformer, config
     if model.position_embedding is None:
         assert model(too_long).isfinite().all()
         return
-    with pytest.raises(LuthierError, match="33 tokens are more than the 32 positions"):
+    with pytest.raises(LuthierError, match="33 tokens exceed this model's 32 positions"):
         model(too_long)
     cache = model.make_cache(40)
     model(too_long[:, :-1], cache)
-    with pytest.raises(LuthierError, match="33 tokens are more than the 32 positions"):
+    with pytest.raises(LuthierError, match="33 tokens exceed this model's 32 positions"):
         model(too_long[:, -1:], cache)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from luthier.errors import UsageError
-from luthier.model.dropout import Dropout, reseed, scramble
+from luthier.model.dropout import Dropout, hash_int32, reseed
 
 law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 N = 1 << 18
@@ -72,7 +72,7 @@ def test_seeds_are_independent(p: float) -> None:
 def test_every_bit_of_the_hash_hangs_on_every_bit_of_the_place() -> None:
     places = torch.randint(-(2**31), 2**31, (1 << 14,), generator=torch.Generator().manual_seed(5)).to(torch.int32)
     for flipped in range(32):
-        change = scramble(places) ^ scramble(places ^ torch.tensor(1 << flipped).to(torch.int32))
+        change = hash_int32(places) ^ hash_int32(places ^ torch.tensor(1 << flipped).to(torch.int32))
         for bit in range(32):
             share = ((change >> bit) & 1).double().mean().item()
             assert abs(share - 0.5) < 0.06, (flipped, bit)
@@ -81,7 +81,7 @@ def test_every_bit_of_the_hash_hangs_on_every_bit_of_the_place() -> None:
 def test_the_hash_is_that_of_unsigned_numbers() -> None:
     """Each of its five steps can be undone, so no number comes twice; with the shifts of signed ones, one could not."""
     places = torch.randint(-(2**31), 2**31, (500,), generator=torch.Generator().manual_seed(5)).to(torch.int32)
-    for place, scrambled in zip(places.tolist(), scramble(places).tolist(), strict=True):
+    for place, scrambled in zip(places.tolist(), hash_int32(places).tolist(), strict=True):
         x = place % 2**32
         for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
             x = (x ^ (x >> shift)) * factor % 2**32

@@ -1,4 +1,4 @@
-"""Attention written out: the reference, which supports everything.
+"""Eager attention: the reference implementation, which supports everything.
 
 Shapes: B batch, T queries, S keys, H query heads, K key heads, D width of q and k, E width of v.
 """
@@ -8,16 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from luthier.model.cores.core import Need
+from luthier.model.cores.core import CoreRequirements
 from luthier.model.dropout import Dropout
 from luthier.model.hook_point import HookPoint
 
 
-class PlainCore:
-    """softmax(scale * q k^T) v, one operation after another, with scores and weights in float32."""
+class EagerCore:
+    """softmax(scale * q k^T) v by separate operations, with scores and weights in float32."""
 
     @staticmethod
-    def supports(need: Need) -> None:
+    def supports(needs: CoreRequirements) -> None:
         """Everything."""
 
     def __call__(
@@ -33,7 +33,7 @@ class PlainCore:
         dropout: Dropout,
         weights: HookPoint,
     ) -> Tensor:
-        """As AttentionCore says."""
+        """See AttentionCore."""
         group = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         with torch.autocast(q.device.type, enabled=False):
@@ -42,15 +42,15 @@ class PlainCore:
                 scores = softcap * torch.tanh(scores / softcap)
             scores = scores.masked_fill(~visible(q, k, mask), float("-inf"))
             if sinks is not None:
-                beside = sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
-                scores = torch.cat((scores, beside), dim=-1)  # (B, H, T, S + 1)
-            shares = weights(scores.softmax(-1)[..., : k.shape[2]])
-            out: Tensor = dropout(shares).type_as(v) @ v
+                sink_logits = sinks.float().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+                scores = torch.cat((scores, sink_logits), dim=-1)  # (B, H, T, S + 1)
+            probs = weights(scores.softmax(-1)[..., : k.shape[2]])
+            out: Tensor = dropout(probs).type_as(v) @ v
         return out
 
 
 def visible(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-    """The mask (..., T, S) bool; where there is none, causal attention, or a single query that sees every key."""
+    """The mask (..., T, S) bool. Without one: causal, or all True for a single query."""
     if mask is not None:
         return mask
     n_queries, n_keys = q.shape[2], k.shape[2]

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from luthier.errors import UsageError
-from luthier.model.experts import ROWS, Experts, spread
+from luthier.model.experts import ROW_MULTIPLE, Experts, pad_groups
 from luthier.model.feed_forward import SwiGLU
-from luthier.model.moe import MoE, WithLoss, load_balancing_loss, sort_by_expert
+from luthier.model.moe import AddAuxiliaryLoss, MoE, load_balancing_loss, sort_by_expert
 from luthier.model.router import SigmoidRouter
 
 law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -29,7 +29,7 @@ def draw(seed: int, *shape: int) -> Tensor:
 def mixture(n_experts: int, experts_per_token: int) -> MoE:
     """Llama 4's."""
     router = SigmoidRouter(C, n_experts, experts_per_token)
-    return MoE(router, Experts(n_experts, C, HIDDEN), SwiGLU(C, HIDDEN), weigh="input")
+    return MoE(router, Experts(n_experts, C, HIDDEN), SwiGLU(C, HIDDEN), weights_on="input")
 
 
 def lively(experts_per_token: int, n_experts: int = E, seed: int = 0) -> MoE:
@@ -78,10 +78,13 @@ def test_dispatch_equals_the_dense_formula(seed: int, batch: int, length: int, e
 
 
 @law
-@given(st.lists(st.integers(0, 3 * ROWS), min_size=1, max_size=8))
+@given(st.lists(st.integers(0, 3 * ROW_MULTIPLE), min_size=1, max_size=8))
 def test_each_experts_rows_are_filled_up_to_one_of_few_sizes(counts: list[int]) -> None:
-    places, room = spread(torch.tensor(counts))
-    assert all(size % ROWS == 0 and 0 <= size - count < ROWS for size, count in zip(room.tolist(), counts, strict=True))
+    places, room = pad_groups(torch.tensor(counts))
+    assert all(
+        size % ROW_MULTIPLE == 0 and 0 <= size - count < ROW_MULTIPLE
+        for size, count in zip(room.tolist(), counts, strict=True)
+    )
     starts = [sum(room.tolist()[:expert]) for expert in range(len(counts))]
     assert places.tolist() == [start + row for start, count in zip(starts, counts, strict=True) for row in range(count)]
 
@@ -205,7 +208,7 @@ def test_the_auxiliary_loss_changes_no_output_and_acts_in_training_only() -> Non
 
 def test_with_loss_gives_the_loss_a_gradient_of_1() -> None:
     x, loss = draw(1, 3).requires_grad_(), torch.tensor(5.0, requires_grad=True)
-    out = WithLoss.apply(x, loss)
+    out = AddAuxiliaryLoss.apply(x, loss)
     assert torch.equal(out, x)
     (3 * out).sum().backward()
     assert x.grad is not None
@@ -215,7 +218,7 @@ def test_with_loss_gives_the_loss_a_gradient_of_1() -> None:
 
 def test_idle_parameters_are_those_of_the_experts_not_chosen() -> None:
     moe = mixture(8, 3)
-    assert moe.idle_parameters == 5 * 3 * C * HIDDEN
+    assert moe.inactive_parameters == 5 * 3 * C * HIDDEN
 
 
 @pytest.mark.parametrize("experts_per_token", [0, -1, 5])

@@ -15,9 +15,9 @@ from luthier.errors import UsageError
 from luthier.model.attention import Attention
 from luthier.model.cache import LayerCache
 from luthier.model.context import AttentionContext
-from luthier.model.cores.blockwise import QUERIES_AT_ONCE, BlockwiseCore
+from luthier.model.cores.blockwise import QUERIES_PER_BLOCK, BlockwiseCore
+from luthier.model.cores.eager import EagerCore
 from luthier.model.cores.fused import FusedCore
-from luthier.model.cores.plain import PlainCore
 from luthier.model.mask import Chunked, MaskRule, SlidingWindow, build_mask, causal
 
 law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -86,7 +86,7 @@ def test_it_is_what_the_formula_says(rule: MaskRule, n_kv_heads: int) -> None:
     expected = slow_attention(attention, x, rule)
     assert expected.abs().max() > 1
     assert_close(attend(attention, x[None])[0], expected, atol=1e-5, rtol=1e-5)
-    for core in (PlainCore(), BlockwiseCore(), FusedCore()):
+    for core in (EagerCore(), BlockwiseCore(), FusedCore()):
         attention.core = core
         assert_close(attend(attention, x[None])[0], expected, atol=1e-5, rtol=1e-5)
 
@@ -149,7 +149,7 @@ def test_written_out_in_pieces_it_says_what_fused_attention_says(
     dtype: torch.dtype, rule: MaskRule, padding: int
 ) -> None:
     """More queries than go into one piece, or two. Exact in float64; to 1 % in bfloat16."""
-    length = 2 * QUERIES_AT_ONCE + 37
+    length = 2 * QUERIES_PER_BLOCK + 37
     tensors = [draw(seed, 2, heads, length, 8) for seed, heads in enumerate((4, 2, 2, 4))]
     attention = Attention(32, 4, 2, mask=rule)
     valid = None
