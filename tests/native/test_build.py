@@ -115,7 +115,7 @@ def test_the_real_library_cut_short_does_not_end_the_next_process(monkeypatch, t
 
 def test_what_a_dead_process_left_is_cleared_by_the_next_that_builds(folder, quick):
     build.cache_folder()
-    for left in ("building-1a2b", "building-3c4d"):
+    for left in (".step.0123abcd.unfinished", ".step.456789ef.unfinished"):
         (folder / left).mkdir()
         (folder / left / "ccXXXX.s").write_text("assembly")
     (folder / "tmpabc.so").write_text("of version 0.1")

@@ -11,7 +11,9 @@ from tiny_runs import plan
 
 import luthier
 from luthier.cli.main import main
-from luthier.errors import Remark
+from luthier.errors import LuthierError, Remark
+from luthier.files.unfinished import is_unfinished
+from luthier.language_model import LanguageModel
 from luthier.model.mask import Causal
 from luthier.run import train
 from luthier.run.verify import verify
@@ -97,3 +99,15 @@ def test_a_flipped_bit_in_a_file_is_caught(runs, tmp_path, name):
     (run / name).write_bytes(content)
     [failed] = failures(run)
     assert failed in ("files of step-00000002 are as written", "tokens are as written")
+
+
+def test_the_copy_that_it_saves_is_cleared_by_the_next_one_after_a_kill(runs, monkeypatch, tmp_path):
+    saved = []
+    monkeypatch.setattr(LanguageModel, "save", lambda lm, path: saved.append(path) or stop())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    failures(runs["llama-nano"])
+    assert [(is_unfinished(path), path.parent) for path in saved] == [(True, tmp_path)]
+
+
+def stop():
+    raise LuthierError("enough")

@@ -7,7 +7,6 @@ default); `python-docs` comes from the running Python and needs no network.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import zipfile
 import zlib
@@ -26,6 +25,7 @@ from luthier.data.finding import find_files, identity, kind_of
 from luthier.data.records import RECORDS, need_pyarrow
 from luthier.data.text import Piece, Reading, join, read_file, read_stream
 from luthier.errors import LuthierError, UsageError, remark, setting
+from luthier.files.user_folders import downloads
 from luthier.tokenizers.core.cleaning import Normalization, clean
 
 DEFAULT = "python-docs"
@@ -67,7 +67,7 @@ class Corpus:
 
     @property
     def folder(self) -> Path:
-        return home() / "corpora" / self.name
+        return downloads() / "corpora" / self.name
 
     @property
     def is_here(self) -> bool:
@@ -273,11 +273,6 @@ class Texts:
         if text not in self.remarks:
             self.remarks.append(text)
             remark(text)
-
-
-def home() -> Path:
-    """Folder for downloads."""
-    return Path(os.environ.get("LUTHIER_HOME") or "~/.cache/luthier").expanduser()
 
 
 def split_documents(

@@ -25,16 +25,16 @@ TRIES = 100
 
 
 @contextmanager
-def unfinished(target: Path, *, folder: bool = False) -> Iterator[Path]:
+def unfinished(target: Path, *, folder: bool = False, mode: int = 0o777) -> Iterator[Path]:
     """Yields an empty hidden file, or folder, beside `target` to write; rename it to `target` when it is whole.
 
     Missing parent folders are made. What is not renamed is removed at the end. What dead processes left of the same
-    target is removed first. Raises OSError.
+    target is removed first. mode: permissions of a folder. Raises OSError.
     """
     with contextlib.suppress(FileExistsError):  # it is a file: creating a name in it says so better
         target.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(target)
-    path, lock = _create(target, folder)
+    path, lock = _create(target, folder, mode)
     try:
         yield path
     finally:
@@ -45,8 +45,11 @@ def unfinished(target: Path, *, folder: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(name: str) -> Iterator[Path]:
-    """A folder among the temporary files, removed at the end, or by the next one of this name if the process dies."""
-    with unfinished(Path(tempfile.gettempdir()) / f"luthier-{name}", folder=True) as folder:
+    """A folder among the temporary files that only this user can read.
+
+    It is removed at the end, or by the next one of this name if the process dies.
+    """
+    with unfinished(Path(tempfile.gettempdir()) / f"luthier-{name}", folder=True, mode=0o700) as folder:
         yield folder
 
 
@@ -90,11 +93,11 @@ def _name(target: Path) -> Path:
     return target.parent / f"{_stem(target)}{secrets.token_hex(4)}{SUFFIX}"
 
 
-def _create(target: Path, folder: bool) -> tuple[Path, int | None]:
+def _create(target: Path, folder: bool, mode: int) -> tuple[Path, int | None]:
     for _ in range(TRIES):
         path = _name(target)
         if folder:
-            path.mkdir()
+            path.mkdir(mode)
         else:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:

@@ -15,12 +15,14 @@ import shlex
 import shutil
 import stat
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from luthier.files import user_folders
+from luthier.files.sync import sync
+from luthier.files.unfinished import unfinished
 from luthier.native import layout
 
 SOURCE = Path(__file__).with_name("step.cpp")
@@ -35,7 +37,7 @@ INSTRUCTIONS = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16"
 SECONDS = 120  # that a compiler may take
 MARK = b"\nluthier sha256 "  # stands after the library, before its digest: a loader does not look beyond its sections
 LARGEST = 64 * 2**20  # bytes of a library
-BUILDING = "building-"  # folders of this name hold a compiler's files
+BUILDING = "step"  # hidden folders of this name hold a compiler's files
 
 
 class Unavailable(Exception):  # noqa: N818 - not an error: models are computed by PyTorch then
@@ -106,7 +108,8 @@ def kept() -> Path:
 
     try:
         with FileLock(folder / "building.lock", timeout=2 * SECONDS, mode=0o600):
-            clear(folder)
+            for left in folder.glob("tmp*.so"):  # of a process of version 0.1 that died
+                left.unlink(missing_ok=True)
             if not is_sound(path):  # the one before us may have built it
                 build(command, path)
     except Timeout:
@@ -135,55 +138,32 @@ def is_sound(path: Path) -> bool:
 
 def build(command: list[str], path: Path) -> None:
     """Compile into a folder of our own, and put the file in its place in one go. Raises an OSError or Unavailable."""
-    folder = Path(tempfile.mkdtemp(prefix=BUILDING, dir=path.parent))  # mode 0700
-    try:
+    with unfinished(path.parent / BUILDING, folder=True, mode=0o700) as folder:
         made = folder / path.name
         # the user's own compiler, on our own file. Its temporary files lie in the folder, to be cleared with it
-        result = subprocess.run(  # noqa: S603
-            [*command, *FLAGS, str(SOURCE), "-o", str(made)], check=False, capture_output=True, timeout=SECONDS,
-            env={**os.environ, "TMPDIR": str(folder)}, text=True, errors="replace",
-        )  # fmt: skip
+        try:
+            result = subprocess.run(  # noqa: S603
+                [*command, *FLAGS, str(SOURCE), "-o", str(made)], check=False, capture_output=True, timeout=SECONDS,
+                env={**os.environ, "TMPDIR": str(folder)}, text=True, errors="replace",
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"{command[0]} had not compiled it after {SECONDS} s") from None
         if result.returncode != 0:
             raise Unavailable(f"{command[0]} could not compile it: {first_error(result.stderr)}")
         content = made.read_bytes()
         signed = folder / "signed"
         signed.touch(mode=0o600)
-        with signed.open("wb") as file:
-            file.write(content + MARK + hashlib.sha256(content).hexdigest().encode())
-            file.flush()
-            os.fsync(file.fileno())
+        signed.write_bytes(content + MARK + hashlib.sha256(content).hexdigest().encode())
+        sync(signed)
         signed.replace(path)
-        synchronize(path.parent)
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"{command[0]} had not compiled it after {SECONDS} s") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a disk that cannot
+            sync(path.parent)
 
 
 def first_error(said: str) -> str:
     """The line of a compiler's output that says what is wrong."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "it gave no reason")
-
-
-def synchronize(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where it lets us."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def clear(folder: Path) -> None:
-    """Remove what a process that died while building has left. To be called by the only one that builds."""
-    for left in folder.glob(f"{BUILDING}*"):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-    for left in folder.glob("tmp*.so"):  # version 0.1's
-        with contextlib.suppress(OSError):
-            left.unlink()
 
 
 def compiler() -> list[str]:
@@ -201,18 +181,8 @@ def compiler() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """A folder of the user's own: what others can write is not loaded. Raises an OSError or Unavailable."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    """A folder of the user's own: what others can write is not loaded. Raises Unavailable."""
     try:
-        # the XDG base directory specification: a relative path is ignored. It would be another folder in each folder
-        base = named if named.is_absolute() else Path.home() / ".cache"
-    except RuntimeError as error:
-        raise Unavailable(f"there is no folder to keep it in: {error}") from None
-    if not base.is_absolute():
-        raise Unavailable(f"there is no folder to keep it in: the home folder {Path.home()} is a relative path")
-    folder = base / "luthier"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise Unavailable(f"{folder} is another user's, or can be written by others: chmod go-w {folder}")
-    return folder
+        return user_folders.private(user_folders.caches())
+    except OSError as error:
+        raise Unavailable(f"the compiled library cannot be kept: {error}") from None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from luthier.architectures import registry
+from luthier.files.unfinished import scratch_folder
 from luthier.memory import total_memory
 from luthier.native.program import why_not
 from luthier.run import corpus
@@ -62,9 +61,9 @@ def forecast(plan: Plan, *, with_data: bool) -> Forecast:
 
 def count_tokens(plan: Plan) -> tuple[Plan, int, int, Amount]:
     """Prepare the text in a folder that goes again. The plan with its vocabulary, its training tokens and its steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer, place = corpus.prepare_tokens(plan, Path(folder) / "tokens")
-        say_idle(plan, prepared=place != Path(folder) / "tokens", processes=0)
+    with scratch_folder("plan") as folder:
+        tokenizer, place = corpus.prepare_tokens(plan, folder / "tokens")
+        say_idle(plan, prepared=place != folder / "tokens", processes=0)
         say_vocabulary(plan, tokenizer.vocab_size)
         tokens, validation = corpus.open_splits(place)
         batches = corpus.make_batches(plan, tokens, tokenizer)

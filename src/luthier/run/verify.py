@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, V vocab_size.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor
 from luthier.data import shards
 from luthier.data.shards import INDEX
 from luthier.errors import LuthierError
+from luthier.files.unfinished import scratch_folder
 from luthier.language_model import LanguageModel, load
 from luthier.model.transformer import Transformer
 from luthier.run.checkpoint_record import CheckpointRecord
@@ -109,7 +109,7 @@ def padding(model: Transformer, tokens: Tensor) -> Tensor:
 def save_and_load(lm: LanguageModel, tokens: Tensor, whole: Tensor, allowed: float) -> Check:
     """Logits before saving and after loading, and the weights bit for bit."""
     name = "saved and loaded, it is the same"
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder("verify") as folder:
         try:
             LanguageModel(lm.model, None, lm.config).save(folder)
             again = load(folder, device=lm.device)

@@ -16,6 +16,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from luthier.files import user_folders
 from luthier.files.unfinished import unfinished
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -46,20 +47,14 @@ def use_own_folders() -> None:
 
 def own_folder() -> Path | None:
     """A folder for compiled files writable by this user only, without spaces in its path; None if there is none."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    caches = named if named.is_absolute() else Path(os.path.expanduser("~")) / ".cache"  # noqa: PTH111 (never raises)
     user = os.getuid() if hasattr(os, "getuid") else 0
-    for base in (caches / "luthier", *(Path(place) / f"luthier-{user}" for place in (tempfile.gettempdir(), "/tmp"))):  # noqa: S108
-        folder = base / "compile"
-        if re.search(r"\s", str(folder)) or not folder.is_absolute():
-            continue
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            owners = [path.lstat() for path in (base, folder)]
-            if all(owner.st_uid == user and not owner.st_mode & 0o022 for owner in owners) or os.name == "nt":
-                return folder
-        except OSError:
-            continue
+    bases = [Path(place) / f"luthier-{user}" for place in (tempfile.gettempdir(), "/tmp")]  # noqa: S108
+    with suppress(OSError):
+        bases.insert(0, user_folders.caches())
+    for base in bases:
+        if base.is_absolute() and not re.search(r"\s", str(base)):
+            with suppress(OSError):
+                return user_folders.private(base, "compile")
     return None
 
 

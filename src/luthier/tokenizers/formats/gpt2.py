@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import importlib.util
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -24,6 +23,7 @@ from luthier.errors import LuthierError
 from luthier.files.atomic_file import write_file
 from luthier.files.json_files import read_json
 from luthier.files.reading import read_bytes, read_text
+from luthier.files.user_folders import downloads
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -51,16 +51,11 @@ def package_folder() -> Path | None:
 
 def cached_folder() -> Path:
     """The folder in the cache with the published files, which are fetched if they are not there."""
-    folder = cache() / "gpt2"
+    folder = downloads() / "gpt2"
     for name in SHA256:
         if not _is_published(folder / name):
             write_file(folder / name, _download(name))
     return folder
-
-
-def cache() -> Path:
-    """Where downloads are kept: $LUTHIER_HOME, or ~/.cache/luthier."""
-    return Path(os.environ.get("LUTHIER_HOME") or "~/.cache/luthier").expanduser()
 
 
 def byte_level(vocabulary: Path, merges: Path, *, add_prefix_space: bool = False) -> Tokenizer:
