@@ -178,9 +178,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
     "qwen3_moe",
     *llama_like_settings.hugging_face(eps=1e-6, context=32_768, kv_heads=4, width="moe_intermediate_size"),
     Setting("intermediate_size", "dense_hidden_dim", count()),
-    Setting(
-        "num_experts", "n_experts", count(LARGEST_EXPERTS), default=lambda r: r.values.value("num_local_experts", 128)
-    ),
+    Setting("num_experts", "n_experts", count(LARGEST_EXPERTS), default=local_experts),
     Setting("num_experts_per_tok", "experts_per_token", count(), default=8),
     Setting("norm_topk_prob", "normalize_weights", flag, default=False),
     Setting("decoder_sparse_step", "moe_every", count(), default=1),
