@@ -16,7 +16,7 @@ from hypothesis import given
 
 from luthier.errors import LuthierError
 from luthier.tokenizers.formats import gpt2 as gpt2_module
-from luthier.tokenizers.formats.gpt2 import gpt2, package_folder
+from luthier.tokenizers.formats.gpt2 import SIZES, gpt2, package_folder
 from luthier.tokenizers.load import load
 
 PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""  # of OpenAI's encoder.py
@@ -136,10 +136,10 @@ def test_the_files_are_downloaded_once_and_kept(served, published, tmp_path, gpt
 
 
 def test_a_download_with_another_sha256_is_not_kept(served, tmp_path):
-    (served / "encoder.json").write_text("{}")
-    with pytest.raises(LuthierError, match=r"has the sha256 44136fa3.* it was not kept"):
+    (served / "encoder.json").write_bytes(b" " * SIZES["encoder.json"])
+    with pytest.raises(LuthierError, match=r"wrong sha256: expected 19613966.* nothing was kept"):
         gpt2()
-    assert not (tmp_path / "home").exists()
+    assert list((tmp_path / "home" / "gpt2").iterdir()) == []
 
 
 def test_a_cached_file_that_was_changed_is_fetched_again(served, published, tmp_path, gpt2_tokenizer):

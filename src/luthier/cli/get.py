@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from luthier.data.download import download
 from luthier.errors import LuthierError, UsageError
 from luthier.files.atomic_folder import is_free
+from luthier.files.download import download
 from luthier.terminal.printing import say
 from luthier.terminal.progress import progress
 from luthier.tokenizers.formats.gpt2 import SHA256

@@ -20,11 +20,11 @@ from typing import BinaryIO, cast
 
 from luthier.data import python_docs
 from luthier.data.decoding import Invalid
-from luthier.data.download import digest_of, download
 from luthier.data.finding import find_files, identity, kind_of
 from luthier.data.records import RECORDS, need_pyarrow
 from luthier.data.text import Piece, Reading, join, read_file, read_stream
 from luthier.errors import LuthierError, UsageError, remark, setting
+from luthier.files.download import digest_of, download
 from luthier.files.user_folders import downloads
 from luthier.tokenizers.core.cleaning import Normalization, clean
 

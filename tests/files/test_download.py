@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from luthier.data import download as downloading
-from luthier.data.download import download
 from luthier.errors import LuthierError
+from luthier.files import download as downloading
+from luthier.files.download import download
 
 BODY = b"Il y a deux histoires. " * 5000
 SHA256 = hashlib.sha256(BODY).hexdigest()
