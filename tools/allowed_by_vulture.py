@@ -29,4 +29,4 @@ _.Q4_0, _.Q4_1, _.Q8_0, _.Q4_K, _.Q6_K  # native.layout.Kind
 _.CHARACTERS  # sentencepiece_file.Algorithm
 
 # parts that no family uses yet
-_.GroupedSigmoidRouter, _.ScaledRMSNorm, _.AllHeadsNorm
+_.GroupedSigmoidRouter, _.ScaledRMSNorm, _.AllHeadsNorm, _.Scale

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from luthier.errors import LuthierError
+from luthier.files.kind_of_file import check_download
 from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.tokenizers.load import load
 
@@ -18,6 +19,7 @@ def open_tokenizer(name: str | Path) -> Tokenizer:
     from luthier.formats.gguf_file import GGUFFile
     from luthier.tokenizers.formats.gguf_vocabulary import from_gguf
 
+    check_download(path)
     fields = GGUFFile(path).fields
     try:
         tokenizer = from_gguf(fields)

@@ -14,6 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 
 from luthier.errors import LuthierError, UsageError
+from luthier.files.kind_of_file import check_download
 from luthier.files.reading import read_bytes, read_text
 from luthier.tokenizers.core.bounds import check
 from luthier.tokenizers.core.plain import hardened
@@ -25,6 +26,14 @@ from luthier.tokenizers.formats.sentencepiece_model import Begin, read_sentencep
 from luthier.tokenizers.formats.tiktoken_model import is_tiktoken, read_tiktoken
 
 BYTE_LEVEL_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    *(name for pair in BYTE_LEVEL_FILES for name in pair),
+    CONFIG,
+    ADDED,
+    ROLES,
+)
 BYTE_LEVEL_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 QWEN2_CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
 LLAMA_CLASSES = ("LlamaTokenizer", "CodeLlamaTokenizer")
@@ -40,12 +49,21 @@ def load(path: str | Path) -> Tokenizer:
         raise UsageError(f"an empty name is no tokenizer: give {TAKES}")
     place = Path(path)
     if place.is_dir():
+        _check_downloads(place)
         return _from_folder(place)
     if place.is_file():
+        check_download(place)
+        if place.name in FILES:
+            _check_downloads(place.parent)  # they are read with it
         return _from_file(place)
     if str(path) == "gpt2":
         return gpt2()
     raise LuthierError(f"there is no tokenizer {path}: give {TAKES}")
+
+
+def _check_downloads(folder: Path) -> None:
+    for name in FILES:
+        check_download(folder / name)
 
 
 def _from_folder(folder: Path) -> Tokenizer:
