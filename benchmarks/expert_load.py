@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from luthier.run.json_lines import read_lines
 from luthier.run.plan import resolve
 from luthier.run.train import start
-from luthier.run.watch import read_lines
 
 WAYS = {"bias": "#0072B2", "auxiliary": "#009E73", "none": "#D55E00"}
 STARVED = 0.1  # of an even share

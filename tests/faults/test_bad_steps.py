@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tiny_runs import plan, records
 
-from luthier.run import train
+from luthier.run import train, training_run
 from luthier.training.loop import NonFiniteError, Trainer
 from luthier.training.spikes import LEAST, SpikeDetector
 
@@ -48,18 +48,24 @@ def test_going_back_keeps_the_score_of_the_best_weights(book, tmp_path, monkeypa
     """Those on the disk are still the best: a worse look must not write over them."""
     spoil(monkeypatch, {5}, math.nan)
     seen = []
-    restore = train.Run.restore
+    right, go_back = training_run.newest, train.Run.go_back
 
-    def watched(run, tensors, record):
-        before = run.best, run.seconds_before
-        restore(run, tensors, msgspec.structs.replace(record, best=None, seconds=1e9))
-        seen.append((run, before))
+    def worse(folder, world):
+        checkpoint, tensors, record = right(folder, world)
+        return checkpoint, tensors, msgspec.structs.replace(record, best=None, seconds=1e9)
 
-    monkeypatch.setattr(train.Run, "restore", watched)
+    def watched(run):
+        before = run.callbacks.evaluate.best
+        path = go_back(run)
+        seen.append((run.callbacks, before))
+        assert run.callbacks.clock.seconds < 1e9
+        return path
+
+    monkeypatch.setattr(training_run, "newest", worse)
+    monkeypatch.setattr(train.Run, "go_back", watched)
     train.start(plan(book, save_every=2, evaluate_every=1, non_finite="back"), tmp_path / "run")
-    [(run, (best, seconds))] = seen
-    assert run.best <= best < math.inf
-    assert run.seconds_before == seconds
+    [(callbacks, best)] = seen
+    assert callbacks.evaluate.best <= best < math.inf
 
 
 @pytest.mark.parametrize("policy", ["skip", "back"])

@@ -60,7 +60,7 @@ def test_a_restart_goes_on_with_the_run_of_its_own_launch(book, tmp_path, restar
     restart(0)
     out = tmp_path / "run"
     with monkeypatch.context() as broken:
-        broken.setattr("luthier.run.training_run.Run.sample", lambda _: 1 / 0)  # at step 4
+        broken.setattr("luthier.run.callbacks.sample.Sample.sample", lambda _: 1 / 0)  # at step 4
         with pytest.raises(ZeroDivisionError):
             train.start(plan(book, save_every=1), out)
     restart(1)
@@ -75,7 +75,7 @@ def test_a_restart_before_the_first_checkpoint_begins_anew(book, tmp_path, resta
     restart(0)
     out = tmp_path / "run"
     with monkeypatch.context() as broken:
-        broken.setattr("luthier.run.training_run.Run.go", lambda _: 1 / 0)
+        broken.setattr("luthier.run.training_run.Run.train", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train.start(plan(book, steps=2), out)
     assert (out / "run.toml").exists()

@@ -21,7 +21,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
     options = {"steps": 6, "batch_size": 2, "vocab_size": 300, "evaluate_every": 2, "precision": "float32"}
     model = {"dim": 16, "n_layers": 2, "n_heads": 2, "context_length": 32}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("luthier.run.training_run.matrix_product_peak", lambda device, dtype: 1e11)
+        patch.setattr("luthier.run.callbacks.step_statistics.matrix_product_peak", lambda device, dtype: 1e11)
         with Models(data=(str(book),), options=options, model=model, told=lambda line: None) as made:
             yield made
 

@@ -20,7 +20,7 @@ from luthier.figures.normalization import TOKENS, layernorm, rmsnorm
 from luthier.figures.positions import likeness, positions, rotary, sinusoidal
 from luthier.figures.sampling import TOP_K, TOP_P, filters, next_logits, temperature
 from luthier.figures.training import STEPS, schedules, training
-from luthier.run.watch import read_lines
+from luthier.run.json_lines import read_lines
 
 
 def test_layer_norm(models):

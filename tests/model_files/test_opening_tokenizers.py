@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from luthier.architectures import llama, registry
+from luthier.data.sources import Texts
 from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel
 from luthier.model_files.tokenizer import open_tokenizer
 from luthier.run.corpus import make_tokenizer
-from luthier.run.plan import resolve
 from luthier.tokenizers.core.train import train_bpe
 
 TEXT = "Hello world, hello wide world"
@@ -25,8 +25,7 @@ def test_a_model_gives_its_tokenizer_to_another_run(tmp_path: Path, kind: str) -
     LanguageModel(registry.build(config), tokenizer, config).save(path, kind)
     assert open_tokenizer(path).encode(TEXT) == tokenizer.encode(TEXT)
     (tmp_path / "book.txt").write_text(TEXT, encoding="utf-8")
-    plan = resolve((str(tmp_path / "book.txt"),), options={"tokenizer": str(path), "steps": 1})
-    assert make_tokenizer(plan, None).encode(TEXT) == tokenizer.encode(TEXT)  # type: ignore[arg-type]
+    assert make_tokenizer(str(path), 0, Texts((tmp_path / "book.txt",))).encode(TEXT) == tokenizer.encode(TEXT)
 
 
 def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:

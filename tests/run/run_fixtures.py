@@ -11,7 +11,7 @@ from tiny_runs import words
 @pytest.fixture(autouse=True)
 def _peak_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's peak takes a third of a second to measure, and is not what these tests are about."""
-    monkeypatch.setattr("luthier.run.training_run.matrix_product_peak", lambda device, dtype: 1e11)
+    monkeypatch.setattr("luthier.run.callbacks.step_statistics.matrix_product_peak", lambda device, dtype: 1e11)
     monkeypatch.setattr("luthier.run.forecast.matrix_product_peak", lambda device, dtype: 1e11)
 
 

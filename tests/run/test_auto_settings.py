@@ -14,10 +14,10 @@ from tiny_runs import plan
 from luthier.files.sealed_json import sealed
 from luthier.run import resuming, speed, train
 from luthier.run.checkpoint_record import Decisions, newest_record
+from luthier.run.training_run import choose_parallel
 from luthier.training.distributed import World
 from luthier.training.loop import Trainer
 from luthier.training.machine import has_compiler
-from luthier.training.settings import Settings
 
 STEPS = 56  # long enough to be timed
 AUTO = {"device": "auto", "precision": "auto", "compile": "auto", "parallel": "auto", "threads": 0, "split_by": "auto"}
@@ -38,7 +38,7 @@ def stopped_and_resumed(book, tmp_path, monkeypatch, chosen, at: int = 20) -> tu
 
     def one_step(run):
         if run.trainer.step == at:
-            run.flush()
+            run.callbacks.writer.flush()
             raise SystemExit(9)
         before(run)
 
@@ -111,8 +111,7 @@ def test_as_many_processes_share_the_model_in_the_same_way():
     lm = SimpleNamespace(model=torch.nn.Linear(2, 2), device=torch.device("cpu"))
 
     def chosen(size: int, parallel: str = "auto") -> str:
-        run = SimpleNamespace(settings=Settings(parallel=parallel), world=World(0, size), lm=lm)
-        return train.Run.choose_parallel(run, was)
+        return choose_parallel(parallel, lm, World(0, size), was)
 
     assert (chosen(2), chosen(3), chosen(2, "ddp")) == ("fsdp", "ddp", "ddp")
 
@@ -147,7 +146,7 @@ def test_the_schedule_continue_goes_on_from_where_it_is(book, tmp_path, capsys):
 
     def one_step(going):
         if going.trainer.step == 11:
-            going.flush()
+            going.callbacks.writer.flush()
             raise KeyboardInterrupt
         before(going)
 

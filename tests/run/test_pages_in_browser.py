@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from luthier.run.comparison import write_comparison
+from luthier.run.json_lines import append
 from luthier.run.ladder import Climb, Look, write
 from luthier.run.plan import resolve
 from luthier.run.report import write_report
 from luthier.run.rungs import rungs
-from luthier.run.watch import append
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")

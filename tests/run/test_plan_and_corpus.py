@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +16,14 @@ from luthier.data.batches import PaddedDocuments
 from luthier.errors import LuthierError, Remark, UsageError
 from luthier.files.sealed_json import sealed
 from luthier.run import corpus, train
-from luthier.run.plan import read_recipe, recipes, resolve
-from luthier.run.watch import duration
+from luthier.run.plan import Plan, read_recipe, recipes, resolve
+from luthier.run.token_splits import TokenSplits, bits_per_byte
+from luthier.terminal.durations import duration
+from luthier.tokenizers.core.tokenizer import Tokenizer
+
+
+def prepared(chosen: Plan, out: Path) -> tuple[Tokenizer, Path]:
+    return corpus.prepare_tokens(chosen.data, chosen.settings, chosen.model.vocab_size, out)
 
 
 @pytest.mark.parametrize("name", presets())
@@ -47,7 +55,7 @@ def test_prompts_are_cleaned_as_the_text_of_the_run_was(tmp_path, kind):
     book = tmp_path / "book.txt"
     book.write_bytes(("\ufeff" + 20 * "Un cafe\u0301 s'il te plai\u0302t\r\nune page\x0c").encode())
     chosen = plan(book, tokenizer=kind, vocab_size=300 if kind == "bpe" else 0)
-    tokenizer, _ = corpus.prepare_tokens(chosen, tmp_path / "tokens")
+    tokenizer, _ = prepared(chosen, tmp_path / "tokens")
     clean = tokenizer.encode("café\nune page\n")
     assert tokenizer.decode(clean) == "café\nune page\n"
     assert tokenizer.encode("\ufeffcafe\u0301\r\nune page\x0c") == clean
@@ -56,26 +64,29 @@ def test_prompts_are_cleaned_as_the_text_of_the_run_was(tmp_path, kind):
 def test_characters_are_those_of_the_text_to_validate_on_too(book, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("ŷ" * 40, encoding="utf-8")
-    tokenizer, tokens = corpus.prepare_tokens(plan(book, validation=str(other)), tmp_path / "tokens")
-    _, validation = corpus.open_splits(tokens)
+    tokenizer, tokens = prepared(plan(book, validation=str(other)), tmp_path / "tokens")
+    validation = TokenSplits(tokens, 0).held_out
     assert tokenizer.decode(validation[:].tolist()) == "ŷ" * 40
 
 
-def test_documents_are_looked_at_as_they_are_trained_on(book, tmp_path):
+def test_documents_are_evaluated_as_they_are_trained_on(book, tmp_path):
     folder = tmp_path / "lines"
     folder.mkdir()
     for number in range(40):
         (folder / f"{number}.txt").write_text(words(4, number), encoding="utf-8")
     chosen = plan(folder, batches="documents", validation=0.3)
-    tokenizer, tokens = corpus.prepare_tokens(chosen, tmp_path / "tokens")
-    _, held_out = corpus.open_splits(tokens)
-    looks = [list(corpus.batches_to_look_at(chosen, held_out, tokenizer, n)) for n in (2, 2, None)]
-    assert len(looks[0]) == 2
-    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(looks[0], looks[1], strict=True))
-    assert all(batch.valid is not None for batch in looks[0])
+    tokenizer, tokens = prepared(chosen, tmp_path / "tokens")
+    text = TokenSplits(tokens, tokenizer.pad_id or 0)
+    held_out = text.held_out
+    batches = [
+        list(text.splits(replace(chosen.settings, evaluate_batches=n), 16)["validation"].batches()) for n in (2, 2, 0)
+    ]
+    assert len(batches[0]) == 2
+    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(batches[0], batches[1], strict=True))
+    assert all(batch.valid is not None for batch in batches[0])
     everything = PaddedDocuments(held_out, 16, 2, seed=1)
-    assert sum(int((b.targets >= 0).sum()) for b in looks[2]) == len(held_out) - len(held_out.documents)
-    assert len(looks[2]) == everything.batches_per_epoch
+    assert sum(int((b.targets >= 0).sum()) for b in batches[2]) == len(held_out) - len(held_out.documents)
+    assert len(batches[2]) == everything.batches_per_epoch
 
 
 @pytest.mark.parametrize("kind", ["random", "sliding", "documents"])
@@ -96,17 +107,17 @@ def test_an_evaluation_does_not_depend_on_how_a_step_is_cut_into_batches(tmp_pat
 
 def test_a_prepared_folder_is_trained_on_as_it_is_and_must_be_whole(book, tmp_path):
     chosen = plan(book, steps=2)
-    _, prepared = corpus.prepare_tokens(chosen, tmp_path / "prepared")
+    _, folder = prepared(chosen, tmp_path / "prepared")
     straight = train.start(chosen, tmp_path / "straight")
     with pytest.warns(Remark, match="tokenizer='characters' does nothing: the text is prepared already"):
-        out = train.start(plan(prepared, steps=2), tmp_path / "run")
+        out = train.start(plan(folder, steps=2), tmp_path / "run")
     assert records(out / "metrics.jsonl") == records(straight / "metrics.jsonl")
     assert not (out / "tokens").exists()
     train.resume(out, {"steps": 3}, {}, ())
-    index = json.loads((prepared / "index.json").read_text())
-    (prepared / "index.json").write_text(json.dumps(sealed({**index, "tokenizer": "0" * 64})))
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(sealed({**index, "tokenizer": "0" * 64})))
     with pytest.raises(LuthierError, match="its tokenizer is not the one that made its tokens"):
-        train.start(plan(prepared), tmp_path / "other")
+        train.start(plan(folder), tmp_path / "other")
 
 
 def test_bits_per_byte_do_not_depend_on_the_tokenizer():
@@ -114,8 +125,8 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer():
 
     coarse = TokenShards([np.zeros(10, np.uint16)], bytes=80)
     fine = TokenShards([np.zeros(80, np.uint16)], bytes=80)
-    assert corpus.bits_per_byte(8 * np.log(2), coarse) == pytest.approx(corpus.bits_per_byte(np.log(2), fine))
-    assert corpus.bits_per_byte(np.log(2), fine) == pytest.approx(1)
+    assert bits_per_byte(8 * np.log(2), coarse) == pytest.approx(bits_per_byte(np.log(2), fine))
+    assert bits_per_byte(np.log(2), fine) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

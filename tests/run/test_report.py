@@ -15,9 +15,9 @@ from luthier.cli import report as command
 from luthier.errors import LuthierError, UsageError
 from luthier.run import train
 from luthier.run.comparison import write_comparison
+from luthier.run.json_lines import append, forget_after, read_lines
 from luthier.run.page import Chart, Section, Table, cell, dots, line, write_page
 from luthier.run.report import write_report
-from luthier.run.watch import append, forget_after, read_lines
 
 
 class Page(HTMLParser):

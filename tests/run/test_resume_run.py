@@ -13,8 +13,8 @@ from tiny_runs import plan, records
 import luthier
 from luthier.errors import LuthierError, UsageError
 from luthier.run import train
+from luthier.run.callbacks.console import Console
 from luthier.run.interrupt import InterruptedRunError
-from luthier.run.watch import Watch
 
 CASES = [
     {"preset": "gpt2-nano"},
@@ -28,16 +28,16 @@ def ctrl_c(monkeypatch):
     """Press Ctrl-C during a step, `times` times."""
 
     def at(step: int, times: int = 1) -> None:
-        before = Watch.stepped
+        before = Console.after_step
 
-        def stepped(watch, now, loss, speed):
-            before(watch, now, loss, speed)
-            if now == step:
+        def after_step(console, result):
+            before(console, result)
+            if console.trainer.step == step:
                 for _ in range(times):
                     os.kill(os.getpid(), signal.SIGINT)
                     time.sleep(0.05)  # so that the system does not take two for one
 
-        monkeypatch.setattr(Watch, "stepped", stepped)
+        monkeypatch.setattr(Console, "after_step", after_step)
 
     return at
 
@@ -53,7 +53,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(book, tmp_path, ctrl_
         ):
             train.start(chosen, tmp_path / "stopped")
         monkeypatch.undo()
-    monkeypatch.setattr("luthier.run.training_run.matrix_product_peak", lambda device, dtype: 1e11)
+    monkeypatch.setattr("luthier.run.callbacks.step_statistics.matrix_product_peak", lambda device, dtype: 1e11)
     stopped = train.resume(tmp_path / "stopped", {}, {}, ())
     for name in ("metrics.jsonl", "samples.jsonl"):
         assert records(straight / name) == records(stopped / name)

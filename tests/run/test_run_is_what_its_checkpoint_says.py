@@ -181,7 +181,7 @@ def test_a_first_checkpoint_is_there_before_the_first_step(book, tmp_path, monke
         with pytest.raises(SystemExit):
             train.start(plan(book), tmp_path / "run")
     for thread in __import__("threading").enumerate():
-        if thread.name == "saver":
+        if thread.name == "writer":
             thread.join()
     train.resume(tmp_path / "run", {}, {}, ())
     assert [each["step"] for each in records(tmp_path / "run" / "metrics.jsonl")] == [0, 3, 4, 6, 8]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from luthier.run import speed
+from luthier.run.callbacks.step_statistics import StepStatistics
 from luthier.run.checkpoint_record import Decisions
 from luthier.run.plan import resolve
 from luthier.run.resuming import decide
@@ -108,5 +109,10 @@ def test_without_units_for_bfloat16_it_is_float32(monkeypatch):
 
 def test_speed_is_the_median_and_its_share_of_the_peak():
     recent = [StepResult(1.0, 2.0, 1e-3, 100, seconds) for seconds in (1.0, 0.5, 50.0)]
-    found = SimpleNamespace(**speed.summary(recent, flops_per_token=10, peak=2000.0))
-    assert (found.tokens_per_second, found.peak_share) == (100, 0.5)
+    statistics = StepStatistics(SimpleNamespace(), flops_per_token=10)  # type: ignore[arg-type]
+    statistics.peak = 2000.0
+    for result in recent:
+        statistics.after_step(result)
+    found = statistics.metrics()
+    assert (found["tokens_per_second"], found["peak_share"]) == (100, 0.5)
+    assert statistics.metrics() == {}

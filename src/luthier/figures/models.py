@@ -23,8 +23,8 @@ from luthier.language_model import LanguageModel, load
 from luthier.model.moe import MoE
 from luthier.run import train
 from luthier.run.folder import RunFolder
+from luthier.run.json_lines import read_lines
 from luthier.run.plan import resolve
-from luthier.run.watch import read_lines
 from luthier.terminal.printing import say
 
 TEXT = "The function returns a new list of the items in the string, and raises an error if it is empty."

@@ -11,7 +11,7 @@ from typing import Any
 from luthier.architectures import registry
 from luthier.run.folder import RunFolder
 from luthier.run.plan import Plan
-from luthier.run.watch import duration
+from luthier.terminal.durations import duration
 from luthier.training.loop import Trainer
 
 
@@ -29,7 +29,7 @@ def headline(plan: Plan, trainer: Trainer, training_tokens: int, peak: float) ->
     )
 
 
-def closing(
+def closing_text(
     folder: RunFolder, looks: list[dict[str, Any]], seconds: float, prompt: str, failed: Mapping[Path, str]
 ) -> str:
     """The table by epoch, where everything lies, what to do next. failed: what could not be written, and why."""
@@ -37,7 +37,7 @@ def closing(
     best = min(looks, key=lambda look: float(look[f"{kind}_loss"]))
     run = shlex.quote(str(folder.path))
     pages = [str(page) for page in (folder.picture, folder.report) if page not in failed]
-    speak = f"luthier generate {run} {shlex.quote(prompt)}"
+    generate = f"luthier generate {run} {shlex.quote(prompt)}"
     lines = [
         table_by_epoch(looks),
         f"done in {duration(seconds)}: best {kind} loss {best[f'{kind}_loss']:.4f} at step {best['step']:,}",
@@ -47,7 +47,7 @@ def closing(
         *([f"  picture   {', '.join(pages)}"] if pages else []),
         *(f"  missing   {path.name}: {problem}" for path, problem in failed.items()),
         *([f"            write it with: luthier report {run}"] if folder.report in failed else []),
-        f"  speak     {speak}",
+        f"  generate  {generate}",
     ]
     return "\n".join(lines)
 

@@ -16,7 +16,8 @@ from luthier.run.idle_settings import say_idle, say_vocabulary
 from luthier.run.length import Amount, amount_of, is_open, length_of
 from luthier.run.plan import Plan, with_vocabulary
 from luthier.run.timing import time_steps
-from luthier.run.watch import duration
+from luthier.run.token_splits import TokenSplits, steps_in_all
+from luthier.terminal.durations import duration
 from luthier.terminal.printing import output_table
 from luthier.training.machine import (
     choose_device,
@@ -61,14 +62,15 @@ def forecast(plan: Plan, *, with_data: bool) -> Forecast:
 
 def count_tokens(plan: Plan) -> tuple[Plan, int, int, Amount]:
     """Prepare the text in a folder that goes again. The plan with its vocabulary, its training tokens and its steps."""
+    settings = plan.settings
     with scratch_folder("plan") as folder:
-        tokenizer, place = corpus.prepare_tokens(plan, folder / "tokens")
+        tokenizer, place = corpus.prepare_tokens(plan.data, settings, plan.model.vocab_size, folder / "tokens")
         say_idle(plan, prepared=place != folder / "tokens", processes=0)
         say_vocabulary(plan, tokenizer.vocab_size)
-        tokens, validation = corpus.open_splits(place)
-        batches = corpus.make_batches(plan, tokens, tokenizer)
-        steps, amount = corpus.steps_in_all(plan.settings, batches), amount_of(plan, batches, tokens, validation)
-        return with_vocabulary(plan, tokenizer.vocab_size), len(tokens), steps, amount
+        text, context = TokenSplits(place, tokenizer.pad_id or 0), plan.model.context_length
+        steps = steps_in_all(settings, text.training_batches(settings, context))
+        amount = amount_of(settings, context, text)
+        return with_vocabulary(plan, tokenizer.vocab_size), len(text.train), steps, amount
 
 
 def show(forecast: Forecast) -> None:

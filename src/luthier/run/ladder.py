@@ -24,9 +24,9 @@ from luthier.run.page import Cell, Chart, Section, Table, band, dots, line, writ
 from luthier.run.pictures import perplexity
 from luthier.run.plan import Plan, resolve, with_vocabulary
 from luthier.run.rungs import Shape, budget, build, count, hidden_dim_for, rungs
+from luthier.run.token_splits import TokenSplits
 from luthier.terminal.printing import say
 from luthier.terminal.streams import outliving_terminal
-from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.training.loop import Trainer
 from luthier.training.machine import choose_device, keep_freed_memory
 
@@ -95,14 +95,14 @@ def climb(
     climbs: list[Climb] = []
     planned = len(rungs()) * seeds
     with scratch_folder("ladder") as folder:
-        tokenizer, tokens = corpus.prepare_tokens(plan, folder / "tokens")
-        train, validation = corpus.open_splits(tokens)
-        if validation is None:
+        tokenizer, tokens = corpus.prepare_tokens(plan.data, plan.settings, plan.model.vocab_size, folder / "tokens")
+        text = TokenSplits(tokens, tokenizer.pad_id or 0)
+        if text.validation is None:
             raise UsageError(f"{plan.data[0]} was prepared without validation text: prepare it with some")
         plan = with_vocabulary(plan, tokenizer.vocab_size)
         for seed in range(1, seeds + 1):  # the whole ladder for one seed first: an unfinished page is worth most so
             for name in rungs():
-                done = one_climb(name, seed, plan, shape_of(plan, size), train, validation, tokenizer, device)
+                done = one_climb(name, seed, plan, shape_of(plan, size), text, text.validation, device)
                 climbs.append(done)
                 place = f"{len(climbs):>{len(str(planned))}}/{planned}"
                 told(f"{place}  {name:<10} seed {seed}  loss {done.loss:.4f}  {done.tokens_per_second:,.0f} tokens/s")
@@ -117,8 +117,7 @@ def shape_of(plan: Plan, size: str) -> Shape:
 
 
 def one_climb(
-    name: str, seed: int, plan: Plan, shape: Shape,
-    train: TokenShards, validation: TokenShards, tokenizer: Tokenizer, device: str,
+    name: str, seed: int, plan: Plan, shape: Shape, text: TokenSplits, validation: TokenShards, device: str
 ) -> Climb:  # fmt: skip
     """Train a rung, in float32, and look at its loss on the way."""
     parts = rungs()[name]
@@ -126,11 +125,12 @@ def one_climb(
     model = build(parts, shape, hidden_dim, seed, choose_device(device))
     total, active = count(model)
     settings = replace(plan.settings, seed=seed)
-    batches = corpus.make_batches(replace(plan, settings=settings), train, tokenizer)
+    context = plan.model.context_length
+    batches = text.training_batches(settings, context)
     trainer = Trainer(model, batches, settings, settings.steps)
 
     def look() -> Look:
-        judged = corpus.batches_to_look_at(plan, validation, tokenizer, JUDGED)
+        judged = text.evaluation_batches(validation, settings, context, JUDGED)
         return Look(trainer.step, trainer.tokens, trainer.evaluate(judged))
 
     looks, seconds = [look()], []

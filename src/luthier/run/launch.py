@@ -19,7 +19,7 @@ from luthier.files.atomic_file import write_file
 from luthier.files.json_files import json_text, read_json
 from luthier.files.unfinished import is_unfinished, remove
 from luthier.run.folder import LOCK, RunFolder
-from luthier.run.watch import read_lines
+from luthier.run.json_lines import read_lines
 from luthier.terminal.printing import say
 from luthier.training.distributed import World, restarted
 

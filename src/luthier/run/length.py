@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from luthier.data.batches import BatchSource
-from luthier.data.shards import TokenShards
 from luthier.errors import setting
 from luthier.memory import total_memory
 from luthier.run.cost import estimate
 from luthier.run.plan import Plan
 from luthier.run.timing import time_steps
-from luthier.run.watch import duration
+from luthier.run.token_splits import TokenSplits
+from luthier.terminal.durations import duration
 from luthier.training.machine import has_fast_bfloat16
 from luthier.training.settings import Settings
 
@@ -55,12 +54,12 @@ class Amount:
     evaluation_steps: float  # whose rows an evaluation has
 
 
-def amount_of(plan: Plan, batches: BatchSource, train: TokenShards, validation: TokenShards | None) -> Amount:
+def amount_of(settings: Settings, context_length: int, text: TokenSplits) -> Amount:
     """The text of a run, in its steps."""
-    settings, context = plan.settings, plan.model.context_length
+    batches = text.training_batches(settings, context_length)
     rows = settings.batch_size * settings.accumulation
     wanted = (settings.evaluate_batches or 8) * rows
-    windows = [-(-len(tokens) // context) for tokens in (train, validation) if tokens is not None]
+    windows = [-(-len(tokens) // context_length) for tokens in (text.train, text.validation) if tokens is not None]
     return Amount(batches.batches_per_epoch / settings.accumulation, sum(min(wanted, n) for n in windows) / rows)
 
 

@@ -14,8 +14,8 @@ from luthier.data.shards import read_index
 from luthier.errors import LuthierError
 from luthier.run import corpus
 from luthier.run.folder import RunFolder
+from luthier.run.json_lines import read_lines
 from luthier.run.plan import Plan, read_run, resolve
-from luthier.run.watch import read_lines
 
 LARGEST = 1e300  # what is larger is no measure
 COUNTS = ("tokens", "bytes", "documents")
@@ -88,7 +88,7 @@ def read(path: Path) -> Record:
     looks = [look for look in records(folder.metrics) if all(number(look, key) is not None for key in places)]
     samples = [sample for sample in records(folder.samples) if number(sample, "step") is not None]
     try:
-        index = read_index(corpus.prepared_folder(plan) or folder.tokens)
+        index = read_index(corpus.prepared_folder(plan.data) or folder.tokens)
         splits = {name: {key: int(entry[key]) for key in COUNTS} for name, entry in index.splits.items()}
     except (LuthierError, KeyError, TypeError, ValueError):
         splits = {}

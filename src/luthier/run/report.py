@@ -11,7 +11,7 @@ from luthier.run.closing import rows_by_epoch
 from luthier.run.page import Cell, Chart, Sample, Section, Table, heatmap, line, write_page
 from luthier.run.pictures import perplexity
 from luthier.run.record import Record, loads_of, number, read
-from luthier.run.watch import duration
+from luthier.terminal.durations import duration
 
 REPORT = "report.html"
 WAVERS = "exp(loss): how many tokens the model wavers between."

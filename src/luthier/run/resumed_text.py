@@ -12,7 +12,7 @@ import msgspec
 from luthier.data.shards import check_files, read_index
 from luthier.data.source_files import SourceFile, changes, source_files
 from luthier.errors import LuthierError, UsageError, setting
-from luthier.run import corpus
+from luthier.run import corpus, token_splits
 from luthier.run.checkpoint_record import CheckpointRecord
 from luthier.run.folder import RunFolder
 from luthier.run.plan import Plan
@@ -30,19 +30,18 @@ def choose(
     plan: the run's, as it goes on, with the data that it was trained on. named: the data that the command names, empty
     for none. A LuthierError says how they differ from what the run was trained on, or which file of it is damaged.
     """
-    own = corpus.prepared_folder(plan) or folder.path / record.tokens
+    own = corpus.prepared_folder(plan.data) or folder.path / record.tokens
     if not named or named == plan.data == (str(own),):
         check_own(plan, own, folder, record, anyway=anyway)
         return own, plan.data
-    other = corpus.prepared_folder(Plan(named, plan.settings, plan.model))
+    other = corpus.prepared_folder(named)
     if other is not None:
         refuse([f"data is {' '.join(plan.data)}, not {' '.join(named)}"], anyway=anyway)
         check_files(other)
         if read_index(other).fingerprint != tokenizer.fingerprint:
             raise UsageError(f"{other} was prepared with another tokenizer than the run's: prepare the text with it")
         return other, named
-    wanted = Plan(named, plan.settings, plan.model)
-    texts = corpus.texts_of(wanted)
+    texts = corpus.texts_of(named, plan.settings)
     before, now = recorded(own), source_files(*texts)
     differing = changes(before, now) if before is not None else []
     if before is None and named != plan.data:
@@ -62,9 +61,9 @@ def choose(
             warn(f"{error}. The text is that of the run: encoding it anew")
     target = folder.path / f"tokens-{name_of(now)}"
     if not target.exists():
-        corpus.encode(wanted, *texts, tokenizer, target, now)
+        corpus.encode(*texts, tokenizer, plan.settings, target, now)
     check_files(target)
-    if not differing and corpus.origin(target) != record.origin:
+    if not differing and token_splits.origin(target) != record.origin:
         raise LuthierError(
             f"{' '.join(named)} gives other tokens than the run was trained on: add "
             f"{setting('anyway', True)} to take them"
@@ -90,10 +89,10 @@ def check_own(plan: Plan, own: Path, folder: RunFolder, record: CheckpointRecord
     """Read the run's tokens and compare them with their index, and the index with the checkpoint."""
     try:
         check_files(own)
-        origin = corpus.origin(own)
+        origin = token_splits.origin(own)
     except LuthierError as error:
         again = f"luthier train {shlex.join(plan.data)} --out {shlex.quote(str(folder.path))} --resume"
-        way_out = "" if corpus.prepared_folder(plan) else f" (to have it encoded anew: {again})"
+        way_out = "" if corpus.prepared_folder(plan.data) else f" (to have it encoded anew: {again})"
         raise LuthierError(f"{error}{way_out}") from None
     before = record.origin
     changed = sorted(name for name in before.keys() | origin.keys() if before.get(name) != origin.get(name))

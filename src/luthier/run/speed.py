@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from luthier.run.watch import duration
+from luthier.terminal.durations import duration
 from luthier.terminal.printing import say
 from luthier.training.compiling import failure, use_own_folders
-from luthier.training.loop import StepResult, Trainer
+from luthier.training.loop import Trainer
 from luthier.training.machine import has_compiler, has_fast_bfloat16
 from luthier.training.settings import Settings
 
@@ -86,16 +85,3 @@ def compile_blocks(trainer: Trainer) -> bool:
         return False
     trainer.compile()
     return True
-
-
-def summary(recent: list[StepResult], flops_per_token: int, peak: float) -> dict[str, Any]:
-    """Speed and health of the steps since the last look."""
-    tokens_per_second = statistics.median(result.tokens / result.seconds for result in recent)
-    return {
-        "step_loss": recent[-1].loss,
-        **{f"step_{name}": value for name, value in recent[-1].figures.items()},
-        "learning_rate": recent[-1].learning_rate,
-        "gradient_norm": statistics.median(result.gradient_norm for result in recent),
-        "tokens_per_second": tokens_per_second,
-        "peak_share": tokens_per_second * flops_per_token / peak,
-    }

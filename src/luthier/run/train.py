@@ -13,14 +13,16 @@ from luthier.architectures import registry
 from luthier.errors import LuthierError, setting
 from luthier.language_model import LanguageModel, load
 from luthier.run import corpus, cost, launch, length, resumed_text, resuming
+from luthier.run.callbacks.checkpoint import newest
+from luthier.run.callbacks.tensorboard import tensorboard_writer
 from luthier.run.changes import changed_plan
 from luthier.run.checkpoint_record import newest_record
 from luthier.run.folder import RunFolder
 from luthier.run.idle_settings import say_idle, say_vocabulary
 from luthier.run.plan import Plan, edits, read_run, resolve, with_vocabulary, write_recipe
 from luthier.run.starting_weights import check_same_tokenizer, open_source, started, with_config
-from luthier.run.training_run import Run, newest
-from luthier.run.watch import tensorboard_writer
+from luthier.run.token_splits import TokenSplits
+from luthier.run.training_run import Run
 from luthier.terminal.printing import mute, say, warn
 from luthier.terminal.streams import outliving_terminal
 from luthier.tokenizers.core.tokenizer import Tokenizer
@@ -48,10 +50,10 @@ def start(plan: Plan, out: Path, source: LanguageModel | None = None) -> Path:
         if world.broadcast(launch.may_go_on(folder, this)):
             with folder.locked() if world.is_first else nullcontext():
                 plan = resolve(recipe=read_run(out), where=str(folder.recipe))
-                go_on(plan, folder, anyway=False, world=world).go()
+                go_on(plan, folder, anyway=False, world=world).train()
         else:
             with launch.taken(folder, this) if world.is_first else nullcontext():
-                begin(plan, folder, device, world, source).go()
+                begin(plan, folder, device, world, source).train()
     return out
 
 
@@ -59,12 +61,14 @@ def begin(plan: Plan, folder: RunFolder, device: torch.device, world: World, sou
     """Prepare a new run: its text, its model, its recipe. source: the model to go on with, if any."""
     with launch.discarded_on_error(folder) if world.is_first else nullcontext():
         if world.is_first:
-            tokenizer, tokens = corpus.prepare_tokens(plan, folder.tokens, None if source is None else source.tokenizer)
+            given = None if source is None else source.tokenizer
+            vocab_size = plan.model.vocab_size
+            tokenizer, tokens = corpus.prepare_tokens(plan.data, plan.settings, vocab_size, folder.tokens, given)
             if source is not None and tokens != folder.tokens:
                 check_same_tokenizer(tokenizer, source, tokens)
         world.barrier()
         if not world.is_first:
-            tokens = corpus.prepared_folder(plan) or folder.tokens
+            tokens = corpus.prepared_folder(plan.data) or folder.tokens
             tokenizer = load_tokenizer(tokens)
         if world.is_first:
             say_idle(plan, prepared=tokens != folder.tokens, processes=world.size)
@@ -100,8 +104,8 @@ def with_some_length(plan: Plan, tokens: Path, tokenizer: Tokenizer, device: tor
         return plan
     chosen = None
     if world.size == 1:
-        train, validation = corpus.open_splits(tokens)
-        amount = length.amount_of(plan, corpus.make_batches(plan, train, tokenizer), train, validation)
+        text = TokenSplits(tokens, tokenizer.pad_id or 0)
+        amount = length.amount_of(plan.settings, plan.model.context_length, text)
         chosen = length.choose_length(plan, amount, device)
     say(
         f"one pass over the text, as neither {setting('steps')} nor {setting('epochs')} is given"
@@ -125,7 +129,7 @@ def resume(
     with process_group(resumed_device(plan, out)) as world:
         prepare_process(plan, world)
         with folder.locked() if world.is_first else nullcontext():
-            go_on(plan, folder, anyway, world, data).go()
+            go_on(plan, folder, anyway, world, data).train()
     return out
 
 

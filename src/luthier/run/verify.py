@@ -19,9 +19,9 @@ from luthier.files.unfinished import scratch_folder
 from luthier.language_model import LanguageModel, load
 from luthier.model.transformer import Transformer
 from luthier.run.checkpoint_record import CheckpointRecord
-from luthier.run.corpus import origin
 from luthier.run.folder import RunFolder, read_checkpoint
 from luthier.run.plan import edits, resolve
+from luthier.run.token_splits import origin
 
 LONGEST = 48  # tokens that a law is tried on
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of a logit, beside their spread

@@ -1,0 +1,73 @@
+"""Text that a model generates while it trains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from luthier.data.shards import TokenShards
+from luthier.errors import LuthierError, UsageError, setting
+from luthier.generation.generate import encode_prompts, new_rows
+from luthier.generation.settings import Settings as GenerationSettings
+from luthier.language_model import LanguageModel
+from luthier.run.callbacks.reporting import Logger
+from luthier.run.intervals import Intervals
+from luthier.run.snapshots import snapshot
+from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.training.callback import Callback
+from luthier.training.loop import StepResult, Trainer
+from luthier.training.settings import Settings
+
+
+class Sample(Callback):
+    """Generates a continuation of one prompt."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        trainer: Trainer,
+        settings: Settings,
+        prompt: str,
+        intervals: Intervals,
+        loggers: Sequence[Logger],
+    ) -> None:
+        self.lm, self.trainer, self.settings, self.prompt = lm, trainer, settings, prompt
+        self.intervals, self.loggers = intervals, loggers
+
+    def after_step(self, result: StepResult) -> None:
+        if self.intervals.sample_due(self.trainer.step):
+            self.sample()
+
+    def sample(self) -> None:
+        """Generate, on the first process only, and hand the text to the loggers."""
+        lm = snapshot(self.lm) if self.trainer.sharded else self.lm
+        if not self.trainer.world.is_first:
+            return
+        lm.model.eval()
+        with torch.compiler.set_stance("force_eager"):
+            new = lm.generate(
+                self.prompt, max_new_tokens=self.settings.sample_tokens, temperature=self.settings.sample_temperature,
+                seed=self.settings.seed,
+            )[0]  # fmt: skip
+        step = self.trainer.step
+        place = {"step": step, "epoch": self.intervals.epoch(step)}
+        for logger in self.loggers:
+            logger.sampled({**place, "prompt": self.prompt, "text": self.prompt + new})
+
+
+def check_prompt(prompt: str, tokenizer: Tokenizer, context_length: int) -> None:
+    """Raise a UsageError, before the first step, for a prompt that the tokenizer or the context cannot take."""
+    try:
+        new_rows(tokenizer, encode_prompts(tokenizer, [prompt]), GenerationSettings(), context_length)
+    except LuthierError as error:
+        raise UsageError(f"{setting('sample_prompt')} {prompt!r}: {error}") from None
+
+
+def default_prompt(tokens: TokenShards, tokenizer: Tokenizer, context_length: int) -> str:
+    """First words of a text, at most three."""
+    length = min(64, len(tokens), context_length // 2)
+    text = tokenizer.decode(tokens[: max(1, length)].tolist(), skip_special=True)
+    words = re.search(r"\S+(\s+\S+){0,2}", text)  # not split and joined: the tokenizer may know no space
+    return words.group() if words else text

@@ -1,0 +1,105 @@
+"""What happens around the steps of a run: in which order, how often, and what is restored."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from tiny_runs import plan
+
+from luthier.run import train
+from luthier.run.callbacks.expert_loads import ExpertLoads
+from luthier.run.callbacks.step_statistics import StepStatistics
+from luthier.run.callbacks.writer import BackgroundWriter
+from luthier.run.intervals import Intervals
+from luthier.training.callback import Callback, Callbacks, StepUndoneError
+from luthier.training.loop import StepResult
+from luthier.training.settings import Settings
+
+RESULT = StepResult(1.0, 2.0, 1e-3, 100, 0.5, [[0.25, 0.75]])
+
+
+class Named(Callback):
+    """Notes what is asked of it."""
+
+    def __init__(self, name: str, seen: list[str], *, undo: bool = False) -> None:
+        self.name, self.seen, self.undo = name, seen, undo
+
+    def after_step(self, result):
+        self.seen.append(self.name)
+        if self.undo:
+            raise StepUndoneError
+
+    def state(self):
+        return {self.name: 1}
+
+
+def test_callbacks_act_in_their_order_until_one_undoes_the_step():
+    seen: list[str] = []
+    callbacks = Callbacks(Named("a", seen), Named("b", seen, undo=True), Named("c", seen))
+    with pytest.raises(StepUndoneError):
+        callbacks.after_step(RESULT)
+    assert seen == ["a", "b"]
+    assert callbacks.state() == {"a": 1, "b": 1, "c": 1}
+
+
+def test_the_state_of_all_callbacks_makes_the_next_evaluation_the_same():
+    kept = Callbacks(StepStatistics(None, 10), ExpertLoads())  # type: ignore[arg-type]
+    kept.after_step(RESULT)
+    resumed = Callbacks(StepStatistics(None, 10), ExpertLoads())  # type: ignore[arg-type]
+    resumed.restore(kept.state())
+    for callbacks in (kept, resumed):
+        callbacks.callbacks[0].peak = 1e3  # type: ignore[attr-defined]
+    for one, other in zip(kept.callbacks, resumed.callbacks, strict=True):
+        assert one.metrics() == other.metrics() != {}  # type: ignore[attr-defined]
+        assert one.metrics() == {}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("settings", "evaluations", "samples", "checkpoints"),
+    [
+        ({"steps": 8, "evaluate_every": 3, "sample_every": 4}, [3, 4, 6, 8], [4, 8], [3, 6, 8]),
+        ({"steps": 8, "evaluate_every": 4, "sample_every": 8, "save_every": 5}, [4, 8], [8], [5, 8]),
+        ({"epochs": 2, "evaluate_every": 5}, [4, 5, 8], [4, 8], [5, 8]),
+        ({"steps": 8}, list(range(1, 9)), [2, 4, 5, 7, 8], list(range(1, 9))),
+    ],
+)
+def test_the_last_step_has_an_evaluation_a_sample_and_a_checkpoint(settings, evaluations, samples, checkpoints):
+    intervals = Intervals.of(Settings(**settings), total_steps=8, steps_per_epoch=4)
+    steps = range(1, 9)
+    assert [step for step in steps if intervals.evaluation_due(step)] == evaluations
+    assert [step for step in steps if intervals.sample_due(step)] == samples
+    assert [step for step in steps if intervals.checkpoint_due(step)] == checkpoints
+
+
+def test_a_write_that_fails_stops_the_run_at_its_next_step():
+    writer = BackgroundWriter()
+    writer.add(lambda: 1 / 0)
+    writer.after_step(RESULT)
+    for thread in threading.enumerate():
+        if thread.name == "writer":
+            thread.join()
+    with pytest.raises(ZeroDivisionError):
+        writer.before_step()
+
+
+def test_only_the_first_process_writes():
+    done = []
+    writer = BackgroundWriter(active=False)
+    writer.add(lambda: done.append(1))
+    writer.flush()
+    assert done == []
+
+
+def test_callbacks_of_a_run_act_in_the_documented_order(book, tmp_path, monkeypatch):
+    order: list[str] = []
+
+    def train_nothing(run):
+        order.extend(type(callback).__name__ for callback in run.callbacks.callbacks)
+
+    monkeypatch.setattr(train.Run, "train", train_nothing)
+    train.start(plan(book), tmp_path / "run")
+    assert order == [
+        "Clock", "StepStatistics", "ExpertLoads", "Console", "MetricsFile", "Recover", "Evaluate", "Sample",
+        "Checkpoint", "BackgroundWriter",
+    ]  # fmt: skip
