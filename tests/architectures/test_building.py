@@ -18,7 +18,7 @@ from luthier.model.moe import MoE
 from luthier.model.norm import RMSNorm
 from luthier.model.transformer import Transformer
 
-NANO = ("gpt2-nano", "llama-nano", "llama4-nano")
+NANO = ("gpt2-nano", "llama-nano", "llama4-nano", "gptneox-nano")
 STD = 0.02
 
 

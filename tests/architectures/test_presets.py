@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import llama_kin_sizes
+import more_sizes
 import pytest
 import torch
 
@@ -42,6 +43,7 @@ PUBLISHED = {
     "llama3.2-1b": 1_235_814_400,
     "llama3.2-3b": 3_212_749_824,
     **llama_kin_sizes.DENSE,
+    **more_sizes.DENSE,
 }
 SMALL = ("nano", "micro", "mini")
 

@@ -8,7 +8,7 @@ import llama_kin_tiny
 import pytest
 import torch
 
-from luthier.architectures import gpt2, llama, llama4
+from luthier.architectures import gemma3, gpt2, gptneox, llama, llama4, phi3
 from luthier.architectures.registry import Config, build
 from luthier.model.rope_scaling import RopeScaling
 from luthier.model.transformer import Transformer
@@ -35,6 +35,10 @@ LLAMA4 = llama4.Config(
     temperature_floor=4,
     temperature_scale=0.7,
 )
+GEMMA3 = gemma3.Config(
+    61, 32, 32, 48, 3, 4, 2, head_dim=12, window=5, global_every=2, query_scale=12, logit_softcap=20.0, dropout=0.2
+)
+PART = RopeScaling(original_context_length=32, kind="longrope", short_factors=(1.0, 1.2), long_factors=(1.0, 3.0))
 TINY: dict[str, Config] = {
     "gpt2": gpt2.Config(vocab_size=61, context_length=32, dim=32, n_layers=2, n_heads=4, dropout=0.2),
     "llama": LLAMA,
@@ -47,6 +51,9 @@ TINY: dict[str, Config] = {
     "llama, dynamic": replace(LLAMA, rope_scaling=RopeScaling(4.0, original_context_length=32, kind="dynamic")),
     "llama, longrope": replace(LLAMA, rope_scaling=LONGROPE),
     "llama4": LLAMA4,
+    "gemma3": GEMMA3,
+    "phi3, window, part": phi3.Config(61, 32, 32, 48, 2, 4, 2, rotary_dim=4, window=5, rope_scaling=PART, dropout=0.2),
+    "gptneox": gptneox.Config(61, 32, 32, 48, 2, 4, rotary_dim=4, dropout=0.2),
     "llama4, two experts a token": replace(LLAMA4, experts_per_token=2, moe_layers=(0, 1, 3), global_layers=(1,)),
     **llama_kin_tiny.TINY,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import llama_kin_gguf
+import more_gguf
 import torch
 
 from luthier.architectures import gpt2, llama, llama4, registry
@@ -42,6 +43,7 @@ CONFIGS: dict[str, Config] = {
     "llama4": llama4.Config(**LLAMA4),
     "llama4, two experts a token": llama4.Config(**LLAMA4, experts_per_token=2, rope_scaling=STRETCH4, head_dim=16),
     **llama_kin_gguf.CONFIGS,
+    **more_gguf.CONFIGS,
 }
 # and those that it has no setting for
 OURS: dict[str, Config] = {
@@ -50,6 +52,7 @@ OURS: dict[str, Config] = {
     "llama4, own chunks": llama4.Config(**LLAMA4, attention_chunk=8, temperature_floor=4, global_every=2),
     "llama4, no norm": llama4.Config(**LLAMA4, qk_norm=False, temperature_tuning=False),
     **llama_kin_gguf.OURS,
+    **more_gguf.OURS,
 }
 
 
@@ -62,4 +65,6 @@ def random_model(config: Config) -> Transformer:
             weight.normal_(0, 0.25, generator=generator)
             if weight.ndim == 1 and name.endswith("weight"):
                 weight += 1
+            if weight.ndim == 1:
+                weight.copy_(weight.bfloat16())  # so that 1 + w is exact, which GGUF files of some families hold
     return model.eval()

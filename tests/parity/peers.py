@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 from llama_kin import KIN
+from more_models import MORE
 from random_weights import VOCAB, randomize
 from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
@@ -129,6 +130,7 @@ MODELS = {
     "llama 4, own layers": lambda: llama4(moe_layers=[0, 3], no_rope_layers=[0, 1, 1, 0], tie_word_embeddings=True),
     "llama 4, constant temperature": lambda: llama4(attn_temperature_tuning=False),
     **KIN,
+    **MORE,
 }
 
 

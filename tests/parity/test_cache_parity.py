@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from llama_kin import KIN
+from more_models import MORE
 from peers import SCALINGS, llama, scaled, tokens, twin
 from torch.testing import assert_close
 from transformers import DynamicCache
@@ -14,6 +15,7 @@ MAKERS = {
     **{name: lambda rope=rope: scaled(rope) for name, rope in SCALINGS.items()},
     "biases": lambda: llama(attention_bias=True, mlp_bias=True),
     **KIN,
+    **MORE,
 }
 
 

@@ -6,12 +6,13 @@ RoPE settings are written in both: transformers 4 silently takes a missing `rope
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from luthier.architectures.checked_values import LARGEST_CONTEXT, LARGEST_HEAD, CheckedValues
-from luthier.architectures.settings import Entry, Reading, SettingList, WriteOnly
+from luthier.architectures.settings import Entry, HeadDim, Reading, SettingList, WriteOnly, head_dim
 from luthier.errors import LuthierError
 from luthier.model.rope_scaling import RopeScaling, yarn_magnitude
 
@@ -92,6 +93,64 @@ class RopeSettings:
         return write_rope(config.rope_theta, config.rope_scaling, config.context_length)
 
 
+class PartialConfig(RotaryConfig, HeadDim, Protocol):
+    """The config fields of RoPE on a part of each head."""
+
+    @property
+    def rotary_dim(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class PartialRopeSettings:
+    """The same where RoPE rotates only a part of each head. Comes after the heads in the list.
+
+    fraction: the default of the part that is rotated. fraction_name, theta_name: keys in files of transformers 4.
+    """
+
+    theta: float
+    context: int
+    fraction: float
+    fraction_name: str = "partial_rotary_factor"
+    theta_name: str = "rope_theta"
+
+    def read(self, reading: Reading) -> None:
+        values, fields = reading.values, reading.fields
+        context = values.count("max_position_embeddings", self.context, most=LARGEST_CONTEXT)
+        theta, scaling = read_rope(
+            values, theta=values.number(self.theta_name, self.theta), context=context, partial=True
+        )
+        fraction = values.number(self.fraction_name, self.fraction)
+        for section in ("rope_scaling", "rope_parameters"):
+            fraction = values.section(section).number("partial_rotary_factor", fraction)
+        size = fields.get("head_dim") or fields["dim"] // fields["n_heads"]
+        rotated = int(size * fraction)
+        if not 2 <= rotated <= size or rotated % 2:
+            raise LuthierError(
+                f"config.json: '{self.fraction_name}' {fraction:g} rotates {rotated} of {size} dimensions of a head: "
+                "it must be an even number of them"
+            )
+        fields.update(
+            context_length=read_context(values, context, scaling),
+            rope_theta=theta,
+            rope_scaling=scaling,
+            rotary_dim=None if rotated == size else rotated,
+        )
+
+    def write(self, config: PartialConfig) -> Mapping[str, Any]:
+        fraction = fraction_of(config.rotary_dim or head_dim(config), head_dim(config))
+        settings = write_rope(config.rope_theta, config.rope_scaling, config.context_length)
+        for section in ("rope_parameters", "rope_scaling"):
+            if settings.get(section):
+                settings[section] = {**settings[section], "partial_rotary_factor": fraction}
+        return {**settings, self.fraction_name: fraction, self.theta_name: config.rope_theta}
+
+
+def fraction_of(part: int, whole: int) -> float:
+    """The fraction that gives this part again for readers that multiply by it and round down."""
+    fraction = part / whole
+    return fraction if int(whole * fraction) == part else math.nextafter(fraction, 1)
+
+
 def read_context(settings: CheckedValues, context: int, scaling: RopeScaling | None) -> int:
     """The context length in tokens. With dynamic scaling it is larger than `max_position_embeddings`."""
     if scaling is None or scaling.kind != "dynamic":
@@ -105,15 +164,22 @@ def warn_unused(settings: CheckedValues) -> None:
     settings.warn_unused()
 
 
-def read_rope(settings: CheckedValues, *, theta: float, context: int) -> tuple[float, RopeScaling | None]:
-    """(rope_theta, scaling), from either format. theta: the default. context: max_position_embeddings."""
-    settings.require_one_of("partial_rotary_factor", 1.0)
+def read_rope(
+    settings: CheckedValues, *, theta: float, context: int, partial: bool = False
+) -> tuple[float, RopeScaling | None]:
+    """(rope_theta, scaling), from either format. theta: the default. context: max_position_embeddings.
+
+    partial: whether the caller reads how much of a head is rotated; else that must be all of it.
+    """
+    if not partial:
+        settings.require_one_of("partial_rotary_factor", 1.0)
     settings.ignore("rope_scaling", "rope_parameters")
     rope = settings.section("rope_scaling")
     if not rope.values:
         rope = settings.section("rope_parameters")
     base = rope.number("rope_theta", settings.number("rope_theta", theta))
-    rope.require_one_of("partial_rotary_factor", 1.0)
+    if not partial:
+        rope.require_one_of("partial_rotary_factor", 1.0)
     if any(isinstance(value, dict) for value in rope.values.values()):
         raise LuthierError("config.json: rotary settings that differ by layer are not supported")
     name = "rope_type" if "rope_type" in rope.values else "type"

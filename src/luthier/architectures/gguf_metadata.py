@@ -109,16 +109,24 @@ class RotaryHeads(HeadDim, Protocol):
 
 @dataclass(frozen=True)
 class Heads:
-    """The heads of attention with RoPE. Comes after `dim` in the list."""
+    """The heads of attention with RoPE. Comes after `dim` in the list.
+
+    partial: whether RoPE may rotate only a part of each head, the field rotary_dim.
+    """
 
     section: str
+    partial: bool = False
 
     def read(self, reading: Reading) -> None:
         values, fields, name = reading.values, reading.fields, f"{self.section}.attention."
         n_heads = values.count(f"{name}head_count")
         size = values.count(f"{name}key_length", max(1, fields["dim"] // n_heads))
         values.require_one_of(f"{name}value_length", size)
-        values.require_one_of(f"{self.section}.rope.dimension_count", size)
+        if self.partial:
+            rotated = values.count(f"{self.section}.rope.dimension_count", size)
+            fields["rotary_dim"] = None if rotated == size else rotated
+        else:
+            values.require_one_of(f"{self.section}.rope.dimension_count", size)
         fields.update(
             n_heads=n_heads,
             n_kv_heads=values.count(f"{name}head_count_kv", n_heads),
@@ -127,13 +135,36 @@ class Heads:
 
     def write(self, config: RotaryHeads) -> Mapping[str, Any]:
         size = head_dim(config)
+        rotated = getattr(config, "rotary_dim", None) or size
         return {
             f"{self.section}.attention.head_count": config.n_heads,
             f"{self.section}.attention.head_count_kv": config.n_kv_heads,
             f"{self.section}.attention.key_length": size,
             f"{self.section}.attention.value_length": size,
-            f"{self.section}.rope.dimension_count": size,
+            f"{self.section}.rope.dimension_count": rotated,
         }
+
+
+class WindowConfig(Protocol):
+    """The config field of a window that all layers have, or none."""
+
+    @property
+    def window(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """The attention window of all layers; 0 where there is none."""
+
+    section: str
+
+    def read(self, reading: Reading) -> None:
+        name = f"{self.section}.attention.sliding_window"
+        size = reading.values.number(name, 0.0, least=0.0)
+        reading.fields["window"] = reading.values.count(name, most=LARGEST_CONTEXT) if size else None
+
+    def write(self, config: WindowConfig) -> Mapping[str, Any]:
+        return {f"{self.section}.attention.sliding_window": config.window or 0}
 
 
 class RotaryConfig(Protocol):
@@ -160,7 +191,7 @@ class RopeSettings:
         theta, scaling = read_rope(
             reading.values,
             self.section,
-            fields["head_dim"] or fields["dim"] // fields["n_heads"],
+            fields.get("rotary_dim") or fields["head_dim"] or fields["dim"] // fields["n_heads"],
             reading.weights.checkpoint,
             context=fields["context_length"],
             scaling_types=self.scaling_types,

@@ -10,7 +10,7 @@ from luthier.model.dropout import Dropout
 from luthier.model.experts import Experts
 from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.moe import MoE
-from luthier.model.norm import RMSNorm
+from luthier.model.norm import HeadLayerNorm, OffsetRMSNorm, RMSNorm
 from luthier.model.scale import ScaledEmbedding
 from luthier.model.transformer import Transformer
 
@@ -33,8 +33,10 @@ def initialize_normal(model: Transformer, generator: torch.Generator, *, std: fl
     """
     residual = {id(weight) for module in model.modules() for weight in residual_outputs(module)}
     for module in model.modules():
-        if isinstance(module, (RMSNorm, nn.LayerNorm)):
-            module.weight.fill_(1.0)
+        if isinstance(module, (RMSNorm, nn.LayerNorm, HeadLayerNorm)):
+            module.weight.fill_(0.0 if isinstance(module, OffsetRMSNorm) else 1.0)
+        if isinstance(module, Attention) and module.sinks is not None:
+            module.sinks.zero_()
         if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:
             module.bias.zero_()
         if isinstance(module, (MoE, Dropout)):

@@ -10,7 +10,21 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from luthier.architectures import gpt2, llama, llama4, mistral, qwen2, qwen3, qwen3_moe
+from luthier.architectures import (
+    gemma2,
+    gemma3,
+    gpt2,
+    gptj,
+    gptneox,
+    llama,
+    llama4,
+    mistral,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    stablelm,
+)
 from luthier.architectures.checked_values import LARGEST, LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_EXPERTS
 from luthier.architectures.family import Config, Family, FormatSpec
 from luthier.errors import UsageError, of_model
@@ -30,6 +44,12 @@ FAMILIES: Mapping[str, Family[Any]] = {
         qwen2.FAMILY,
         qwen3.FAMILY,
         qwen3_moe.FAMILY,
+        gemma2.FAMILY,
+        gemma3.FAMILY,
+        phi3.FAMILY,
+        gptneox.FAMILY,
+        stablelm.FAMILY,
+        gptj.FAMILY,
     )
 }
 MAX_VALUES = {

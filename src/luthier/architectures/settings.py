@@ -124,6 +124,31 @@ class Setting:
         return {self.name: list(value) if isinstance(value, tuple) else value}
 
 
+@dataclass(frozen=True)
+class OptionalSetting:
+    """One setting that is one field, None where there is nothing of the kind.
+
+    default: for a file without the setting. null: whether None is written, as a null; else it is left out.
+    """
+
+    name: str
+    field: str
+    parser: Parser
+    default: Any = None
+    null: bool = True
+
+    def read(self, reading: Reading) -> None:
+        values, name = reading.values, self.name
+        if name not in values.values:
+            reading.fields[self.field] = None if name in values.nulls else self.default
+            return
+        reading.fields[self.field] = self.parser(values, name, None)
+
+    def write(self, config: object) -> Mapping[str, Any]:
+        value = getattr(config, self.field)
+        return {} if value is None and not self.null else {self.name: value}
+
+
 def same_as(field: str) -> Callable[[Reading], Any]:
     """A default equal to a field that has already been read."""
     return lambda reading: reading.fields[field]
@@ -229,6 +254,20 @@ class Ignored:
     def read(self, reading: Reading) -> None:
         values = reading.values
         values.ignore(*(name for name in values.values if any(fnmatchcase(name, p) for p in self.patterns)))
+
+    def write(self, config: object) -> Mapping[str, Any]:
+        return {}
+
+
+class Dropped:
+    """Fields that other entries have read and the Config does not have: they follow from the rest."""
+
+    def __init__(self, *fields: str) -> None:
+        self.fields = fields
+
+    def read(self, reading: Reading) -> None:
+        for name in self.fields:
+            del reading.fields[name]
 
     def write(self, config: object) -> Mapping[str, Any]:
         return {}

@@ -88,6 +88,24 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class SplitByHead:
+    """The rows of one external tensor are, head by head, those of several internal ones, of equal sizes (GPT-NeoX)."""
+
+    n_heads: int
+    parts: int
+
+    def to_internal(self, tensors: list[Tensor]) -> list[Tensor]:
+        (rows,) = tensors
+        by_head = rows.reshape(self.n_heads, self.parts, -1, *rows.shape[1:])
+        return [by_head[:, part].reshape(-1, *rows.shape[1:]) for part in range(self.parts)]
+
+    def to_external(self, tensors: list[Tensor]) -> list[Tensor]:
+        columns = tensors[0].shape[1:]
+        by_head = [tensor.reshape(self.n_heads, 1, -1, *columns) for tensor in tensors]
+        return [torch.cat(by_head, 1).reshape(-1, *columns)]
+
+
+@dataclass(frozen=True)
 class Reshape:
     """Reshape, keeping the order of elements."""
 
@@ -105,16 +123,29 @@ class Reshape:
 class PairsToHalves:
     """External rotary pairs are interleaved, (0, 1), (2, 3), ...; internal ones are halves, (0, D/2), (1, D/2 + 1), ...
 
-    n_heads: for each tensor of the rule; None for one without RoPE (the values).
+    n_heads: for each tensor of the rule; None for one without RoPE (the values). rotated: the rows of each head that
+    RoPE rotates, from row `begin` on; all unless given.
     """
 
     n_heads: tuple[int | None, ...]
+    rotated: int | None = None
+    begin: int = 0
 
     def to_internal(self, tensors: list[Tensor]) -> list[Tensor]:
-        return [swap_rows(tensor, heads, (-1, 2)) for tensor, heads in zip(tensors, self.n_heads, strict=True)]
+        return [self.swap(tensor, heads, (-1, 2)) for tensor, heads in zip(tensors, self.n_heads, strict=True)]
 
     def to_external(self, tensors: list[Tensor]) -> list[Tensor]:
-        return [swap_rows(tensor, heads, (2, -1)) for tensor, heads in zip(tensors, self.n_heads, strict=True)]
+        return [self.swap(tensor, heads, (2, -1)) for tensor, heads in zip(tensors, self.n_heads, strict=True)]
+
+    def swap(self, tensor: Tensor, n_heads: int | None, grid: tuple[int, int]) -> Tensor:
+        """Swap the rotated rows."""
+        if n_heads is None or self.rotated is None:
+            return swap_rows(tensor, n_heads, grid)
+        by_head = tensor.reshape(n_heads, -1, *tensor.shape[1:])
+        end = self.begin + self.rotated
+        rows = swap_rows(by_head[:, self.begin : end].flatten(0, 1), n_heads, grid)
+        rows = rows.reshape(n_heads, self.rotated, *tensor.shape[1:])
+        return torch.cat((by_head[:, : self.begin], rows, by_head[:, end:]), 1).reshape(tensor.shape)
 
 
 def swap_rows(tensor: Tensor, n_heads: int | None, grid: tuple[int, int]) -> Tensor:
@@ -122,6 +153,17 @@ def swap_rows(tensor: Tensor, n_heads: int | None, grid: tuple[int, int]) -> Ten
     if n_heads is None:
         return tensor
     return tensor.reshape(n_heads, *grid, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+
+
+@dataclass(frozen=True)
+class AddOne:
+    """External weights are the internal ones plus 1, added in float32 (norms of 1 + w in GGUF files)."""
+
+    def to_internal(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor.float() - 1 for tensor in tensors]
+
+    def to_external(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensor.float() + 1 for tensor in tensors]
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def listen(block: Block, catch: Catch) -> None:
     catch.after(block.attention.weights, "attention_weights")
     catch.after(block.attention.heads, "heads")
     catch.after(block.attention_dropout, "attention_added")
-    catch.before(block.feed_forward_norm, "after_attention")
+    catch.before(block.after_attention_at, "after_attention")
     catch.after(block.feed_forward_dropout, "feed_forward_added")
     catch.after(block, "after_feed_forward")
     if isinstance(block.feed_forward, MoE):

@@ -18,7 +18,7 @@ from luthier.model.cores.core import CoreRequirements
 from luthier.model.dropout import Dropout
 from luthier.model.hook_point import HookPoint
 from luthier.model.mask import MaskRule, build_mask, causal, first_visible_key
-from luthier.model.rope import LengthRope, Rope
+from luthier.model.rope import LengthRope, PartialRope, Rope
 
 
 class Attention(nn.Module):
@@ -114,7 +114,8 @@ class Attention(nn.Module):
     @property
     def rope(self) -> Rope | LengthRope | None:
         """The rotary embedding among `qk_steps`, or None."""
-        return next((step for step in self.qk_steps if isinstance(step, Rope | LengthRope)), None)
+        steps = (step.rope if isinstance(step, PartialRope) else step for step in self.qk_steps)
+        return next((step for step in steps if isinstance(step, Rope | LengthRope)), None)
 
     @property
     def context_key(self) -> Hashable:

@@ -39,3 +39,11 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
         return out
+
+
+class GeGLU(SwiGLU):
+    """The same with GELU, in its tanh form, in place of SiLU (arXiv 2002.05202)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
+        return out

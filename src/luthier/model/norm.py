@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -27,6 +28,33 @@ class ScaledRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * self.scale
+
+
+class OffsetRMSNorm(RMSNorm):
+    """RMS norm whose scale is 1 + the weights, multiplied in float32 (Gemma, arXiv 2403.08295). (..., C)."""
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__(dim, eps)
+        self.weight = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (unit_rms(x.float(), self.eps) * (1 + self.weight.float())).type_as(x)
+
+
+class HeadLayerNorm(nn.Module):
+    """LayerNorm over the dimensions of each head, without bias, whose weights differ by head. (B, H, T, D).
+
+    The weights lie one head after the other, (H * D,).
+    """
+
+    def __init__(self, n_heads: int, head_dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim, self.eps = n_heads, head_dim, eps
+        self.weight = nn.Parameter(torch.ones(n_heads * head_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(x, (self.head_dim,), eps=self.eps)
+        return normed * self.weight.view(self.n_heads, 1, self.head_dim)
 
 
 def unit_rms(x: Tensor, eps: float) -> Tensor:

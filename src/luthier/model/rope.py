@@ -95,6 +95,36 @@ class LengthRope(nn.Module):
         return rotate(q, context.angles), rotate(k, context.angles)
 
 
+class PartialRope(nn.Module):
+    """Rotary positions on the first dimensions of each head only, as many as `rope` turns; the others pass through.
+
+    The magnitude of a scaling is applied here, to what is rotated: it cannot be a part of the scale of all scores.
+    """
+
+    def __init__(self, rope: Rope | LengthRope) -> None:
+        super().__init__()
+        self.rope = rope
+        self.magnitude = 1.0 if rope.scaling is None else rope.scaling.magnitude
+
+    def forward(self, q: Tensor, k: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
+        size = self.rope.head_dim
+        rotated = self.rope(q[..., :size], k[..., :size], context)
+        if self.magnitude != 1:
+            rotated = rotated[0] * self.magnitude, rotated[1] * self.magnitude
+        first, second = (torch.cat((part, x[..., size:]), -1) for part, x in zip(rotated, (q, k), strict=True))
+        return first, second
+
+
+def partial_rope(
+    head_dim: int, rotary_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> Rope | LengthRope | PartialRope:
+    """Rotary positions on `rotary_dim` of the head_dim dimensions of a head."""
+    if not 0 < rotary_dim <= head_dim:
+        raise UsageError(f"rotary positions turn {rotary_dim} of {head_dim} dimensions of a head: it must be 2 or more")
+    whole = rope(rotary_dim, theta, scaling)
+    return whole if rotary_dim == head_dim else PartialRope(whole)
+
+
 def rope(head_dim: int, theta: float, scaling: RopeScaling | None) -> Rope | LengthRope:
     """Rope or LengthRope, whichever supports this scaling."""
     if scaling is not None and scaling.depends_on_length:

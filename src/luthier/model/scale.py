@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,3 +26,10 @@ class ScaledEmbedding(nn.Embedding):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return super().forward(tokens) * self.scale
+
+
+class RoundedScaleEmbedding(ScaledEmbedding):
+    """The same with a constant that is rounded to the number type of the table first (Gemma)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return nn.Embedding.forward(self, tokens) * torch.tensor(self.scale, dtype=self.weight.dtype)

@@ -58,12 +58,18 @@ class Block(nn.Module):
         out: Tensor = x + self.feed_forward_dropout(self.feed_forward_post(added))
         return out
 
+    @property
+    def after_attention_at(self) -> nn.Module:
+        """The module whose first input is the stream with what attention adds: what inspection hooks."""
+        return self.feed_forward_norm
+
 
 class Transformer(nn.Module):
     """A language model: embedding, blocks, final norm and output matrix, which a family's `build` passes in.
 
     position_embedding: learned positions (GPT-2); None for models with RoPE.
-    tie_embeddings: the output matrix is the embedding matrix.
+    tie_embeddings: the output matrix is the embedding matrix. output: the output matrix, where it is not a
+    plain one.
     activation_checkpointing (an attribute, initially False): in training, keep only the input of each block and
     recompute the rest in the backward pass: a third more computation, far less memory.
     """
@@ -76,6 +82,7 @@ class Transformer(nn.Module):
         *,
         position_embedding: nn.Embedding | None = None,
         tie_embeddings: bool = False,
+        output: nn.Linear | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -85,7 +92,7 @@ class Transformer(nn.Module):
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
-        self.output = nn.Linear(dim, vocab_size, bias=False)
+        self.output = nn.Linear(dim, vocab_size, bias=False) if output is None else output
         self.tie_embeddings = tie_embeddings
         self.activation_checkpointing = False
         self.tie()
@@ -177,8 +184,8 @@ class Transformer(nn.Module):
 
         Beyond it, a RoPE scaling depends on the sequence length (see LengthRope).
         """
-        steps = [step for block in self.layers for step in block.attention.qk_steps]
-        return min((s.scaling.original_context_length for s in steps if isinstance(s, LengthRope)), default=None)
+        ropes = [block.attention.rope for block in self.layers]
+        return min((r.scaling.original_context_length for r in ropes if isinstance(r, LengthRope)), default=None)
 
     def positions(self, n_keys: int, valid: Tensor | None, device: torch.device) -> Tensor:
         """Positions of all tokens so far, (B or 1, S). Padding gets position 0; it is masked."""

@@ -23,7 +23,12 @@ FORMAT = "gguf"
 OF_DTYPE = {torch.float64: "F32", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}  # of "general.file_type"
 BLOCK = 32  # numbers, of Q8_0 and Q4_0
-WHOLE = ("ffn_gate_inp.weight", "position_embd.weight", "rope_freqs.weight")  # llama.cpp wants these in F32
+WHOLE = (
+    "ffn_gate_inp.weight",
+    "position_embd.weight",
+    "rope_freqs.weight",
+    "_norm.weight",
+)  # llama.cpp wants these in F32
 OUTER = ("token_embd.weight", "output.weight")
 
 

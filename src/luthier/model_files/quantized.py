@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from luthier.architectures import registry
 from luthier.errors import LuthierError
 from luthier.formats.gguf_file import GGUFFile
 from luthier.formats.weight_table import Rule, Table, to_internal
+from luthier.model.overrides import must_be_called
 from luthier.model_files import four_bits, gguf, kinds
 from luthier.model_files.unread import Unread
 from luthier.model_files.weights import Opened
@@ -46,7 +48,9 @@ def read_blocks(path: Path, kind: Kind) -> Opened:
         model = registry.build_on_meta(config)
         state = model.state_dict()
         shapes = {f"{name}.weight": tuple(linear.weight.shape) for name, linear in linears(model)}
-        shapes["embedding.weight"] = tuple(model.embedding.weight.shape)
+        plain = not must_be_called(model.embedding, nn.Embedding)
+        if plain and not (model.tie_embeddings and must_be_called(model.output, nn.Linear)):
+            shapes["embedding.weight"] = tuple(model.embedding.weight.shape)
         kept = kept_rules(file, table, shapes, kind)
         external = {rule.external[0] for rule in kept}
         packed = dict(blocks_of(file, kept))

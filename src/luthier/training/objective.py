@@ -70,11 +70,13 @@ class LanguageModeling:
     def cross_entropy(self, model: Transformer, batch: Batch) -> Tensor:
         """Summed cross entropy of a batch, a scalar in nats."""
         targets = batch.targets
-        if must_be_called(model, Transformer) or must_be_called(model.output, nn.Linear):
+        output = model.output
+        plain = not must_be_called(output, nn.Linear) and "bias" not in dict(output.named_parameters())
+        if must_be_called(model, Transformer) or not plain:
             logits = model(batch.inputs, valid=batch.valid).float()  # (B, T, V)
             return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
         hidden = model.hidden(batch.inputs, valid=batch.valid)  # (B, T, C)
-        return cross_entropy_sum(hidden, model.output.weight, targets, self.kernel)
+        return cross_entropy_sum(hidden, output.weight, targets, self.kernel)
 
 
 class LossModule(nn.Module):
