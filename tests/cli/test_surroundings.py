@@ -10,7 +10,7 @@ from luthier.architectures import llama, registry
 from luthier.cli.surroundings import shown_log, spin_little
 from luthier.generation.reader import Reader
 from luthier.native import build
-from luthier.native.program import why_not
+from luthier.native.program import unsupported_reason
 
 CONFIG = llama.Config(128, 64, 64, 96, 2, 2, 1)
 
@@ -49,5 +49,5 @@ def test_a_plan_knows_whether_the_model_can_be_computed_by_the_compiled_step(con
 
     if isinstance(unavailable := build.library_or_reason(), str):
         pytest.skip(unavailable)
-    found = why_not(registry.build(config, device="meta", dtype=torch.bfloat16).eval())
+    found = unsupported_reason(registry.build(config, device="meta", dtype=torch.bfloat16).eval())
     assert found is None if reason is None else reason in found

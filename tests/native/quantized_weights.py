@@ -14,9 +14,9 @@ QUANTIZED = (BlockLinear, Int8Linear, Int4Linear)
 def dequantized(layer: nn.Module) -> Tensor:
     """The weight, (N, K) float32."""
     if isinstance(layer, BlockLinear):
-        return layer.blocks.rows_of(torch.arange(layer.out_features))
+        return layer.blocks.dequantize_rows(torch.arange(layer.out_features))
     if isinstance(layer, Int8Linear):
-        return layer.numbers.float() * layer.scales.float()[:, None]
+        return layer.int_weight.float() * layer.scales.float()[:, None]
     assert isinstance(layer, Int4Linear)
     identity = torch.eye(layer.in_features, dtype=torch.bfloat16)  # slow, and right for any packing
     ones = torch.ones_like(layer.scales_and_zeros)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quantized_weights import dequantized
 
 from luthier.native import build
-from luthier.native.blocks import BlockEmbedding, BlockLinear, Blocks, eight_bits, four_bits
+from luthier.native.blocks import BlockEmbedding, BlockLinear, Blocks, quantize_q4_1, quantize_q8_0
 
 law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 WIDTHS = {"Q4_K": (256, 1280), "Q6_K": (256, 1280)}  # others: an odd number of groups, and more than are read at once
@@ -27,7 +27,7 @@ def _compiled():
 def blocks_of(kind: str, rows: int, columns: int, seed: int = 0) -> tuple[Blocks, torch.Tensor]:
     data = random_blocks(kind, rows, columns, seed)
     blocks = Blocks(kind, rows, columns)
-    blocks.fill(torch.from_numpy(data))
+    blocks.pack_rows(torch.from_numpy(data))
     return blocks, torch.from_numpy(floats(data, kind))
 
 
@@ -114,19 +114,19 @@ def test_a_group_that_stands_out_keeps_more_bits():
     assert (found - exact).std() < 0.4 * (rounded.double() @ weight.double().T - exact).std()
 
 
-@pytest.mark.parametrize(("pack", "kind", "steps"), [(four_bits, "Q4_1", 15), (eight_bits, "Q8_0", 254)])
+@pytest.mark.parametrize(("pack", "kind", "steps"), [(quantize_q4_1, "Q4_1", 15), (quantize_q8_0, "Q8_0", 254)])
 def test_weights_are_rounded_to_the_nearest_step(pack, kind, steps):
     weight = random(48, 96)
     blocks = Blocks(kind, 48, 96)
-    blocks.fill(pack(weight[:32]))
-    blocks.fill(pack(weight[32:]), 32)
+    blocks.pack_rows(pack(weight[:32]))
+    blocks.pack_rows(pack(weight[32:]), 32)
     groups = weight.view(48, 3, 32)
     spread = groups.amax(-1) - groups.amin(-1) if steps == 15 else 2 * groups.abs().amax(-1)
     off = (dequantized(BlockLinear(blocks)) - weight).abs().view(48, 3, 32).amax(-1)
     assert (off <= 0.502 * spread / steps + 2**-10 * groups.abs().amax(-1)).all()  # scales have 11 bits
     assert (off > 0).all()
     zeros = Blocks(kind, 16, 64)
-    zeros.fill(pack(torch.zeros(16, 64)))
+    zeros.pack_rows(pack(torch.zeros(16, 64)))
     assert not BlockLinear(zeros)(random(3, 64)).any()
 
 
@@ -151,6 +151,6 @@ def test_an_embedding_gives_the_rows_and_knows_its_size():
 def test_a_copy_is_its_own():
     layer = BlockLinear(blocks_of("Q4_0", 16, 64)[0])
     other = copy.deepcopy(layer)
-    layer.numbers.zero_()
+    layer.packed_weight.zero_()
     assert other(random(1, 64)).any()
     assert not layer(random(1, 64)).any()

@@ -76,25 +76,25 @@ DAMAGE = [
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda function: function.__name__)
 def test_any_other_file_is_built_anew(folder, quick, damage):
-    path = build.kept()
-    assert build.kept() == path
+    path = build.cached_library()
+    assert build.cached_library() == path
     assert quick() == 1
     damage(path)
-    assert not build.is_sound(path)
-    assert build.kept() == path
+    assert not build.is_intact(path)
+    assert build.cached_library() == path
     assert quick() == 2
-    assert build.is_sound(path)
+    assert build.is_intact(path)
     assert not path.is_symlink()
     assert path.stat().st_mode & 0o777 == 0o600
     assert b"compiled by" in path.read_bytes()
 
 
 def test_a_file_of_another_user_is_built_anew(folder, quick):
-    path = build.kept()
+    path = build.cached_library()
     if os.getuid() != 0:
         pytest.skip("only root can give files away")
     os.chown(path, 12345, -1)
-    build.kept()
+    build.cached_library()
     assert quick() == 2
     assert path.stat().st_uid == 0
 
@@ -103,14 +103,14 @@ def test_a_file_of_another_user_is_built_anew(folder, quick):
 def test_the_real_library_cut_short_does_not_end_the_next_process(monkeypatch, tmp_path):
     if isinstance(reason := build.library_or_reason(), str):
         pytest.skip(reason)
-    real = build.kept()
+    real = build.cached_library()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = build.cache_folder() / real.name
     shutil.copy(real, path)
     truncate(path)
     ask = [sys.executable, "-c", "from luthier.native import build; print(build.library_or_reason())"]
     assert "CDLL" in subprocess.run(ask, capture_output=True, text=True, check=True).stdout
-    assert build.is_sound(path)
+    assert build.is_intact(path)
 
 
 def test_what_a_dead_process_left_is_cleared_by_the_next_that_builds(folder, quick):
@@ -120,7 +120,7 @@ def test_what_a_dead_process_left_is_cleared_by_the_next_that_builds(folder, qui
         (folder / left / "ccXXXX.s").write_text("assembly")
     (folder / "tmpabc.so").write_text("of version 0.1")
     (folder / "another.txt").write_text("not ours")
-    path = build.kept()
+    path = build.cached_library()
     assert sorted(entry.name for entry in folder.iterdir()) == sorted([path.name, "another.txt", "building.lock"])
 
 
@@ -129,7 +129,7 @@ def test_two_processes_build_once_and_both_have_it(folder, tmp_path):
     slow = tmp_path / "slow"
     slow.write_text(f'#!/bin/sh\necho call >> {count}\nsleep 1\nfor last; do true; done\necho compiled > "$last"\n')
     slow.chmod(0o755)
-    ask = [sys.executable, "-c", "from luthier.native import build; print(build.is_sound(build.kept()))"]
+    ask = [sys.executable, "-c", "from luthier.native import build; print(build.is_intact(build.cached_library()))"]
     both = [
         subprocess.Popen(ask, env={**os.environ, "CXX": str(slow)}, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
@@ -162,7 +162,7 @@ def test_without_a_compiler_there_is_a_reason(folder, monkeypatch):
     with pytest.raises(
         build.Unavailable, match=r"\$CXX names no-such-compiler, which is not there, and there is no g\+\+"
     ):
-        build.kept()
+        build.cached_library()
 
 
 def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(folder, monkeypatch, tmp_path):
@@ -173,7 +173,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(folder, monkeypatch,
     program.chmod(0o755)
     monkeypatch.setenv("CXX", str(program))
     with pytest.raises(build.Unavailable, match=r"could not compile it: step.cpp:3: error: no such"):
-        build.kept()
+        build.cached_library()
     assert [entry.name for entry in folder.iterdir()] == ["building.lock"]
 
 

@@ -27,7 +27,7 @@ def test_the_library_has_the_structures_of_python():
         ("Q4_0 2", "Q4_0 3"),  # a constant
         ("Matrix.bias 32 8", "Matrix.bias 40 8"),  # fields that changed places
         ("Norm.eps 16 4", "Norm.eps 16 8"),  # a wider field
-        ("Row.wanted 32 8", "Row.needed 32 8"),  # a name
+        ("Row.needs_logits 32 8", "Row.needed 32 8"),  # a name
         ("Layer.scale", None),  # a field that the library does not have
     ],
 )

@@ -16,7 +16,7 @@ from luthier.errors import UsageError
 from luthier.native import build
 from luthier.native.blocks import BlockLinear
 from luthier.quantize import linear as layers
-from luthier.quantize.linear import FEW, GROUP, Int4Linear, Int8Linear, pack, packing_is_known, unpack
+from luthier.quantize.linear import MAX_PACKED_ROWS, GROUP, Int4Linear, Int8Linear, pack, packing_is_supported, unpack
 from luthier.quantize.quantize import quantize
 
 law = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -34,7 +34,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 @law
 @given(
     kind=st.sampled_from([Int8Linear, Int4Linear]),
-    rows=st.sampled_from([1, 2, 5, FEW, FEW + 1, 70]),
+    rows=st.sampled_from([1, 2, 5, MAX_PACKED_ROWS, MAX_PACKED_ROWS + 1, 70]),
     out=st.sampled_from([16, 48, 64, 80, 128]),
     columns=st.sampled_from([32, 64, 160]),
     bias=st.booleans(),
@@ -42,7 +42,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 )
 def test_a_layer_multiplies_by_the_weight_it_stands_for(kind, rows, out, columns, bias, dtype):
     b = random(out, seed=2) if bias else None
-    layer = kind.of(random(out, columns), b)
+    layer = kind.from_weight(random(out, columns), b)
     x = random(2, rows, columns, seed=1).to(dtype)
     y = layer(x)
     assert y.shape == (2, rows, out)
@@ -59,7 +59,7 @@ def test_no_weight_is_further_off_than_half_a_step(kind, steps):
     weight = random(64, 96)
     given = weight.clone()
     spread = weight.amax() - weight.amin()
-    off = (dequantized(kind.of(weight)) - weight).abs().max()
+    off = (dequantized(kind.from_weight(weight)) - weight).abs().max()
     assert off < 0.6 * spread / steps * 1.3
     assert off > 0
     assert weight.equal(given)
@@ -76,14 +76,14 @@ def test_four_bits_keep_numbers_that_are_given():
 
 def test_packed_numbers_come_back():
     numbers = torch.randint(16, (128, 64), generator=torch.Generator().manual_seed(3))
-    if packing_is_known():
+    if packing_is_supported():
         assert unpack(pack(numbers)).T.equal(numbers.to(torch.uint8))
 
 
 def test_a_machine_that_packs_otherwise_gets_the_same_products(monkeypatch):
-    layer, x = Int4Linear.of(random(64, 64)), random(50, 64, seed=1)
+    layer, x = Int4Linear.from_weight(random(64, 64)), random(50, 64, seed=1)
     here = layer(x)
-    monkeypatch.setattr(layers, "packing_is_known", lambda: False)
+    monkeypatch.setattr(layers, "packing_is_supported", lambda: False)
     torch.testing.assert_close(layer(x), here, atol=0.15, rtol=2**-6)
 
 
@@ -148,7 +148,7 @@ def test_any_number_of_rows_fits_in_blocks(layers_of):
 
 def test_other_kinds_and_devices_are_refused():
     model = registry.build(CONFIGS["gpt2"])
-    with pytest.raises(UsageError, match="'int3' is not to be had; there are int8, int4"):
+    with pytest.raises(UsageError, match="'int3' is not supported; there are int8, int4"):
         quantize(model, "int3")
     with pytest.raises(UsageError, match="for the CPU, and the model is on meta"):
         quantize(model.to("meta"), "int8")

@@ -85,7 +85,7 @@ class Reader:
 
     def compiled_step(self) -> NativeStep | None:
         """The compiled step; None once the model has changed since it was made (PyTorch then takes over)."""
-        if self.step is not None and not self.step.holds():
+        if self.step is not None and not self.step.is_valid():
             self.step = None
             log.debug("PyTorch goes on with this text, not the compiled step: the model was changed")
         return self.step

@@ -16,7 +16,7 @@ from luthier.model.overrides import must_be_called
 from luthier.model_files import four_bits, gguf, kinds
 from luthier.model_files.unread import Unread
 from luthier.model_files.weights import Opened
-from luthier.native.blocks import BITS, FILE_BLOCKS, BlockEmbedding, BlockLinear, Blocks, room, size_of
+from luthier.native.blocks import BITS, FILE_BLOCKS, BlockEmbedding, BlockLinear, Blocks, allocate_zeros, packed_size
 from luthier.native.build import has_library
 from luthier.quantize.quantize import Kind, is_wide, linears, quantize, replace
 from luthier.tokenizers.formats.gguf_vocabulary import from_gguf
@@ -108,13 +108,13 @@ def blocks_of(file: GGUFFile, rules: Sequence[Rule]) -> Iterator[tuple[str, Bloc
         for rule in rules
         for part in rule.to_internal([torch.empty(file.places[rule.external[0]].shape, device="meta")])
     ]
-    numbers = room([size_of(kind, rows, columns) for kind, rows, columns in wanted])
+    numbers = allocate_zeros([packed_size(kind, rows, columns) for kind, rows, columns in wanted])
     made = iter([Blocks(*each, at) for each, at in zip(wanted, numbers, strict=True)])
     for rule in rules:
         [their] = rule.external
         _, data = file.raw(their)
         for internal, rows in zip(rule.internal, rule.to_internal([torch.from_numpy(data)]), strict=True):
             blocks = next(made)
-            blocks.fill(rows)
+            blocks.pack_rows(rows)
             yield internal, blocks
         file.forget(file.places[their])

@@ -70,7 +70,7 @@ def broken_weights(model: Transformer) -> list[str]:
             case BlockLinear():
                 matrix = module.blocks
             case BlockEmbedding():
-                matrix = Blocks(module.kind, module.num_embeddings, module.embedding_dim, module.numbers)
+                matrix = Blocks(module.kind, module.num_embeddings, module.embedding_dim, module.packed_weight)
             case _:
                 continue
         if not bool(sums_of_rows(matrix).isfinite().all()):
@@ -80,7 +80,7 @@ def broken_weights(model: Transformer) -> list[str]:
 
 def sums_of_rows(blocks: Blocks) -> Tensor:
     """About the sum of each row of a matrix in blocks: infinite or NaN where one of its scales is."""
-    return blocks.product(torch.ones(1, blocks.columns), None, wide=False)
+    return blocks.matmul(torch.ones(1, blocks.columns), None, wide=False)
 
 
 def total(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The compiled decoder: all layers in one C++ call, where the processor and a compiler allow it.
+"""The compiled decoder: all layers in one C++ call, where the processor and a compiler support it.
 
-It computes what the parts of `model/` compute, beside them: nothing there knows of it, and without it all goes on.
+An optional fast path that computes the same as the modules of `model/`, which do not depend on it.
 """

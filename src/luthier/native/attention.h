@@ -1,7 +1,7 @@
-// Queries in bfloat16 against the keys and values that a cache holds of one head (causal; arXiv 1706.03762).
+// Causal attention in bfloat16 over the cached keys and values of one head (arXiv 1706.03762).
 //
-// A token alone reads each key once: that is what takes the time. Many tokens share what they read, and meet the keys
-// a block at a time with a running softmax (arXiv 2205.14135), so that scores are never held for a whole text.
+// A single query is bound by reading each key once. Many queries share what is read: they process keys in blocks with
+// an online softmax (FlashAttention, arXiv 2205.14135), so that scores are never stored for a whole sequence.
 //
 // Shapes: R rows of queries, D head_dim.
 #pragma once
@@ -16,25 +16,25 @@ inline void attend(const bf16* q, const bf16* keys, const bf16* values, int64_t 
     for (int64_t t = 0; t < count; t += 4) {
         __m512 sum[4] = {};
         for (int64_t d = 0; d < D; d += 32)
-            for (int64_t i = 0; i < 4; i++)  // past the end, the last one once more
+            for (int64_t i = 0; i < 4; i++)  // past the end: repeat the last key
                 sum[i] = _mm512_dpbf16_ps(sum[i], load_pairs(q + d), load_pairs(keys + std::min(t + i, count - 1) * D + d));
-        _mm_storeu_ps(&scores[t], _mm_mul_ps(totals(sum), _mm_set1_ps(scale)));
+        _mm_storeu_ps(&scores[t], _mm_mul_ps(horizontal_sums(sum), _mm_set1_ps(scale)));
     }
     std::fill(scores.begin() + count, scores.end(), -INFINITY);
     __m512 top = _mm512_set1_ps(-INFINITY);
     for (int64_t t = 0; t < count; t += 16) top = _mm512_max_ps(top, _mm512_loadu_ps(&scores[t]));
-    const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(top));
+    const __m512 max = _mm512_set1_ps(_mm512_reduce_max_ps(top));
     __m512 sum = _mm512_setzero_ps();
     for (int64_t t = 0; t < count; t += 16) {
-        __mmask16 there = count - t >= 16 ? 0xffff : __mmask16((1 << (count - t)) - 1);
-        __m512 e = exp512(_mm512_sub_ps(_mm512_loadu_ps(&scores[t]), most));
-        e = _mm512_maskz_mov_ps(there, e);
+        __mmask16 mask = count - t >= 16 ? 0xffff : __mmask16((1 << (count - t)) - 1);
+        __m512 e = exp512(_mm512_sub_ps(_mm512_loadu_ps(&scores[t]), max));
+        e = _mm512_maskz_mov_ps(mask, e);
         _mm512_storeu_ps(&scores[t], e);
         sum = _mm512_add_ps(sum, e);
     }
-    const __m512 share = _mm512_set1_ps(1 / _mm512_reduce_add_ps(sum));
+    const __m512 inverse_sum = _mm512_set1_ps(1 / _mm512_reduce_add_ps(sum));
     for (int64_t d = 0; d < D; d += 32) {
-        __m512 sums[4] = {};  // of every second value: a sum waits for the one before
+        __m512 sums[4] = {};  // two independent accumulators for even and odd keys, to hide the latency of additions
         auto add = [&](int64_t t, __m512& first, __m512& second) {
             const __m512 weight = _mm512_set1_ps(scores[t]);
             first = _mm512_fmadd_ps(weight, load_floats(values + t * D + d), first);
@@ -42,50 +42,50 @@ inline void attend(const bf16* q, const bf16* keys, const bf16* values, int64_t 
         };
         for (int64_t t = 0; t + 1 < count; t += 2) add(t, sums[0], sums[1]), add(t + 1, sums[2], sums[3]);
         if (count % 2) add(count - 1, sums[0], sums[1]);
-        _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_add_ps(sums[0], sums[2]), share));
-        _mm512_storeu_ps(out + d + 16, _mm512_mul_ps(_mm512_add_ps(sums[1], sums[3]), share));
+        _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_add_ps(sums[0], sums[2]), inverse_sum));
+        _mm512_storeu_ps(out + d + 16, _mm512_mul_ps(_mm512_add_ps(sums[1], sums[3]), inverse_sum));
     }
 }
 
-// Rows of queries that share keys, each with a last key that it sees. The last keys never fall from row to row.
-class SharedAttention {
+// Query rows that share keys. last_key: the last key visible to each row, non-decreasing from row to row.
+class BlockedAttention {
   public:
     std::vector<bf16> queries;   // (R, D)
-    std::vector<int64_t> last;   // (R)
+    std::vector<int64_t> last_key;   // (R)
 
     void begin(int64_t rows, int64_t head_dim) {
         R = rows, D = head_dim;
-        queries.resize(R * D), last.resize(R), most.assign(R, -INFINITY);
-        sums.assign(R * 16, 0), mixed.assign(R * D, 0);
+        queries.resize(R * D), last_key.resize(R), row_max.assign(R, -INFINITY);
+        sums.assign(R * 16, 0), accumulators.assign(R * D, 0);
         key_pairs.resize(D / 2 * KEYS), value_pairs.resize(KEYS / 2 * D);
     }
 
-    void over(const bf16* keys, const bf16* values, float scale) {
-        const int64_t end = last[R - 1] + 1;
+    void run(const bf16* keys, const bf16* values, float scale) {
+        const int64_t end = last_key[R - 1] + 1;
         int64_t row = 0;
         for (int64_t t = 0; t < end; t += KEYS) {
             const int64_t count = std::min<int64_t>(KEYS, end - t);
-            open_rows(keys + t * D, D, count, D, key_pairs.data());
-            open_values(values + t * D, count);
-            while (last[row] < t) row++;  // these rows see none of this block, nor of those to come
-            by_sides(R - row, [&](auto side, int64_t r) { meet<side>(row + r, t, count, scale); });
+            pack_pairs(keys + t * D, D, count, D, key_pairs.data());
+            pack_value_pairs(values + t * D, count);
+            while (last_key[row] < t) row++;  // these rows see no key of this block or of later ones
+            for_row_tiles(R - row, [&](auto tile, int64_t r) { attend_block<tile>(row + r, t, count, scale); });
         }
     }
 
     void write(int64_t row, float* out) const {
-        const __m512 share = _mm512_set1_ps(1 / _mm512_reduce_add_ps(_mm512_loadu_ps(&sums[row * 16])));
+        const __m512 inverse_sum = _mm512_set1_ps(1 / _mm512_reduce_add_ps(_mm512_loadu_ps(&sums[row * 16])));
         for (int64_t d = 0; d < D; d += 16)
-            _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_loadu_ps(&mixed[row * D + d]), share));
+            _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_loadu_ps(&accumulators[row * D + d]), inverse_sum));
     }
 
   private:
-    static constexpr int64_t KEYS = 64;  // of a block
+    static constexpr int64_t KEYS = 64;  // keys of a block
     int64_t R = 0, D = 0;
-    std::vector<float> most, sums, mixed;  // (R), (R, 16), (R, D)
+    std::vector<float> row_max, sums, accumulators;  // (R), (R, 16), (R, D)
     std::vector<int32_t> key_pairs, value_pairs;
 
-    // Values of keys side by side, (KEYS / 2, D) pairs. Past the last key: zeros.
-    void open_values(const bf16* values, int64_t count) {
+    // Interleave the values of adjacent keys into (KEYS / 2, D) pairs. Past the last key: zeros.
+    void pack_value_pairs(const bf16* values, int64_t count) {
         alignas(64) bf16 first[32], second[32];
         for (int i = 0; i < 32; i++) first[i] = bf16(i / 2 + i % 2 * 32), second[i] = bf16(first[i] + 16);
         const __m512i low = _mm512_load_si512(first), high = _mm512_load_si512(second);
@@ -100,33 +100,33 @@ class SharedAttention {
     }
 
     template <int M>
-    void meet(int64_t row, int64_t t, int64_t count, float scale) {
+    void attend_block(int64_t row, int64_t t, int64_t count, float scale) {
         __m512 scores[M][4] = {};
-        add_products(&queries[row * D], D, 0, D, scores, Opened<4>{key_pairs.data(), KEYS});
+        add_products(&queries[row * D], D, 0, D, scores, PackedPairs<4>{key_pairs.data(), KEYS});
         alignas(64) bf16 weights[M * KEYS];
         for (int m = 0; m < M; m++) {
-            const int64_t seen = std::min(count, last[row + m] + 1 - t);
-            const __mmask64 there = seen >= 64 ? ~0ull : (1ull << seen) - 1;
+            const int64_t seen = std::min(count, last_key[row + m] + 1 - t);
+            const __mmask64 mask = seen >= 64 ? ~0ull : (1ull << seen) - 1;
             __m512 top = _mm512_set1_ps(-INFINITY);
             for (int j = 0; j < 4; j++) {
-                scores[m][j] = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), __mmask16(there >> (16 * j)), scores[m][j],
+                scores[m][j] = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> (16 * j)), scores[m][j],
                                                   _mm512_set1_ps(scale));
                 top = _mm512_max_ps(top, scores[m][j]);
             }
-            const float before = most[row + m], now = std::max(before, _mm512_reduce_max_ps(top));
-            most[row + m] = now;
+            const float before = row_max[row + m], now = std::max(before, _mm512_reduce_max_ps(top));
+            row_max[row + m] = now;
             __m512 sum = _mm512_loadu_ps(&sums[(row + m) * 16]);
-            if (now > before) {  // what was summed before was measured against a smaller top
+            if (now > before) {  // rescale what was accumulated with a smaller maximum
                 const __m512 less = exp512(_mm512_set1_ps(before - now));
                 sum = _mm512_mul_ps(sum, less);
                 for (int64_t d = 0; d < D; d += 16) {
-                    float* y = &mixed[(row + m) * D + d];
+                    float* y = &accumulators[(row + m) * D + d];
                     _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_loadu_ps(y), less));
                 }
             }
             for (int j = 0; j < 4; j++) {
                 __m512 e = exp512(_mm512_sub_ps(scores[m][j], _mm512_set1_ps(now)));
-                e = _mm512_maskz_mov_ps(__mmask16(there >> (16 * j)), e);
+                e = _mm512_maskz_mov_ps(__mmask16(mask >> (16 * j)), e);
                 sum = _mm512_add_ps(sum, e);
                 store_bf16(weights + m * KEYS + 16 * j, e);
             }
@@ -134,6 +134,6 @@ class SharedAttention {
         }
         const int64_t pairs = (count + 1) / 2 * 2;
         for (int64_t d = 0; d < D; d += 32)
-            add_to<M, 2>(weights, KEYS, 0, pairs, &mixed[row * D + d], D, Opened<2>{value_pairs.data() + d, D});
+            add_to<M, 2>(weights, KEYS, 0, pairs, &accumulators[row * D + d], D, PackedPairs<2>{value_pairs.data() + d, D});
     }
 };

@@ -1,7 +1,7 @@
-"""Compiling step.cpp: once a machine, in some seconds, kept in the user's cache folder.
+"""Compile step.cpp once per machine (a few seconds) into the user's cache folder.
 
-What lies in that folder is loaded as a program. So it is loaded only where it is a file of the user's own, that others
-cannot write, and holds what was written: a digest stands at its end. Anything else there is built anew.
+Files in that folder are executed. So a library is loaded only if it belongs to the user, others cannot write it, and it
+ends with its own digest. Otherwise it is compiled again.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from luthier.native import layout
 
 SOURCE = Path(__file__).with_name("step.cpp")
 SOURCES = (SOURCE, *sorted(SOURCE.parent.glob("*.h")))
-# named one by one: what "native" builds on one machine may not run on another that shares the folder
+# explicit instead of -march=native: machines that share the cache folder may have different processors
 FLAGS = (
     "-O3", "-std=c++20", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno",
     "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vnni", "-mavx2", "-mfma", "-mbmi2",
     "-mf16c",
 )  # fmt: skip
 INSTRUCTIONS = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16", "avx512_vnni")
-SECONDS = 120  # that a compiler may take
-MARK = b"\nluthier sha256 "  # stands after the library, before its digest: a loader does not look beyond its sections
+SECONDS = 120  # limit of a compilation
+DIGEST_MARK = b"\nluthier sha256 "  # between the library and its digest; loaders ignore what follows the sections
 LARGEST = 64 * 2**20  # bytes of a library
 BUILDING = "step"  # hidden folders of this name hold a compiler's files
 
 
 class Unavailable(Exception):  # noqa: N818 - not an error: models are computed by PyTorch then
-    """Why there is no compiled step on this machine: one line."""
+    """The reason why the compiled step is not available on this machine, in one line."""
 
 
 def library() -> ctypes.CDLL:
@@ -53,20 +53,20 @@ def library() -> ctypes.CDLL:
 
 
 def has_library() -> bool:
-    """Whether there is a compiled step. The first call may compile it."""
+    """Whether the compiled step is available. The first call may compile it."""
     return not isinstance(library_or_reason(), str)
 
 
 @cache
 def library_or_reason() -> ctypes.CDLL | str:
-    """The library, or why there is none. Kept, so that what failed is not tried again at each model."""
+    """The library, or the reason why it is not available. Cached, so that a failure is not repeated for each model."""
     capabilities = torch.cpu.get_capabilities()
     if os.name != "posix" or platform.machine() not in ("x86_64", "AMD64"):
         return f"it is for Linux on x86-64, and this is {platform.system()} on {platform.machine()}"
     if lacking := [name for name in INSTRUCTIONS if not capabilities.get(name, False)]:
         return f"this processor has no {', '.join(lacking)}"
     try:
-        return load(kept())
+        return load(cached_library())
     except Unavailable as reason:
         return str(reason)
     except OSError as error:  # a full disk, a folder that nobody may write, or one whose files may not be run
@@ -74,34 +74,34 @@ def library_or_reason() -> ctypes.CDLL | str:
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """Load a library whose structures are Python's. Raises an OSError, or Unavailable for other structures."""
+    """Load a library. Raises an OSError, or Unavailable if its structures differ from layout.py's."""
     return checked(ctypes.CDLL(str(path)))
 
 
 def checked(compiled: ctypes.CDLL) -> ctypes.CDLL:
-    """The library, once its structures are Python's. Raises Unavailable, which names the first that differs."""
+    """The library with argument types set. Raises Unavailable if its structures differ from layout.py's."""
     compiled.layout.restype = ctypes.c_char_p
     found = layout.difference(compiled.layout().decode())
     if found is not None:
         raise Unavailable(f"the compiled library is not of this version of Luthier: {found}")
     matrix, pointer, count = ctypes.POINTER(layout.Matrix), ctypes.c_void_p, ctypes.c_int64
     compiled.step.argtypes, compiled.step.restype = [ctypes.POINTER(layout.Call)], None
-    compiled.bytes_of.argtypes, compiled.bytes_of.restype = [count, count, count], count
+    compiled.packed_size.argtypes, compiled.packed_size.restype = [count, count, count], count
     compiled.pack.argtypes, compiled.pack.restype = [matrix, pointer, count, count], None
-    compiled.unpack.argtypes, compiled.unpack.restype = [matrix, pointer, count, pointer], None
+    compiled.dequantize.argtypes, compiled.dequantize.restype = [matrix, pointer, count, pointer], None
     compiled.multiply_rows.argtypes = [matrix, pointer, count, pointer, count]
     compiled.multiply_rows.restype = None
     return compiled
 
 
-def kept() -> Path:
-    """The compiled file, named by what it is made of; built where there is none that is sound. One process builds, and
-    others wait for it. Raises an OSError or Unavailable.
+def cached_library() -> Path:
+    """The path of the compiled library, named by the hash of its sources and flags; compiled if there is no intact one.
+    One process compiles while others wait. Raises an OSError or Unavailable.
     """
     folder = cache_folder()
-    made_of = b"".join(source.read_bytes() for source in SOURCES) + " ".join(FLAGS).encode()
-    path = folder / f"step-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
-    if is_sound(path):
+    inputs = b"".join(source.read_bytes() for source in SOURCES) + " ".join(FLAGS).encode()
+    path = folder / f"step-{hashlib.sha256(inputs).hexdigest()[:16]}.so"
+    if is_intact(path):
         return path
     command = compiler()
     from filelock import FileLock, Timeout  # 40 ms to import, and not needed once it is built
@@ -110,17 +110,17 @@ def kept() -> Path:
         with FileLock(folder / "building.lock", timeout=2 * SECONDS, mode=0o600):
             for left in folder.glob("tmp*.so"):  # of a process of version 0.1 that died
                 left.unlink(missing_ok=True)
-            if not is_sound(path):  # the one before us may have built it
+            if not is_intact(path):  # the one before us may have built it
                 build(command, path)
     except Timeout:
         raise Unavailable("another process has been compiling it for minutes") from None
-    if not is_sound(path):
+    if not is_intact(path):
         raise Unavailable(f"{path} does not hold what was written there")
     return path
 
 
-def is_sound(path: Path) -> bool:
-    """Whether a file is the user's own, can be written by nobody else, is no link, and ends with its own digest."""
+def is_intact(path: Path) -> bool:
+    """Whether a file belongs to the user, is not writable by others, is not a link, and ends with its own digest."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -132,12 +132,12 @@ def is_sound(path: Path) -> bool:
         if status.st_size > LARGEST:
             return False
         content = file.read()
-    program, mark, digest = content.rpartition(MARK)
+    program, mark, digest = content.rpartition(DIGEST_MARK)
     return bool(mark) and digest == hashlib.sha256(program).hexdigest().encode()
 
 
 def build(command: list[str], path: Path) -> None:
-    """Compile into a folder of our own, and put the file in its place in one go. Raises an OSError or Unavailable."""
+    """Compile in a temporary folder and move the library to `path` atomically. Raises an OSError or Unavailable."""
     with unfinished(path.parent / BUILDING, folder=True, mode=0o700) as folder:
         made = folder / path.name
         # the user's own compiler, on our own file. Its temporary files lie in the folder, to be cleared with it
@@ -153,21 +153,21 @@ def build(command: list[str], path: Path) -> None:
         content = made.read_bytes()
         signed = folder / "signed"
         signed.touch(mode=0o600)
-        signed.write_bytes(content + MARK + hashlib.sha256(content).hexdigest().encode())
+        signed.write_bytes(content + DIGEST_MARK + hashlib.sha256(content).hexdigest().encode())
         sync(signed)
         signed.replace(path)
         with contextlib.suppress(OSError):  # a disk that cannot
             sync(path.parent)
 
 
-def first_error(said: str) -> str:
-    """The line of a compiler's output that says what is wrong."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def first_error(output: str) -> str:
+    """The first error line of a compiler's output."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "it gave no reason")
 
 
 def compiler() -> list[str]:
-    """The command of a C++ compiler: $CXX, else g++ or clang++. Raises Unavailable."""
+    """The command of a C++ compiler: $CXX, g++ or clang++. Raises Unavailable."""
     named = os.environ.get("CXX", "")
     with contextlib.suppress(ValueError):  # a quotation mark without its other
         words = shlex.split(named)
@@ -181,7 +181,7 @@ def compiler() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """A folder of the user's own: what others can write is not loaded. Raises Unavailable."""
+    """The cache folder, which must belong to the user and not be writable by others. Raises Unavailable."""
     try:
         return user_folders.private(user_folders.caches())
     except OSError as error:

@@ -7,30 +7,30 @@
 
 using bf16 = uint16_t;
 
-// Of the numbers of a matrix: as GGUF files number their types.
+// Type of a matrix's weights, numbered as in GGUF.
 enum Kind : int64_t { BF16 = 30, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, Q4_K = 12, Q6_K = 14 };
 
-constexpr int64_t WIDTH = 32;  // numbers of which every width is a multiple
-constexpr int64_t GROUP = 32;  // numbers of a row that share a scale
-constexpr int64_t LANES = 16;  // rows of a matrix in blocks that lie side by side
+constexpr int64_t WIDTH = 32;  // every width is a multiple of this
+constexpr int64_t GROUP = 32;  // values of a row that share a scale
+constexpr int64_t LANES = 16;  // rows of a quantized matrix that are interleaved
 constexpr int64_t BLOCK = 64;  // rows of a matrix that are multiplied at once
 
 extern "C" {
-// N x K numbers.
+// N x K weights.
 struct Matrix {
     int64_t kind, rows, columns;
-    const void* numbers;  // BF16: (N, K). Else strips of blocks (blocks.h)
+    const void* data;     // BF16: (N, K). Otherwise strips of blocks (blocks.h)
     const bf16* bias;     // (N), or null
-    int64_t wide;         // in blocks: whether what is multiplied keeps 16 bits, where 8 do elsewhere
+    int64_t wide;         // with quantized weights: whether activations keep 16 bits instead of 8
 };
 struct Norm {
-    const bf16 *weight, *bias;  // (C); a bias: layer norm. None: RMS norm
+    const bf16 *weight, *bias;  // (C); layer norm has a bias, RMS norm has none
     float eps;
 };
 struct Layer {
     Norm attention_norm, feed_forward_norm;
-    Matrix query, key, value, output, gate, up, down;  // gate.numbers null: GELU(up) and not silu(gate) * up
-    float scale;                                       // of the scores
+    Matrix query, key, value, output, gate, up, down;  // gate.data null: GELU(up) instead of silu(gate) * up
+    float scale;                                       // of attention scores
 };
 struct Model {
     int64_t n_layers, dim, hidden_dim, n_heads, n_kv_heads, head_dim;
@@ -42,11 +42,11 @@ struct Model {
     Matrix output;
 };
 struct Row {
-    int64_t token, text, slot, start;  // slot: where it lies in the cache. start: the first slot of its text there
-    int64_t wanted;                    // whether the logits after it are
+    int64_t token, sequence, slot, start;  // slot: index in the cache. start: the first slot of its sequence
+    int64_t needs_logits;                  // whether the logits after this token are returned
 };
 struct Cache {
-    bf16 *keys, *values;  // (texts, K, capacity, D)
+    bf16 *keys, *values;  // (sequences, K, capacity, D)
     int64_t capacity;
 };
 // The arguments of step().
@@ -55,8 +55,8 @@ struct Call {
     const Row* rows;  // (n_rows)
     int64_t n_rows;
     const Cache* caches;  // (n_layers); the keys and values of the rows are written into them
-    float* logits;        // (rows that are wanted, V)
-    int64_t threads;      // at most
+    float* logits;        // (rows with needs_logits, V)
+    int64_t threads;      // maximum
 };
 }
 
@@ -75,7 +75,7 @@ inline const std::string& layout_text() {
         CONSTANT(BF16) CONSTANT(Q4_0) CONSTANT(Q4_1) CONSTANT(Q8_0) CONSTANT(Q4_K) CONSTANT(Q6_K)
         CONSTANT(WIDTH) CONSTANT(GROUP) CONSTANT(LANES)
         STRUCTURE(Matrix)
-        FIELD(Matrix, kind) FIELD(Matrix, rows) FIELD(Matrix, columns) FIELD(Matrix, numbers) FIELD(Matrix, bias) FIELD(Matrix, wide)
+        FIELD(Matrix, kind) FIELD(Matrix, rows) FIELD(Matrix, columns) FIELD(Matrix, data) FIELD(Matrix, bias) FIELD(Matrix, wide)
         STRUCTURE(Norm) FIELD(Norm, weight) FIELD(Norm, bias) FIELD(Norm, eps)
         STRUCTURE(Layer)
         FIELD(Layer, attention_norm) FIELD(Layer, feed_forward_norm) FIELD(Layer, query) FIELD(Layer, key)
@@ -85,7 +85,7 @@ inline const std::string& layout_text() {
         FIELD(Model, n_layers) FIELD(Model, dim) FIELD(Model, hidden_dim) FIELD(Model, n_heads)
         FIELD(Model, n_kv_heads) FIELD(Model, head_dim) FIELD(Model, layers) FIELD(Model, embedding)
         FIELD(Model, position_embedding) FIELD(Model, cos) FIELD(Model, sin) FIELD(Model, norm) FIELD(Model, output)
-        STRUCTURE(Row) FIELD(Row, token) FIELD(Row, text) FIELD(Row, slot) FIELD(Row, start) FIELD(Row, wanted)
+        STRUCTURE(Row) FIELD(Row, token) FIELD(Row, sequence) FIELD(Row, slot) FIELD(Row, start) FIELD(Row, needs_logits)
         STRUCTURE(Cache) FIELD(Cache, keys) FIELD(Cache, values) FIELD(Cache, capacity)
         STRUCTURE(Call)
         FIELD(Call, model) FIELD(Call, rows) FIELD(Call, n_rows) FIELD(Call, caches) FIELD(Call, logits)

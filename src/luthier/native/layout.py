@@ -1,4 +1,4 @@
-"""The structures that Python fills and step.cpp reads, as layout.h has them: `difference` compares the two.
+"""ctypes structures shared with step.cpp, as in layout.h; `difference` compares the two definitions.
 
 Shapes: N x K a matrix, C dim, D head_dim, V vocab_size.
 """
@@ -10,13 +10,13 @@ from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from enum import IntEnum
 from itertools import zip_longest
 
-WIDTH = 32  # numbers of which every width is a multiple
-GROUP = 32  # numbers of a row that share a scale
-LANES = 16  # rows of a matrix in blocks that lie side by side
+WIDTH = 32  # every width is a multiple of this
+GROUP = 32  # values of a row that share a scale
+LANES = 16  # rows of a quantized matrix that are interleaved
 
 
 class Kind(IntEnum):
-    """How the numbers of a matrix lie in memory: bfloat16, or one of GGUF's blocks, by its number there."""
+    """Type of a matrix's weights: bfloat16 or one of GGUF's block formats, numbered as in GGUF."""
 
     BF16 = 30
     Q4_0 = 2
@@ -27,20 +27,20 @@ class Kind(IntEnum):
 
 
 class Matrix(Structure):
-    """N x K numbers of a kind, and a bias or none. wide: see blocks.py."""
+    """N x K weights of a kind, and an optional bias. wide: see BlockLinear."""
 
-    _fields_ = [("kind", c_int64), ("rows", c_int64), ("columns", c_int64), ("numbers", c_void_p),
+    _fields_ = [("kind", c_int64), ("rows", c_int64), ("columns", c_int64), ("data", c_void_p),
                 ("bias", c_void_p), ("wide", c_int64)]  # fmt: skip
 
 
 class Norm(Structure):
-    """Layer norm, or RMS norm, which has no bias."""
+    """Layer norm, or RMS norm where the bias is null."""
 
     _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("eps", c_float)]
 
 
 class Layer(Structure):
-    """A block. A gate without numbers: GELU instead of SwiGLU."""
+    """A Transformer block. A gate whose data is null means GELU instead of SwiGLU."""
 
     _fields_ = [("attention_norm", Norm), ("feed_forward_norm", Norm), ("query", Matrix), ("key", Matrix),
                 ("value", Matrix), ("output", Matrix), ("gate", Matrix), ("up", Matrix), ("down", Matrix),
@@ -57,20 +57,20 @@ class Model(Structure):
 
 
 class Row(Structure):
-    """A new token: its text, its slot and its text's first slot in the cache, and whether its logits are wanted."""
+    """A new token: its sequence, its slot and its sequence's first slot in the cache, whether its logits are needed."""
 
-    _fields_ = [("token", c_int64), ("text", c_int64), ("slot", c_int64), ("start", c_int64),
-                ("wanted", c_int64)]  # fmt: skip
+    _fields_ = [("token", c_int64), ("sequence", c_int64), ("slot", c_int64), ("start", c_int64),
+                ("needs_logits", c_int64)]  # fmt: skip
 
 
 class Cache(Structure):
-    """Keys and values of a layer, (texts, K, capacity, D) bfloat16 each."""
+    """Keys and values of a layer, (sequences, K, capacity, D) bfloat16 each."""
 
     _fields_ = [("keys", c_void_p), ("values", c_void_p), ("capacity", c_int64)]
 
 
 class Call(Structure):
-    """The arguments of step(): rows (n_rows), caches, one a layer, logits (wanted rows, V) float32, threads at most."""
+    """Arguments of step(): rows (n_rows), caches (n_layers), logits (rows with needs_logits, V) float32, threads."""
 
     _fields_ = [("model", POINTER(Model)), ("rows", POINTER(Row)), ("n_rows", c_int64), ("caches", POINTER(Cache)),
                 ("logits", c_void_p), ("threads", c_int64)]  # fmt: skip
@@ -81,7 +81,7 @@ STRUCTURES: tuple[type[Structure], ...] = (Matrix, Norm, Layer, Model, Row, Cach
 
 
 def layout_text() -> str:
-    """What layout.h's `layout_text` gives: a line for each constant, structure and field."""
+    """The same text as `layout_text` of layout.h: a line for each constant, structure and field."""
     lines = [f"{name} {value}" for name, value in CONSTANTS.items()]
     for structure in STRUCTURES:
         lines.append(f"{structure.__name__} {ctypes.sizeof(structure)}")
@@ -91,9 +91,9 @@ def layout_text() -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def difference(theirs: str) -> str | None:
-    """The first line in which a library's description differs from this module's, in words; None where none does."""
-    for found, expected in zip_longest(theirs.splitlines(), layout_text().splitlines(), fillvalue="nothing"):
+def difference(compiled: str) -> str | None:
+    """Describe the first line in which a compiled library's layout differs from this module's; None where none does."""
+    for found, expected in zip_longest(compiled.splitlines(), layout_text().splitlines(), fillvalue="nothing"):
         if found != expected:
             return f"the library has '{found}' where Python has '{expected}'"
     return None

@@ -1,7 +1,7 @@
-"""Which models step.cpp computes: those whose every module is exactly one that it knows, with nothing added.
+"""Which models step.cpp supports: those in which every module is exactly of a known class and unmodified.
 
-A step reads weights where they lie and calls no module. It would pass over a hook, a subclass, a replaced or wrapped
-module, an attribute that this file does not list, or a weight that was moved: PyTorch computes such a model.
+A step reads weights in place and calls no module. It would ignore hooks, subclasses, replaced or wrapped modules,
+attributes that this file does not list, and weights that were moved: such models are computed by PyTorch.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from luthier.model.rope_scaling import RopeScaling
 from luthier.model.transformer import Block, Transformer
 from luthier.native.blocks import BlockEmbedding, BlockLinear
 
-# each kind of module, and all that it may have: attributes, weights and modules within it. What a class is given anew,
-# step.cpp must compute before it is listed here
+# each supported class, and all attributes, parameters, buffers and submodules that it may have. A new one must be
+# implemented in step.cpp before it is listed here
 KNOWN: dict[type[nn.Module], frozenset[str]] = {
     kind: frozenset(names.split())
     for kind, names in {
@@ -44,18 +44,18 @@ KNOWN: dict[type[nn.Module], frozenset[str]] = {
         RMSNorm: "eps weight",
         nn.LayerNorm: "normalized_shape eps elementwise_affine weight bias",
         nn.Linear: "in_features out_features weight bias",
-        BlockLinear: "kind wide in_features out_features numbers bias",
-        BlockEmbedding: "kind num_embeddings embedding_dim numbers",
+        BlockLinear: "kind wide in_features out_features packed_weight bias",
+        BlockEmbedding: "kind num_embeddings embedding_dim packed_weight",
         nn.Embedding: "num_embeddings embedding_dim padding_idx max_norm norm_type scale_grad_by_freq sparse weight",
         Dropout: "p rank generator_seed seed",
     }.items()
 }
-LISTS = (nn.ModuleList,)  # hold modules, and are never called
+LISTS = (nn.ModuleList,)  # containers, never called
 MASKS = (Causal, SlidingWindow, Chunked)
 SCALINGS = (type(None), RopeScaling)
 FORWARDS = {kind: kind.forward for kind in KNOWN}
 
-# what a step took from modules, besides weights
+# what a step reads from modules, besides weights
 SETTINGS: dict[type[nn.Module], attrgetter[Any]] = {
     Attention: attrgetter("n_heads", "n_kv_heads", "head_dim", "mask", "scale", "softcap"),
     Rope: attrgetter("head_dim", "theta", "scaling"),
@@ -66,46 +66,45 @@ SETTINGS: dict[type[nn.Module], attrgetter[Any]] = {
 }
 
 
-class Unfit(Exception):  # noqa: N818 - not an error: the model is computed by PyTorch then
-    """A model that step.cpp does not compute, and why: one line."""
+class Unsupported(Exception):  # noqa: N818 - not an error: the model is computed by PyTorch then
+    """The reason why step.cpp does not support a model, in one line."""
 
 
-def check(model: Transformer) -> None:
-    """Raise Unfit for a model with any module that is not exactly a known one."""
+def check_supported(model: Transformer) -> None:
+    """Raise Unsupported for a model with any module that is not exactly of a known class."""
     for name, module in model.named_modules():
         name = name or "the model"
         kind = type(module)
         if kind not in KNOWN and kind not in LISTS:
-            raise Unfit(f"{name} is a {kind.__qualname__}, which it does not know")
+            raise Unsupported(f"{name} is a {kind.__qualname__}, which it does not support")
         if changed := find_override(module):
-            raise Unfit(f"{name} has {changed}")
+            raise Unsupported(f"{name} has {changed}")
         if kind in LISTS:
             continue
         if kind.forward is not FORWARDS[kind]:
-            raise Unfit(f"{kind.__qualname__}.forward was replaced")
-        if other := names_of(module) ^ KNOWN[kind]:
-            raise Unfit(f"{name} has, or lacks, {', '.join(sorted(other))}")
+            raise Unsupported(f"{kind.__qualname__}.forward was replaced")
+        if other := member_names(module) ^ KNOWN[kind]:
+            raise Unsupported(f"{name} has, or lacks, {', '.join(sorted(other))}")
         if isinstance(module, Dropout) and module.p > 0 and module.training:
-            raise Unfit(f"{name} drops activations: the model is in training")
+            raise Unsupported(f"{name} drops activations: the model is in training")
         if isinstance(module, nn.Embedding) and module.max_norm is not None:
-            raise Unfit(f"{name} has a max_norm")
+            raise Unsupported(f"{name} has a max_norm")
         if isinstance(module, Attention) and type(module.mask) not in MASKS:
-            raise Unfit(f"{name} has a mask rule that it does not know")
+            raise Unsupported(f"{name} has a mask rule that it does not support")
         if isinstance(module, Rope) and type(module.scaling) not in SCALINGS:
-            raise Unfit(f"{name} has a scaling that it does not know")
+            raise Unsupported(f"{name} has a RoPE scaling that it does not support")
 
 
-def names_of(module: nn.Module) -> set[str]:
-    """Attributes, weights and modules of a module, but for those of every module."""
+def member_names(module: nn.Module) -> set[str]:
+    """Names of a module's attributes, parameters, buffers and submodules, without those that every module has."""
     own = {name for name in vars(module) if not name.startswith("_") and name != "training"}
     return own.union(module._modules, module._parameters, module._buffers)
 
 
 class Snapshot:
-    """All of a model that a step depends on, to be compared before each use: some 0.1 ms for 30 layers.
+    """The state of a model that a step depends on, compared before each use (about 0.1 ms for 30 layers).
 
-    weights: the tensors whose memory the step reads. What is written into them, the step reads; other memory it would
-    not see.
+    weights: the tensors whose memory the step reads. Changes of their values need no new step; new storage does.
     """
 
     def __init__(self, model: Transformer, weights: Sequence[Tensor]) -> None:
@@ -113,7 +112,7 @@ class Snapshot:
         modules = [module for module in every if type(module) not in LISTS]
         self.modules, self.classes = modules, list(map(type, modules))
         self.attributes = list(map(vars, modules))
-        self.sizes = list(map(len, self.attributes))  # a forward of its own would be one more
+        self.sizes = list(map(len, self.attributes))  # an instance's own `forward` would be one more
         self.hooks = [getattr(module, name) for module in modules for name in MODULE_HOOKS] + list(GLOBAL_HOOKS)
         places = [place for owner in every for place in (owner._modules, owner._parameters, owner._buffers)]
         self.places: list[dict[str, Any]] = [place for place in places if place]
@@ -122,22 +121,22 @@ class Snapshot:
         self.settings = [(get, [module for module in modules if type(module) is kind]) for kind, get in kinds]
         self.values = [list(map(get, modules)) for get, modules in self.settings]
         self.dropping = [module for module in modules if isinstance(module, Dropout) and module.p > 0]
-        # their memory is kept while this is, so that no other tensor can come to lie there
+        # references that keep the memory alive, so that no other tensor can be allocated at the same address
         self.plain = [(weight, weight.detach()) for weight in weights if isinstance(weight, nn.Parameter)]
         self.packed = [weight for weight in weights if not isinstance(weight, nn.Parameter)]
         self.memory = [weight.detach() for weight in self.packed]
         self.pointers = list(map(Tensor.data_ptr, self.packed))
         self.forwards = list(FORWARDS.values())
 
-    def holds(self) -> bool:
-        """Whether all is as it was."""
+    def is_valid(self) -> bool:
+        """Whether nothing has changed."""
         return (
             not any(self.hooks)
             and same(self.places, self.held)
             and list(map(type, self.modules)) == self.classes
             and list(map(len, self.attributes)) == self.sizes
             and list(map(Tensor.data_ptr, self.packed)) == self.pointers
-            and all(starmap(Tensor.is_set_to, self.plain))  # a part or a transpose begins at the same place
+            and all(starmap(Tensor.is_set_to, self.plain))  # a slice or transpose may have the same data_ptr
             and [list(map(get, modules)) for get, modules in self.settings] == self.values
             and not any(module.training for module in self.dropping)
             and all(map(is_, map(attrgetter("forward"), FORWARDS), self.forwards))
@@ -145,19 +144,19 @@ class Snapshot:
 
 
 def same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
-    """Whether modules and tensors are the very same. Fast where they are: then Python compares nothing but pointers."""
+    """Whether modules and tensors are identical objects. Fast if they are: Python then only compares pointers."""
     try:
         return found == expected
-    except RuntimeError:  # two tensors were compared: they are not the same one
+    except RuntimeError:  # different tensors were compared by value
         return False
 
 
-def numbers_of(tensor: Tensor, name: str) -> Tensor:
-    """A weight that a step can read where it lies: bfloat16, int8 or uint8, row by row. Raises Unfit."""
+def readable_weight(tensor: Tensor, name: str) -> Tensor:
+    """A weight that a step can read in place: contiguous bfloat16, int8 or uint8. Raises Unsupported."""
     if type(tensor) not in (Tensor, nn.Parameter):
-        raise Unfit(f"{name} is a {type(tensor).__qualname__}, not a plain tensor")
+        raise Unsupported(f"{name} is a {type(tensor).__qualname__}, not a plain tensor")
     if not tensor.is_contiguous():
-        raise Unfit(f"{name} does not lie row by row in memory")
+        raise Unsupported(f"{name} is not contiguous in memory")
     if tensor.dtype not in (torch.bfloat16, torch.int8, torch.uint8):
-        raise Unfit(f"{name} is in {str(tensor.dtype).removeprefix('torch.')}, and it computes in bfloat16")
+        raise Unsupported(f"{name} is in {str(tensor.dtype).removeprefix('torch.')}, and it computes in bfloat16")
     return tensor

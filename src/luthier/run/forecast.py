@@ -9,7 +9,7 @@ import torch
 from luthier.architectures import registry
 from luthier.files.unfinished import scratch_folder
 from luthier.memory import total_memory
-from luthier.native.program import why_not
+from luthier.native.program import unsupported_reason
 from luthier.run import corpus
 from luthier.run.cost import Cost, estimate
 from luthier.run.idle_settings import say_idle, say_vocabulary
@@ -111,7 +111,7 @@ def show(forecast: Forecast) -> None:
 def generation(plan: Plan) -> str:
     """What will compute the model when it generates text on the processor: the compiled step, or why not."""
     model = registry.build(plan.model, device="meta", dtype=torch.bfloat16).eval()
-    reason = why_not(model)
+    reason = unsupported_reason(model)
     return "compiled, in bfloat16, int8 or int4" if reason is None else f"by PyTorch, not compiled: {reason}"
 
 

@@ -1,4 +1,4 @@
-// Numbers in bfloat16: reading, writing, the exponential, and turning squares of them.
+// bfloat16 conversions, exp, horizontal sums and transposes in AVX-512.
 #pragma once
 #include <immintrin.h>
 
@@ -34,8 +34,8 @@ inline __m512 exp512(__m512 x) {  // to 2 units in the last place
     return _mm512_scalef_ps(y, n);
 }
 
-// The sums of four vectors, side by side: with half the shuffles of one after another.
-inline __m128 totals(const __m512 (&v)[4]) {
+// Horizontal sums of four vectors, with half the shuffles of four separate ones.
+inline __m128 horizontal_sums(const __m512 (&v)[4]) {
     __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
     __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
     __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
@@ -44,7 +44,7 @@ inline __m128 totals(const __m512 (&v)[4]) {
     return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
 }
 
-// 16 rows of 16 numbers of 32 bits become 16 columns.
+// Transpose a 16 x 16 matrix of 32-bit numbers in registers.
 inline void transpose(__m512i (&r)[16]) {
     __m512i t[16];
     for (int i = 0; i < 16; i += 2) {
@@ -70,9 +70,9 @@ inline void transpose(__m512i (&r)[16]) {
 
 inline __m512i load_32(const bf16* p) { return _mm512_loadu_si512(p); }
 
-// Up to 64 rows of K numbers become K / 2 lines of 64 pairs: the two numbers of a row side by side. Past the last row,
-// it comes once more.
-inline void open_rows(const bf16* rows, int64_t stride, int64_t count, int64_t K, int32_t* pairs) {
+// Transpose up to 64 rows of K numbers into K / 2 lines of 64 pairs, the operand layout of dpbf16. Past the last row:
+// repeat it.
+inline void pack_pairs(const bf16* rows, int64_t stride, int64_t count, int64_t K, int32_t* pairs) {
     for (int64_t k = 0; k < K; k += 32)
         for (int64_t j = 0; j < 64; j += 16) {
             __m512i square[16];
