@@ -16,7 +16,7 @@ from luthier.errors import UsageError
 from luthier.native import build
 from luthier.native.blocks import BlockLinear
 from luthier.quantize import linear as layers
-from luthier.quantize.linear import MAX_PACKED_ROWS, GROUP, Int4Linear, Int8Linear, pack, packing_is_supported, unpack
+from luthier.quantize.linear import GROUP, MAX_PACKED_ROWS, Int4Linear, Int8Linear, pack, packing_is_supported, unpack
 from luthier.quantize.quantize import quantize
 
 law = settings(max_examples=40, deadline=None, derandomize=True, database=None)

@@ -1,4 +1,4 @@
-"""The pages of runs and of the ladder as a person meets them, in headless Chromium: both widths, both color schemes.
+"""Pages of runs and of ablation studies as a person meets them, in headless Chromium: both widths and color schemes.
 
 Each test fails on anything that the console says, on any request beyond the page itself, and on a page that is wider
 than the window.
@@ -14,10 +14,11 @@ import pytest
 
 from luthier.run.comparison import write_comparison
 from luthier.run.json_lines import append
-from luthier.run.ladder import Climb, Look, write
 from luthier.run.plan import resolve
 from luthier.run.report import write_report
-from luthier.run.rungs import rungs
+from luthier.study.ablation_page import write
+from luthier.study.results import Evaluation, Training
+from luthier.study.variants import variants
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -31,7 +32,7 @@ NAME = '<img src=x onerror="alert(1)">'
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A run with experts whose name and samples are hostile, a comparison, and a ladder."""
+    """A run with experts whose name and samples are hostile, a comparison, and an ablation study."""
     folder = tmp_path_factory.mktemp("pages")
     runs = [folder / "a run", folder / NAME.replace("/", "")]
     for number, run in enumerate(runs):
@@ -47,26 +48,26 @@ def pages(tmp_path_factory):
                 run / "samples.jsonl",
                 {"step": step, "epoch": 0.0, "prompt": "Once", "text": f"Once <b>{NAME}</b>\n" * 3},
             )
-    climbs = [
-        Climb(
-            rung,
+    trainings = [
+        Training(
+            variant,
             seed,
             64,
             10_000,
             9_000,
             512,
             1e4,
-            [Look(step, 64 * step, 4 - step / 30 + seed / 50) for step in (0, 10, 20)],
+            [Evaluation(step, 64 * step, 4 - step / 30 + seed / 50) for step in (0, 10, 20)],
         )
         for seed in (1, 2)
-        for rung in rungs()
+        for variant in variants()
     ]
-    ladder = folder / "ladder.html"
-    write(climbs, resolve((NAME,)), 2, ladder)
+    study = folder / "study.html"
+    write(trainings, resolve((NAME,)), 2, study)
     return {
         "report": write_report(runs[1]),
         "comparison": write_comparison(runs, folder / "both.html"),
-        "ladder": ladder,
+        "study": study,
     }
 
 
@@ -100,7 +101,7 @@ def show(browser, page: Path, width: int, scheme: str) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
-@pytest.mark.parametrize("name", ["report", "comparison", "ladder"])
+@pytest.mark.parametrize("name", ["report", "comparison", "study"])
 def test_a_page_fits_its_window_and_asks_nobody(name, width, scheme, pages, browser):
     show(browser, pages[name], width, scheme)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
@@ -109,7 +110,7 @@ def test_a_page_fits_its_window_and_asks_nobody(name, width, scheme, pages, brow
         " const drawn = chart.querySelector('.main-svg').getBoundingClientRect();"
         " return [drawn.width > 250 && drawn.right <= innerWidth, chart.querySelectorAll('.trace, .hm').length > 0] })"
     )
-    assert len(charts) == {"report": 8, "comparison": 6, "ladder": 3}[name]
+    assert len(charts) == {"report": 8, "comparison": 6, "study": 3}[name]
     assert charts == [[True, True]] * len(charts)
     paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}[scheme]

@@ -29,23 +29,23 @@ class Arguments:
     size: Literal["nano", "micro", "mini"] = "nano"
     """Of the models, as the presets have it."""
     seeds: int = 3
-    """Trainings of each rung. The spread over seeds says which gains are real."""
+    """Trainings of each variant. The spread over seeds says which gains are real."""
     steps: int = 400
     """Optimizer steps of each training."""
     batch_size: int = 16
     """Rows of a step."""
     learning_rate: float = 2e-3
-    """Peak learning rate, of all rungs."""
+    """Peak learning rate, of all variants."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train."""
 
 
 def main(arguments: list[str]) -> int:
-    """Train the rungs."""
+    """Train the variants."""
     given = tyro.cli(Arguments, prog="luthier ladder", description=ABOUT, args=arguments)
-    from luthier.run.ladder import climb
+    from luthier.study.ablation import run_ablation
 
-    climb(
+    run_ablation(
         given.data, given.out, size=given.size, seeds=given.seeds, steps=given.steps, batch_size=given.batch_size,
         learning_rate=given.learning_rate, device=given.device,
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""The rungs from GPT-2 to Llama 4. Each is a set of parts, joined from model/ as the architectures join them.
+"""Variants from GPT-2 to Llama 4. Each is a set of parts, joined from model/ as the architectures join them.
 
-All rungs of a ladder have the same number of parameters: what a part saves or costs, the feed-forward's width pays.
+All variants of a study have the same number of parameters: the feed-forward's width makes up for what a part adds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that all rungs share."""
+    """The sizes that all variants share."""
 
     vocab_size: int
     context_length: int
@@ -67,10 +67,10 @@ class Shape:
         return max(1, self.context_length // 2)
 
 
-def rungs() -> dict[str, Parts]:
-    """By name, from the lowest: each has one part more."""
+def variants() -> dict[str, Parts]:
+    """Variants by name, in order: each has one part more than the one before."""
     parts = Parts()
-    ladder = {"GPT-2": parts}
+    found = {"GPT-2": parts}
     for name, part in (
         ("+ RMSNorm", "rms_norm"),
         ("+ RoPE", "rope"),
@@ -81,8 +81,8 @@ def rungs() -> dict[str, Parts]:
         ("Llama 4", "local_layers"),
     ):
         parts = replace(parts, **{part: True})
-        ladder[name] = parts
-    return ladder
+        found[name] = parts
+    return found
 
 
 def join(parts: Parts, shape: Shape, hidden_dim: int) -> Transformer:
@@ -163,7 +163,7 @@ def count(model: Transformer) -> tuple[int, int]:
 
 
 def budget(shape: Shape) -> int:
-    """The parameters of the lowest rung, GPT-2 with a feed-forward four times as wide as the model: those of all."""
+    """Number of parameters of all variants: that of GPT-2 with a feed-forward four times as wide as the model."""
     return count(on_meta(Parts(), shape, 4 * shape.dim))[0]
 
 

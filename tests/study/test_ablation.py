@@ -1,4 +1,4 @@
-"""The rungs are sets of parts: equal in size, true to the architectures at three of them, and causal all."""
+"""The variants are sets of parts: equal in size, true to the architectures at three of them, and causal all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.cli import ladder as command
 from luthier.errors import LuthierError, UsageError
 from luthier.model.moe import MoE
-from luthier.run.ladder import Climb, Look, climb, gain, sections, shape_of, spread, table
 from luthier.run.plan import resolve
-from luthier.run.rungs import TOLERANCE, Parts, Shape, budget, build, count, hidden_dim_for, on_meta, rungs
+from luthier.study.ablation import run_ablation, shape_of
+from luthier.study.ablation_page import sections, table
+from luthier.study.results import Evaluation, Training, gain, spread
+from luthier.study.variants import TOLERANCE, Parts, Shape, budget, build, count, hidden_dim_for, on_meta, variants
 
 SHAPE = Shape(vocab_size=50, context_length=16, dim=32, n_layers=4, n_heads=4)
 TINY = {"dim": 16, "n_layers": 2, "n_heads": 4, "context_length": 16, "vocab_size": 300}
@@ -28,23 +30,23 @@ def shapes():
 
 
 @pytest.mark.parametrize("shape", shapes(), ids=["tiny", "nano", "micro", "mini"])
-@pytest.mark.parametrize("name", rungs())
-def test_all_rungs_have_as_many_parameters(name, shape):
-    width = hidden_dim_for(rungs()[name], shape, budget(shape))
-    total, active = count(on_meta(rungs()[name], shape, width))
+@pytest.mark.parametrize("name", variants())
+def test_all_variants_have_as_many_parameters(name, shape):
+    width = hidden_dim_for(variants()[name], shape, budget(shape))
+    total, active = count(on_meta(variants()[name], shape, width))
     assert abs(total / budget(shape) - 1) < TOLERANCE
-    assert (active < total) == rungs()[name].experts
+    assert (active < total) == variants()[name].experts
 
 
-def test_each_rung_has_one_part_more():
-    sets = [{name for name, there in asdict(parts).items() if there} for parts in rungs().values()]
+def test_each_variant_has_one_part_more():
+    sets = [{name for name, there in asdict(parts).items() if there} for parts in variants().values()]
     assert [len(parts) for parts in sets] == list(range(len(fields(Parts)) + 1))
     assert all(low < high for low, high in pairwise(sets))
 
 
-@pytest.mark.parametrize("name", rungs())
-def test_no_rung_sees_what_comes_later(name):
-    parts = rungs()[name]
+@pytest.mark.parametrize("name", variants())
+def test_no_variant_sees_what_comes_later(name):
+    parts = variants()[name]
     model = build(parts, SHAPE, 24, seed=3).eval()
     tokens = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(0))
     for place in (1, 9, 15):
@@ -69,9 +71,9 @@ def configs():
 
 
 @pytest.mark.parametrize("name", configs())
-def test_the_landings_are_the_architectures(name):
+def test_three_variants_are_the_architectures(name):
     width, config = configs()[name]
-    ours, theirs = build(rungs()[name], SHAPE, width, seed=5), registry.build(config, seed=5)
+    ours, theirs = build(variants()[name], SHAPE, width, seed=5), registry.build(config, seed=5)
     assert {key: tuple(value.shape) for key, value in ours.state_dict().items()} == {
         key: tuple(value.shape) for key, value in theirs.state_dict().items()
     }
@@ -92,17 +94,17 @@ def test_a_part_alone_changes_what_it_names():
 
 
 def made_up(losses):
-    looks = [Look(0, 0, 5.0)]
+    evaluations = [Evaluation(0, 0, 5.0)]
     return [
-        Climb(name, seed, 8, 100, 100, 64, 1000.0, [*looks, Look(2, 64, loss)])
+        Training(name, seed, 8, 100, 100, 64, 1000.0, [*evaluations, Evaluation(2, 64, loss)])
         for name, row in losses.items()
         for seed, loss in enumerate(row, 1)
     ]
 
 
 def test_gain_is_taken_seed_by_seed():
-    climbs = made_up({"GPT-2": [3.0, 4.0, 5.0], "+ RMSNorm": [2.9, 3.9, 4.9], "+ RoPE": [2.8, 3.9]})
-    below, found, unfinished = climbs[:3], climbs[3:6], climbs[6:]
+    trainings = made_up({"GPT-2": [3.0, 4.0, 5.0], "+ RMSNorm": [2.9, 3.9, 4.9], "+ RoPE": [2.8, 3.9]})
+    below, found, unfinished = trainings[:3], trainings[3:6], trainings[6:]
     assert spread(below) == pytest.approx(statistics.stdev([3, 4, 5]))
     gained, error = gain(below, found)
     assert gained == pytest.approx(0.1)
@@ -116,8 +118,8 @@ def test_gain_is_taken_seed_by_seed():
 
 
 def test_curves_show_the_mean_and_the_spread():
-    climbs = made_up({"GPT-2": [3.0, 4.0], "+ RMSNorm": [2.0, 2.5]})
-    charts = sections(climbs, resolve(()))[1].charts
+    trainings = made_up({"GPT-2": [3.0, 4.0], "+ RMSNorm": [2.0, 2.5]})
+    charts = sections(trainings, resolve(()))[1].charts
     band, mean = charts[0].traces[:2]
     assert mean["y"] == [5.0, 3.5]
     assert band["y"] == [5.0, 4.0, 3.0, 5.0]
@@ -125,28 +127,36 @@ def test_curves_show_the_mean_and_the_spread():
     assert charts[2].traces[0]["y"] == [pytest.approx(1.25)]
 
 
-def test_a_ladder_is_climbed(book, tmp_path):
+def test_every_variant_is_trained_with_every_seed(book, tmp_path):
     heard, page = [], tmp_path / "out" / "ladder.html"
-    climbs = climb((str(book),), page, seeds=2, steps=3, batch_size=2, device="cpu", model=TINY, told=heard.append)
-    assert [(each.rung, each.seed) for each in climbs] == [(name, seed) for seed in (1, 2) for name in rungs()]
+    trainings = run_ablation(
+        (str(book),), page, seeds=2, steps=3, batch_size=2, device="cpu", model=TINY, report=heard.append
+    )
+    assert [(each.variant, each.seed) for each in trainings] == [(name, seed) for seed in (1, 2) for name in variants()]
     assert len(heard) == 16
-    sizes = [each.parameters for each in climbs]
+    sizes = [each.parameters for each in trainings]
     assert max(sizes) / min(sizes) < 1 + 2 * TOLERANCE
-    assert len({(look.step, look.tokens) for each in climbs for look in each.looks[-1:]}) == 1
-    assert len({each.loss for each in climbs}) == 16
+    assert (
+        len({(evaluation.step, evaluation.tokens) for each in trainings for evaluation in each.evaluations[-1:]}) == 1
+    )
+    assert len({each.loss for each in trainings}) == 16
     kept = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
-    assert [each["looks"][-1]["loss"] for each in kept["climbs"]] == [each.loss for each in climbs]
+    assert [each["evaluations"][-1]["loss"] for each in kept["trainings"]] == [each.loss for each in trainings]
     text = page.read_text(encoding="utf-8")
-    assert all(f'<td class="text">{name}</td>' in text for name in rungs())
+    assert all(f'<td class="text">{name}</td>' in text for name in variants())
     assert "trainings done" not in text
-    again = climb((str(book),), page, seeds=1, steps=3, batch_size=2, device="cpu", model=TINY, told=heard.append)
-    assert [each.looks for each in again] == [each.looks for each in climbs[:8]]  # a seed names a training
+    again = run_ablation(
+        (str(book),), page, seeds=1, steps=3, batch_size=2, device="cpu", model=TINY, report=heard.append
+    )
+    assert [each.evaluations for each in again] == [
+        each.evaluations for each in trainings[:8]
+    ]  # a seed names a training
 
 
 @pytest.mark.parametrize("wrong", [{"seeds": 0}, {"steps": 0}, {"size": "huge"}, {"batch_size": 0}])
 def test_settings_out_of_range_are_refused(wrong, book, tmp_path):
     with pytest.raises(UsageError):
-        climb((str(book),), tmp_path / "ladder.html", **wrong)
+        run_ablation((str(book),), tmp_path / "ladder.html", **wrong)
     assert not list(tmp_path.iterdir())
 
 
@@ -154,13 +164,13 @@ def test_a_page_that_cannot_be_written_is_known_before_training(book, tmp_path):
     (tmp_path / "file").touch()
     for wrong in (tmp_path, tmp_path / "file" / "ladder.html"):
         with pytest.raises(LuthierError, match=r"is a folder|cannot write"):
-            climb((str(book),), wrong, seeds=1, steps=10**9)
+            run_ablation((str(book),), wrong, seeds=1, steps=10**9)
 
 
 def test_the_command_hands_its_options_on(monkeypatch, tmp_path, capsys):
     heard = {}
     monkeypatch.setattr(
-        "luthier.run.ladder.climb", lambda data, out, **options: heard.update(options, data=data, out=out)
+        "luthier.study.ablation.run_ablation", lambda data, out, **options: heard.update(options, data=data, out=out)
     )
     out = tmp_path / "page.html"
     assert command.main(["book.txt", "--out", str(out), "--size", "micro", "--seeds", "1", "--steps", "7"]) == 0

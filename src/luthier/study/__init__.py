@@ -1,0 +1,1 @@
+"""Ablation studies of architectures: variants of one model, trained alike and compared over seeds."""
