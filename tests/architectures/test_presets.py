@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tomllib
 from dataclasses import replace
 
 import llama_kin_sizes
@@ -21,6 +22,7 @@ from luthier.architectures.registry import (
     preset,
     presets,
 )
+from luthier.config import from_table, to_table, toml_text
 from luthier.errors import UsageError
 from luthier.model.mask import Chunked, causal
 from luthier.model.moe import MoE
@@ -69,6 +71,12 @@ def test_mixtures_have_exactly_the_published_parameters_all_and_active(name: str
 def test_every_preset_is_counted_here() -> None:
     small = {f"{name}-{size}" for name in FAMILIES for size in SMALL}
     assert set(presets()) == {*PUBLISHED, "llama4-scout", "llama4-maverick", *llama_kin_sizes.MIXTURES, *small}
+
+
+def test_every_preset_comes_back_from_toml() -> None:
+    """TOML has no null: a field that may be None is left out there, and so must be None by default."""
+    for name, config in presets().items():
+        assert from_table(type(config), tomllib.loads(toml_text(to_table(config))), name) == config
 
 
 def test_counting_all_presets_takes_no_time() -> None:

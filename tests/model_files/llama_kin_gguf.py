@@ -22,7 +22,7 @@ EXPERTS = {**WIDE, "n_experts": 6, "experts_per_token": 2}
 
 # those that llama.cpp computes as we do
 CONFIGS: dict[str, Config] = {
-    "mistral": mistral.Config(**WIDE, window=None, norm_eps=1e-3),
+    "mistral": mistral.Config(**WIDE, norm_eps=1e-3),
     "qwen2": qwen2.Config(**{**SIZES, "tie_embeddings": True}),
     "qwen2, yarn": qwen2.Config(**SIZES, rope_theta=10_000.0, rope_scaling=YARN),
     "qwen3": qwen3.Config(**{**WIDE, "tie_embeddings": True}),

@@ -24,7 +24,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """Mistral's shape. The defaults are Mistral 7B v0.1."""
+    """Mistral's shape. The defaults are Mistral 7B v0.1, but for its window."""
 
     vocab_size: int = 32_000
     """Entries of the vocabulary."""
@@ -52,18 +52,18 @@ class Config:
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. Mistral itself uses none."""
-    window: int | None = 4096
+    window: int | None = None
     """Tokens that a query sees, its own included; all unless given."""
     global_layers: tuple[int, ...] | None = None
     """The layers, counted from 0, that see everything although there is a window; none unless given."""
 
 
 SIZES = {
-    "mistral-7b-v0.1": Config(),
-    "mistral-7b-v0.2": Config(rope_theta=1e6, window=None),
-    "mistral-7b-v0.3": Config(32_768, rope_theta=1e6, window=None),
-    "mistral-nemo-12b": Config(131_072, 131_072, 5120, n_layers=40, head_dim=128, rope_theta=1e6, window=None),
-    "mistral-small-24b": Config(131_072, 32_768, 5120, 32_768, n_layers=40, head_dim=128, rope_theta=1e8, window=None),
+    "mistral-7b-v0.1": Config(window=4096),
+    "mistral-7b-v0.2": Config(rope_theta=1e6),
+    "mistral-7b-v0.3": Config(32_768, rope_theta=1e6),
+    "mistral-nemo-12b": Config(131_072, 131_072, 5120, n_layers=40, head_dim=128, rope_theta=1e6),
+    "mistral-small-24b": Config(131_072, 32_768, 5120, 32_768, n_layers=40, head_dim=128, rope_theta=1e8),
     "ministral-8b": Config(131_072, 32_768, 4096, 12_288, n_layers=36, rope_theta=1e8, window=32_768),
     # for a CPU: the vocabulary is that of the tokenizer
     "mistral-nano": Config(512, 128, 128, 352, 4, 4, 2, tie_embeddings=True, window=64),

@@ -24,7 +24,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """Qwen3's shape. The defaults are Qwen3 0.6B."""
+    """Qwen3's shape. The defaults are Qwen3 0.6B, but for the width of its heads."""
 
     vocab_size: int = 151_936
     """Entries of the vocabulary."""
@@ -40,7 +40,7 @@ class Config:
     """Query heads."""
     n_kv_heads: int = 8
     """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
-    head_dim: int | None = 128
+    head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     norm_eps: float = 1e-6
     """Added to the mean square in RMS norm."""
@@ -78,16 +78,16 @@ class Shape(windows.Windowed, HeadDim, Protocol):
 
 
 SIZES = {
-    "qwen3-0.6b": Config(),
-    "qwen3-1.7b": Config(dim=2048, hidden_dim=6144, head_dim=None),
-    "qwen3-4b": Config(dim=2560, hidden_dim=9728, n_layers=36, n_heads=32),
-    "qwen3-8b": Config(dim=4096, hidden_dim=12_288, n_layers=36, n_heads=32, head_dim=None, tie_embeddings=False),
-    "qwen3-14b": Config(dim=5120, hidden_dim=17_408, n_layers=40, n_heads=40, head_dim=None, tie_embeddings=False),
-    "qwen3-32b": Config(dim=5120, hidden_dim=25_600, n_layers=64, n_heads=64, tie_embeddings=False),
+    "qwen3-0.6b": Config(head_dim=128),
+    "qwen3-1.7b": Config(dim=2048, hidden_dim=6144),
+    "qwen3-4b": Config(dim=2560, hidden_dim=9728, n_layers=36, n_heads=32, head_dim=128),
+    "qwen3-8b": Config(dim=4096, hidden_dim=12_288, n_layers=36, n_heads=32, tie_embeddings=False),
+    "qwen3-14b": Config(dim=5120, hidden_dim=17_408, n_layers=40, n_heads=40, tie_embeddings=False),
+    "qwen3-32b": Config(dim=5120, hidden_dim=25_600, n_layers=64, n_heads=64, head_dim=128, tie_embeddings=False),
     # for a CPU: the vocabulary is that of the tokenizer
-    "qwen3-nano": Config(512, 128, 128, 352, 4, 4, 2, None, rope_theta=1e4),
-    "qwen3-micro": Config(2048, 256, 192, 512, 6, 6, 2, None, rope_theta=1e4),
-    "qwen3-mini": Config(4096, 256, 384, 1024, 8, 6, 2, None, rope_theta=1e4),
+    "qwen3-nano": Config(512, 128, 128, 352, 4, 4, 2, rope_theta=1e4),
+    "qwen3-micro": Config(2048, 256, 192, 512, 6, 6, 2, rope_theta=1e4),
+    "qwen3-mini": Config(4096, 256, 384, 1024, 8, 6, 2, rope_theta=1e4),
 }
 
 

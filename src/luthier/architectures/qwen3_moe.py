@@ -25,7 +25,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """Qwen3-MoE's shape. The defaults are Qwen3 30B-A3B."""
+    """Qwen3-MoE's shape. The defaults are Qwen3 30B-A3B, but for the width of its heads."""
 
     vocab_size: int = 151_936
     """Entries of the vocabulary."""
@@ -43,7 +43,7 @@ class Config:
     """Query heads."""
     n_kv_heads: int = 4
     """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
-    head_dim: int | None = 128
+    head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     n_experts: int = 128
     """Experts of a mixture layer."""
@@ -88,7 +88,6 @@ def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads
         n_layers=n_layers,
         n_heads=n_heads,
         n_kv_heads=2,
-        head_dim=None,
         n_experts=n_experts,
         experts_per_token=2,
         rope_theta=10_000.0,
@@ -97,8 +96,10 @@ def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads
 
 
 SIZES = {
-    "qwen3-30b-a3b": Config(),
-    "qwen3-235b-a22b": Config(dim=4096, hidden_dim=1536, dense_hidden_dim=12_288, n_layers=94, n_heads=64),
+    "qwen3-30b-a3b": Config(head_dim=128),
+    "qwen3-235b-a22b": Config(
+        dim=4096, hidden_dim=1536, dense_hidden_dim=12_288, n_layers=94, n_heads=64, head_dim=128
+    ),
     # for a CPU: the vocabulary is that of the tokenizer
     "qwen3moe-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4, n_experts=4),
     "qwen3moe-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6, n_experts=8),
