@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from luthier.architectures import mistral, qwen2, qwen3, qwen3_moe
+from luthier.architectures import mistral, olmo, qwen2, qwen3, qwen3_moe, smollm3
 from luthier.architectures.registry import Config
 
 SIZES = {
@@ -25,4 +25,6 @@ TINY: dict[str, Config] = {
     "qwen2, one layer with a window": qwen2.Config(**SIZES, window=5, global_layers=(0,)),
     "qwen3": replace(qwen3.Config(**SIZES), head_dim=12),
     "qwen3moe": QWEN3_MOE,
+    "smollm3": smollm3.Config(**SIZES, nope_every=2, attention_bias=True),
+    "olmo3": olmo.Config(**SIZES, window=5, global_layers=(1,)),
 }

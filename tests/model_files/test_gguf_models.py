@@ -291,7 +291,7 @@ WRONG = {
     ),
     "heads that do not divide": ("llama", {"llama.attention.head_count_kv": 3}, "n_kv_heads 3"),
     "half-turning heads": ("llama", {"llama.rope.dimension_count": 4}, "4 is not supported, only 8"),
-    "mixtral": ("llama", {"llama.expert_count": 8}, r"'llama\.expert_count': 8 is not supported"),
+    "experts without weights": ("llama", {"llama.expert_count": 8, "llama.expert_used_count": 2}, r"missing: .*exps"),
     "another scaling": ("llama", {"llama.rope.scaling.type": "dynamic"}, "'dynamic' is not supported"),
     "longrope without factors": (
         "llama",

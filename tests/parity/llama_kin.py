@@ -40,6 +40,9 @@ def of(kind: str, **usual: Any) -> Callable[..., Any]:
 
 mistral, ministral = of("Mistral", sliding_window=None), of("Ministral", sliding_window=6, head_dim=8)
 qwen2, qwen3 = of("Qwen2"), of("Qwen3", head_dim=12)
+mixtral = of("Mixtral", num_local_experts=4, head_dim=8)
+smollm3 = of("SmolLM3", num_hidden_layers=4)
+olmo2, olmo3 = of("Olmo2"), of("Olmo3", num_hidden_layers=4, sliding_window=6)
 qwen3_moe = of("Qwen3Moe", head_dim=12, moe_intermediate_size=24, num_experts=4, num_experts_per_tok=2)
 
 KIN: dict[str, Callable[[], Any]] = {
@@ -62,4 +65,19 @@ KIN: dict[str, Callable[[], Any]] = {
         decoder_sparse_step=2, norm_topk_prob=True, use_sliding_window=True, sliding_window=5
     ),
     "qwen3 moe, one dense layer": lambda: qwen3_moe(mlp_only_layers=[0], norm_topk_prob=True),
+    "mixtral": mixtral,
+    "mixtral, window, three experts a token": lambda: mixtral(
+        sliding_window=6, num_experts_per_tok=3, tie_word_embeddings=True, head_dim=12
+    ),
+    "smollm3": lambda: smollm3(rope_parameters={"rope_type": "default", "rope_theta": 5e6}),
+    "smollm3, biases, yarn": lambda: smollm3(
+        no_rope_layer_interval=2, attention_bias=True, mlp_bias=True, tie_word_embeddings=False, rope_parameters=YARN
+    ),
+    "smollm3, own layers": lambda: smollm3(no_rope_layers=[0, 1, 1, 0]),
+    "smollm3, windows": lambda: smollm3(use_sliding_window=True, sliding_window=5, no_rope_layers=[1, 0, 1, 0]),
+    "olmo2": lambda: olmo2(rms_norm_eps=1e-3),
+    "olmo2, biases, yarn": lambda: olmo2(attention_bias=True, rope_parameters=YARN, tie_word_embeddings=True),
+    "olmo3": olmo3,
+    "olmo3, yarn on the global layers": lambda: olmo3(rope_scaling={**YARN, "rope_theta": 500_000.0}),
+    "olmo3, layer types": lambda: olmo3(layer_types=[GLOBAL, LOCAL, LOCAL, GLOBAL]),
 }

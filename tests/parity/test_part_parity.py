@@ -110,8 +110,16 @@ PARTS = {
     "llama4_text": {**LLAMA_PARTS, "feed_forward": "feed_forward"},
     **more_models.PARTS,
 }
-for kin in ("mistral", "ministral", "qwen2", "qwen3", "qwen3_moe"):
+for kin in ("mistral", "ministral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "smollm3"):
     PARTS[kin] = LLAMA_PARTS
+for kin in ("olmo2", "olmo3"):
+    PARTS[kin] = {
+        "attention": "self_attn",
+        "attention_post": "post_attention_layernorm",
+        "feed_forward": "mlp",
+        "feed_forward_post": "post_feedforward_layernorm",
+        "": "",
+    }
 
 
 @pytest.mark.parametrize("kind", MODELS)

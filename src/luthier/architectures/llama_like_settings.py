@@ -25,15 +25,17 @@ OF_TRAINING = Ignored("router_aux_loss_coef", "router_jitter_noise", "output_rou
 def hugging_face(
     *,
     eps: float,
-    context: int,
+    context: int = 2048,
     theta: float = 10_000.0,
     head_dim: int | None = None,
     kv_heads: int | None = None,
     width: str = "intermediate_size",
     tied: bool = False,
+    rope: Entry[Any] | None = None,
 ) -> tuple[Entry[Any], ...]:
     """Of config.json. The defaults of `transformers`: eps of the norms, context, theta, head_dim, kv_heads (None: as
     many as heads), tied. width: the name of the feed-forward's width.
+    rope: reads and writes rotary positions and the context, where that is not done as by most.
     """
     return (
         Setting("vocab_size", "vocab_size", count()),
@@ -45,7 +47,7 @@ def hugging_face(
         HeadDimSetting(default=head_dim),
         Fixed("hidden_act", "silu", also=("swish",)),
         Setting("rms_norm_eps", "norm_eps", positive, default=eps),
-        config_json.RopeSettings(theta=theta, context=context),
+        rope or config_json.RopeSettings(theta=theta, context=context),
         Setting("attention_dropout", "dropout", probability, default=0.0),
         Setting("tie_word_embeddings", "tie_embeddings", flag, default=tied),
     )
