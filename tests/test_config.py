@@ -23,6 +23,7 @@ class Outer:
     layers: tuple[int, ...] | None = None
     inner: Inner | None = None
     name: str = ""
+    width: int | None = 16
 
     def __post_init__(self) -> None:
         if self.dim < 0:
@@ -30,7 +31,14 @@ class Outer:
 
 
 @pytest.mark.parametrize(
-    "instance", [Outer(), Outer(7, 3e-4, (1, 2), Inner(2.5), 'a "quoted"\nline é'), Outer(layers=())]
+    "instance",
+    [
+        Outer(),
+        Outer(7, 3e-4, (1, 2), Inner(2.5), 'a "quoted"\nline é'),
+        Outer(layers=()),
+        Outer(name="none"),
+        Outer(width=None),
+    ],
 )
 def test_a_dataclass_survives_toml(tmp_path, instance):
     path = tmp_path / "a.toml"
@@ -46,7 +54,7 @@ def test_a_whole_number_is_a_float_where_a_float_is_expected():
     ("table", "complaint"),
     [
         ({"learnin_rate": 1}, "a.toml has no setting learnin_rate: did you mean learning_rate?"),
-        ({"zzz": 1}, "a.toml has no setting zzz: there are dim, learning_rate, layers, inner, name"),
+        ({"zzz": 1}, "a.toml has no setting zzz: there are dim, learning_rate, layers, inner, name, width"),
         ({"dim": "x"}, "a.toml: dim: Expected `int`, got `str`"),
         ({"inner": {"factor": []}}, "a.toml: inner.factor: Expected `float`"),
         ({"dim": -1}, "dim is -1: it must not be negative"),

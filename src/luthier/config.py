@@ -16,6 +16,7 @@ import tomli_w
 from luthier.errors import LuthierError, UsageError
 
 Table = TypeVar("Table")
+NONE = "none"  # None in a table, where it is not the default
 PLACE = re.compile(r"(.*) - at `\$\.(.*)`")  # how msgspec says what is wrong where
 
 
@@ -23,7 +24,7 @@ def from_table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table
     """A dataclass from a table. `where` names the file or the option in errors.
 
     An unknown key is a UsageError that names the nearest known one; a wrong type says which is expected. None and
-    missing keys leave the default.
+    missing keys leave the default. "none" is None where that is not the default (see to_table).
     """
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for key in table:
@@ -31,8 +32,10 @@ def from_table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise UsageError(f"{where} has no setting {key}: {hint}")
+    given = {key: value for key, value in table.items() if value is not None}
+    given |= {key: None for key in optional(kind) if given.get(key) == NONE}
     try:
-        return msgspec.convert({key: value for key, value in table.items() if value is not None}, kind)
+        return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         found = PLACE.search(str(error))
         raise UsageError(f"{where}: {found[2]}: {found[1]}" if found else f"{where}: {error}") from None
@@ -47,8 +50,17 @@ def check_table(kind: type[Table], table: Mapping[str, Any], where: str) -> None
 
 
 def to_table(instance: Any) -> dict[str, Any]:
-    """A table of a dataclass's fields, without those that are None: TOML has no word for it."""
-    return {key: value for key, value in asdict(instance).items() if value is not None}
+    """A table of a dataclass's fields. TOML has no null: a field that is None by default is left out, and another that
+    is None is "none".
+    """
+    named = optional(type(instance))
+    table = {key: NONE if value is None and key in named else value for key, value in asdict(instance).items()}
+    return {key: value for key, value in table.items() if value is not None}
+
+
+def optional(kind: type[Any]) -> list[str]:
+    """The fields that may be None and are not by default."""
+    return [field.name for field in fields(kind) if "None" in str(field.type) and field.default is not None]
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -74,7 +74,6 @@ def test_every_preset_is_counted_here() -> None:
 
 
 def test_every_preset_comes_back_from_toml() -> None:
-    """TOML has no null: a field that may be None is left out there, and so must be None by default."""
     for name, config in presets().items():
         assert from_table(type(config), tomllib.loads(toml_text(to_table(config))), name) == config
 
