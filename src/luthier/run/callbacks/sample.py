@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 
@@ -19,6 +20,10 @@ from luthier.tokenizers.core.tokenizer import Tokenizer
 from luthier.training.callback import Callback
 from luthier.training.loop import StepResult, Trainer
 from luthier.training.settings import Settings
+
+# up to three words that another one follows, so that the last is whole
+SENTENCE_START = re.compile(r"""(?:\n\s*|[.!?]["'”’»)]*\s+)(\w\S*(?:[^\S\n]+\S+){0,2})(?=\s)""")
+WORD_START = re.compile(r"\s(\S+(?:[^\S\n]+\S+){0,2})(?=\s)")
 
 
 class Sample(Callback):
@@ -66,8 +71,11 @@ def check_prompt(prompt: str, tokenizer: Tokenizer, context_length: int) -> None
 
 
 def default_prompt(tokens: TokenShards, tokenizer: Tokenizer, context_length: int) -> str:
-    """First words of a text, at most three."""
-    length = min(64, len(tokens), context_length // 2)
-    text = tokenizer.decode(tokens[: max(1, length)].tolist(), skip_special=True)
-    words = re.search(r"\S+(\s+\S+){0,2}", text)  # not split and joined: the tokenizer may know no space
-    return words.group() if words else text
+    """Up to three whole words from the start of a line or sentence in a text; a split may begin in mid-word."""
+    text = tokenizer.decode(tokens[: min(512, len(tokens))].tolist(), skip_special=True)
+    sentences = (found for found in SENTENCE_START.finditer(text) if found[0][0] == "\n" or not found[1][0].islower())
+    for found in chain(sentences, WORD_START.finditer(text)):
+        for prompt in (found[1], found[1].split(maxsplit=1)[0]):
+            if len(tokenizer.encode(prompt)) <= context_length // 2:
+                return prompt
+    return tokenizer.decode(tokens[: max(1, min(64, len(tokens), context_length // 2))].tolist(), skip_special=True)
