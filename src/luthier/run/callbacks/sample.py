@@ -22,7 +22,7 @@ from luthier.training.loop import StepResult, Trainer
 from luthier.training.settings import Settings
 
 # up to three words that another one follows, so that the last is whole
-SENTENCE_START = re.compile(r"""(?:\n\s*|[.!?]["'”’»)]*\s+)(\w\S*(?:[^\S\n]+\S+){0,2})(?=\s)""")
+SENTENCE_START = re.compile(r"""(?:\n\s*|[.!?](?:\s?["'”’»)])*\s+)(?=(\w\S*(?:[^\S\n]+\S+){0,2})\s)""")
 WORD_START = re.compile(r"\s(\S+(?:[^\S\n]+\S+){0,2})(?=\s)")
 
 
