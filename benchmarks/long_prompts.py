@@ -29,7 +29,7 @@ from rich.table import Table
 
 from limits import CPU, LIMITS
 from luthier.architectures import llama4, registry
-from luthier.generation.reader import Reader
+from luthier.generation.decoding_session import DecodingSession
 from luthier.model.transformer import Transformer
 from luthier.model_files import kinds, quantized
 from luthier.training.machine import keep_freed_memory
@@ -66,15 +66,17 @@ def read(model: Transformer, length: int) -> dict[str, float]:
     model.eval()
     vocab_size = model.embedding.num_embeddings
     prompt = torch.randint(vocab_size, (length,), generator=torch.Generator().manual_seed(1)).tolist()
-    Reader(model, [prompt[:16]], 1, vocab_size=vocab_size).logits()  # weights are mapped, and the step compiled
+    DecodingSession(
+        model, [prompt[:16]], 1, vocab_size=vocab_size
+    ).logits()  # weights are mapped, and the step compiled
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what opening took and freed would hide what reading takes
     before = forget_peak()
-    reader = Reader(model, [prompt], 1, vocab_size=vocab_size)
+    session = DecodingSession(model, [prompt], 1, vocab_size=vocab_size)
     start = time.perf_counter()
-    reader.logits()
+    session.logits()
     seconds = time.perf_counter() - start
-    assert reader.cache is not None
-    buffers = [buffer for layer in reader.cache.layers for buffer in layer.buffers or ()]
+    assert session.cache is not None
+    buffers = [buffer for layer in session.cache.layers for buffer in layer.buffers or ()]
     return {
         "seconds": seconds,
         "reading_bytes": memory("VmHWM") - before,

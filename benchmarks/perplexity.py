@@ -28,7 +28,7 @@ from torch import Tensor
 
 from luthier.evaluation.perplexity import token_losses
 from luthier.evaluation.windows import Window, limited, runs_of, windows
-from luthier.generation.reader import Reader
+from luthier.generation.decoding_session import DecodingSession
 from luthier.language_model import load
 from luthier.model.transformer import Transformer
 from models import smollm2
@@ -55,8 +55,8 @@ def ours(path: Path, kind: str, cut: list[Window]) -> Tensor:
 
 def by_steps(model: Transformer, window: Window) -> Tensor:
     """The same of one window, as a prompt is read."""
-    reader = Reader(model, [window.ids[:-1]], 1, vocab_size=model.output.out_features)
-    logits = reader.last_logits(window.scored)[0]
+    session = DecodingSession(model, [window.ids[:-1]], 1, vocab_size=model.output.out_features)
+    logits = session.last_logits(window.scored)[0]
     return F.cross_entropy(logits, torch.tensor(window.ids[-window.scored :]), reduction="none")
 
 
@@ -131,7 +131,7 @@ def llama_cpp(path: Path, cut: list[Window], threads: int) -> Tensor:
 
 
 def compare(path: Path, text: str, max_tokens: int | None, threads: int) -> dict[str, dict[str, float]]:
-    """For each reader its loss, perplexity, and the difference of the loss to ours in float32 with its error."""
+    """For each session its loss, perplexity, and the difference of the loss to ours in float32 with its error."""
     torch.set_num_threads(threads)
     runs = runs_of(load(path).tokenizer, [text])
     cut = list(windows(runs if max_tokens is None else limited(runs, max_tokens), CONTEXT, STRIDE))

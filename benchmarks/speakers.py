@@ -28,10 +28,10 @@ def luthier(path: str, kind: str, *, guess: bool = True) -> Timed:
     """Luthier with weights of a kind."""
     import torch
 
-    from luthier.generation import look_up
+    from luthier.generation import prompt_lookup
+    from luthier.generation.decoding_session import DecodingSession
     from luthier.generation.generate import generate
-    from luthier.generation.reader import Reader
-    from luthier.generation.settings import Settings
+    from luthier.generation.settings import GenerationSettings
     from luthier.model_files import kinds, quantized
     from luthier.training.machine import keep_freed_memory
 
@@ -44,23 +44,23 @@ def luthier(path: str, kind: str, *, guess: bool = True) -> Timed:
     assert tokenizer is not None
     tokenizer.eos_ids = ()
     if not guess:
-        look_up.pays = lambda reader, rows: False
+        prompt_lookup.is_worthwhile = lambda session, rows: False
 
     @torch.inference_mode()
     def timed(task: str, prompts: Prompts, new: int) -> float:
         if task == "say":
             start = time.perf_counter()
-            generate(model, tokenizer, prompts, Settings(new, temperature=0), config.context_length)
+            generate(model, tokenizer, prompts, GenerationSettings(new, temperature=0), config.context_length)
             return time.perf_counter() - start
-        reader = Reader(model, prompts, new, vocab_size=config.vocab_size)
+        session = DecodingSession(model, prompts, new, vocab_size=config.vocab_size)
         start = time.perf_counter()
-        tokens = reader.logits().argmax(-1)
+        tokens = session.logits().argmax(-1)
         if task == "read":
             return time.perf_counter() - start
         start = time.perf_counter()
         for _ in range(new):
-            reader.append(tokens)
-            tokens = reader.logits().argmax(-1)
+            session.append(tokens)
+            tokens = session.logits().argmax(-1)
         return time.perf_counter() - start
 
     return timed

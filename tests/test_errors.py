@@ -8,7 +8,7 @@ from luthier.architectures import registry
 from luthier.cli.main import main
 from luthier.data.sources import Texts
 from luthier.errors import Interface, UsageError, interface, of_model, setting
-from luthier.generation.settings import Settings as Generation
+from luthier.generation.settings import GenerationSettings as Generation
 from luthier.training.settings import Settings
 
 

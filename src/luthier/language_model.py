@@ -20,9 +20,9 @@ from luthier.architectures.family import Config
 from luthier.errors import LuthierError, UsageError, remark, setting
 from luthier.formats.safetensors_files import SHARD_BYTES
 from luthier.generation.draft import Draft, check_vocabulary
-from luthier.generation.generate import encode_prompts, generate, grow
-from luthier.generation.row import Row
-from luthier.generation.settings import Settings
+from luthier.generation.generate import encode_prompts, generate, generate_stream
+from luthier.generation.sequence import GeneratedSequence
+from luthier.generation.settings import GenerationSettings
 from luthier.model.transformer import Transformer
 from luthier.model_files import hub, kinds, quantized
 from luthier.model_files.weights import Opened, Watch, broken_weights, silent
@@ -126,7 +126,7 @@ class LanguageModel:
         The tokens, their log-probabilities and the reason why a text ended are to be had from
         `luthier.generation.generate.generate`.
         """
-        settings = Settings(
+        settings = GenerationSettings(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_k=top_k,
@@ -141,7 +141,7 @@ class LanguageModel:
             use_cache=use_cache,
         )
         given = [prompts] if isinstance(prompts, str) else prompts
-        texts = encode_prompts(self.tokenizer, given, special=special, way_out=WAY_OUT)
+        texts = encode_prompts(self.tokenizer, given, special=special, hint=WAY_OUT)
         chosen = None if draft is None else draft.draft_for(self)
         results = generate(self.model, self.tokenizer, texts, settings, self.config.context_length, chosen)
         return [result.text for result in results]
@@ -169,7 +169,7 @@ class LanguageModel:
 
         A piece has whole characters only. What may be the beginning of a stop string waits until that is known.
         """
-        settings = Settings(
+        settings = GenerationSettings(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_k=top_k,
@@ -180,10 +180,10 @@ class LanguageModel:
             seed=seed,
             use_cache=use_cache,
         )
-        [text] = encode_prompts(self.tokenizer, [prompt], special=special, way_out=WAY_OUT)
-        row = Row(self.tokenizer, text, settings, self.config.context_length)
+        [text] = encode_prompts(self.tokenizer, [prompt], special=special, hint=WAY_OUT)
+        sequence = GeneratedSequence(self.tokenizer, text, settings, self.config.context_length)
         chosen = None if draft is None else draft.draft_for(self)
-        return (piece for _, piece in grow(self.model, [row], settings, chosen))
+        return (piece for _, piece in generate_stream(self.model, [sequence], settings, chosen))
 
     def draft_for(self, large: LanguageModel, name: str = "the draft") -> Draft:
         """What guesses for a large model: this one. Raises a LuthierError if their vocabularies differ."""

@@ -19,7 +19,7 @@ import luthier
 from luthier.cli import chat
 from luthier.cli.main import main
 from luthier.generation.conversation import Conversation
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 from luthier.tokenizers.chat.chat_template import template_of
 
 PROMPT = "\x1b[?2004h"  # how prompt_toolkit begins to read a line
@@ -51,7 +51,7 @@ def run(capsys, monkeypatch):
 def replies(folder, *said, system=None, **settings):
     lm = luthier.load(folder)
     conversation = Conversation(
-        lm.model, template_of(lm.tokenizer), Settings(**{"max_new_tokens": 6, **settings}), 256, system
+        lm.model, template_of(lm.tokenizer), GenerationSettings(**{"max_new_tokens": 6, **settings}), 256, system
     )
     return ["".join(conversation.reply(text)) for text in said]
 
@@ -120,7 +120,7 @@ def test_the_template_can_be_chosen(plain, run, tmp_path):
         ("/nothing\n", (), 2, "no command /nothing: there are /help, /reset"),
         ("/save\n", (), 2, "/save needs the name of a file"),
         ("/load missing.json\n", (), 1, "missing.json cannot be read"),
-        ("x" * 300, (), 1, "say it shorter"),
+        ("x" * 300, (), 1, "shorten it"),
         (b"a\nb\xff\n", FEW, 1, "line 2 on stdin is not UTF-8: byte 1 is wrong"),
         ("Hello", ("--samples", "2"), 2, "samples is 2"),
         ("Hello", ("--temperature", "-1"), 2, "temperature is -1.0"),
@@ -145,7 +145,7 @@ def test_a_hostile_template_ends_the_command_with_one_line(folder, run, tmp_path
 def test_help_names_every_setting(run):
     code, out, _ = run("", "--help")
     assert code == 0
-    for item in fields(Settings):
+    for item in fields(GenerationSettings):
         assert f"--{item.name.replace('_', '-')}" in out
 
 
@@ -167,7 +167,7 @@ class Interrupted(Conversation):
 @pytest.mark.parametrize("after", [0, 3])
 def test_ctrl_c_stops_a_reply_and_keeps_what_was_said(folder, capsys, after):
     lm = luthier.load(folder)
-    conversation = Interrupted(lm.model, template_of(lm.tokenizer), Settings(max_new_tokens=50), 256)
+    conversation = Interrupted(lm.model, template_of(lm.tokenizer), GenerationSettings(max_new_tokens=50), 256)
     conversation.after = after
     chat.Talk(conversation, interactive=True).run(["Hello", "/nothing", "/quit", "never"])
     out, err = capsys.readouterr()

@@ -18,7 +18,7 @@ from luthier.cli.main import main
 from luthier.cli.screen import BOLD, PLAIN
 from luthier.errors import Remark
 from luthier.generation.generate import encode_prompts
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 from luthier.language_model import LanguageModel
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
@@ -142,7 +142,7 @@ def test_a_terminal_gets_a_bold_prompt_and_no_control_characters(folder, capsys,
     [
         (("Hello", "--temperature", "-1"), 2, "--temperature is -1.0: it must be 0"),
         (("Hello", "--top-p", "1.5"), 2, "--top-p is 1.5"),
-        (("Hello", "--beams", "2", "--samples", "2"), 2, "beam search gives one text a prompt"),
+        (("Hello", "--beams", "2", "--samples", "2"), 2, "beam search gives one text per prompt"),
         (("Hello", "--stop", ""), 2, "stop is"),
         ((), 2, "no prompt"),
         (("-", "-"), 2, "stdin"),
@@ -189,7 +189,7 @@ def test_stdin_that_is_not_utf8_is_an_error(folder, capsys, monkeypatch):
 def test_help_names_every_setting(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for item in fields(Settings):
+    for item in fields(GenerationSettings):
         assert f"--{item.name.replace('_', '-')}" in out
 
 
@@ -199,9 +199,9 @@ def test_a_draft_changes_nothing_but_is_counted(folder, capsys, tmp_path):
     _, plain, _ = run(capsys, folder, "Hello", *some)
     code, out, err = run(capsys, folder, "Hello", *some, "--draft", draft)
     assert (code, out) == (0, plain)
-    assert re.fullmatch(r"20 tokens in [\d.]+ s: [\d.]+ tokens/s, \d+ of \d+ guesses came true\n", err)
+    assert re.fullmatch(r"20 tokens in [\d.]+ s: [\d.]+ tokens/s, \d+ of \d+ drafted tokens accepted\n", err)
     _, _, err = run(capsys, folder, "Hello", *some, "--draft", folder)
-    assert int(re.search(r"(\d+) of \d+ guesses", err)[1]) > 5  # it guesses in few bits
+    assert int(re.search(r"(\d+) of \d+ drafted", err)[1]) > 5  # it guesses in few bits
     for several in (("--samples", "2"), ("--beams", "2")):
         _, plain, _ = run(capsys, folder, "Hello", *some, *several)
         code, out, err = run(capsys, folder, "Hello", *some, *several, "--draft", draft)

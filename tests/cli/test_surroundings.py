@@ -8,7 +8,7 @@ import pytest
 
 from luthier.architectures import llama, registry
 from luthier.cli.surroundings import shown_log, spin_little
-from luthier.generation.reader import Reader
+from luthier.generation.decoding_session import DecodingSession
 from luthier.native import build
 from luthier.native.program import unsupported_reason
 
@@ -31,7 +31,7 @@ def test_debug_says_once_why_pytorch_computes_a_model(capsys):
     model = registry.build(CONFIG).eval()
     with shown_log():
         for _ in range(2):
-            Reader(model, [[1, 2]], 2, vocab_size=128)
+            DecodingSession(model, [[1, 2]], 2, vocab_size=128)
     said = capsys.readouterr().err
     assert "is in float32, and it computes in bfloat16" in said
     assert said.count("PyTorch computes this model, not the compiled step: the weight of a ") == 1

@@ -15,13 +15,13 @@ from luthier.errors import LuthierError
 from luthier.generation import conversation as module
 from luthier.generation.conversation import Conversation
 from luthier.generation.generate import generate
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 from luthier.tokenizers.chat import template_sandbox
 from luthier.tokenizers.chat.chat_template import FOLDER, ChatTemplate
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
 TURNS = ("<|im_start|>", "<|im_end|>")
-FEW = Settings(max_new_tokens=6, temperature=0)
+FEW = GenerationSettings(max_new_tokens=6, temperature=0)
 
 
 class Template(ChatTemplate):
@@ -91,14 +91,14 @@ def test_the_templates_end_of_turn_ends_a_reply(talk, tokenizer, monkeypatch):
         while not rows[0].ended:
             yield rows[0], rows[0].add(next(ids), 0.0)
 
-    monkeypatch.setattr(module, "grow", speaks)
+    monkeypatch.setattr(module, "generate_stream", speaks)
     assert "".join(conversation.reply("Hello")) == "Yes"
     assert conversation.last.finish_reason == "stop"
     assert conversation.messages[-1] == {"role": "assistant", "content": "Yes"}
 
 
 def test_each_turn_draws_anew_and_the_same_when_it_is_said_again(talk):
-    draws = Settings(max_new_tokens=12, temperature=2, top_p=None, seed=5)
+    draws = GenerationSettings(max_new_tokens=12, temperature=2, top_p=None, seed=5)
     conversation, again = talk(draws), talk(draws)
     for text in ("Hello", "Hello"):
         assert "".join(conversation.reply(text)) == "".join(again.reply(text))
@@ -109,7 +109,7 @@ def test_each_turn_draws_anew_and_the_same_when_it_is_said_again(talk):
 
 
 def test_a_reply_broken_off_is_kept_as_far_as_it_came(talk):
-    conversation = talk(Settings(max_new_tokens=50, temperature=0))
+    conversation = talk(GenerationSettings(max_new_tokens=50, temperature=0))
     with closing(conversation.reply("Hello")) as pieces:
         said = next(pieces) + next(pieces)
     assert conversation.messages[-1]["content"] == said
@@ -122,7 +122,7 @@ def test_what_goes_wrong_leaves_all_as_it_was(talk, monkeypatch):
     conversation = talk()
     "".join(conversation.reply("Hello"))
     before = list(conversation.messages)
-    for wrong, message in [("a\ud800", "surrogate"), ("x" * 600, "say it shorter")]:
+    for wrong, message in [("a\ud800", "surrogate"), ("x" * 600, "shorten it")]:
         with pytest.raises(LuthierError, match=message):
             conversation.reply(wrong)
 
@@ -130,14 +130,14 @@ def test_what_goes_wrong_leaves_all_as_it_was(talk, monkeypatch):
         yield from ()
         raise LuthierError("NaN")
 
-    monkeypatch.setattr(module, "grow", fails)
+    monkeypatch.setattr(module, "generate_stream", fails)
     with pytest.raises(LuthierError, match="NaN"):
         "".join(conversation.reply("Hello"))
     assert conversation.messages == before
 
 
 def test_the_oldest_turns_are_left_out_when_the_context_is_full(talk):
-    conversation = talk(Settings(max_new_tokens=8, temperature=0), context_length=256, system="Be kind")
+    conversation = talk(GenerationSettings(max_new_tokens=8, temperature=0), context_length=256, system="Be kind")
     for number in range(12):
         conversation.messages += [
             {"role": "user", "content": f"question {number:02}"},
@@ -145,16 +145,16 @@ def test_the_oldest_turns_are_left_out_when_the_context_is_full(talk):
         ]
     asked = {"role": "user", "content": "and now?"}
     prompt = conversation.template.tokenizer.decode(conversation.prompt(asked))
-    left_out = conversation.left_out
-    assert left_out > 0
+    n_truncated = conversation.n_truncated
+    assert n_truncated > 0
     assert prompt.startswith("<|im_start|>system\nBe kind<|im_end|>")
-    assert f"question {left_out - 1:02}" not in prompt
-    assert f"answer {left_out - 1:02}" not in prompt
-    assert all(f"question {n:02}" in prompt and f"answer {n:02}" in prompt for n in range(left_out, 12))
+    assert f"question {n_truncated - 1:02}" not in prompt
+    assert f"answer {n_truncated - 1:02}" not in prompt
+    assert all(f"question {n:02}" in prompt and f"answer {n:02}" in prompt for n in range(n_truncated, 12))
     assert len(prompt.encode()) > 100
     assert len(conversation.prompt(asked)) <= 256 - 8
     system = {"role": "system", "content": "Be kind"}
-    one_more = [system, *conversation.messages[2 * left_out - 2 :], asked]
+    one_more = [system, *conversation.messages[2 * n_truncated - 2 :], asked]
     assert len(conversation.template.encode(one_more)) > 256 - 8  # no more than is needed
     asks = conversation.template.asked
     "".join(conversation.reply("and now?"))
@@ -185,7 +185,7 @@ def test_a_conversation_comes_back_from_its_file(talk, tmp_path):
 def test_a_file_that_is_something_else_is_not_overwritten(talk, tmp_path):
     path = tmp_path / "book.txt"
     path.write_text("precious")
-    with pytest.raises(LuthierError, match="is no conversation: choose another name"):
+    with pytest.raises(LuthierError, match="is not a conversation: choose another name"):
         talk().save(path)
     assert path.read_text() == "precious"
 
@@ -203,9 +203,9 @@ def test_a_file_that_is_something_else_is_not_overwritten(talk, tmp_path):
         ('{"messages": [{"role": "root", "content": ""}]}', "root"),
         ('{"messages": [{"role": ["user"], "content": ""}]}', "role"),
         ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "surrogate"),
-        ('{"messages": [{"role": "user", "content": "a"}]}', "in turns"),
-        ('{"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "a"}]}', "in turns"),
-        ('{"messages": [{"role": "tool", "content": "a"}]}', "in turns"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "must alternate"),
+        ('{"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "a"}]}', "must alternate"),
+        ('{"messages": [{"role": "tool", "content": "a"}]}', "must alternate"),
     ],
 )
 def test_a_file_that_holds_no_conversation_is_refused(talk, tmp_path, content, message):

@@ -9,7 +9,7 @@ import pytest
 from byte_models import CONFIGS, small_model
 
 from luthier.errors import LuthierError, UsageError
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 from luthier.language_model import LanguageModel
 
 
@@ -56,7 +56,7 @@ def test_every_setting_reaches_the_text(lm):
 
 @pytest.mark.parametrize("method", [LanguageModel.generate, LanguageModel.stream])
 def test_defaults_are_those_of_the_settings(method):
-    defaults = {item.name: item.default for item in fields(Settings)}
+    defaults = {item.name: item.default for item in fields(GenerationSettings)}
     named = {name: p.default for name, p in inspect.signature(method).parameters.items() if name in defaults}
     assert named == {name: defaults[name] for name in named}
     assert method is LanguageModel.stream or named.keys() == defaults.keys()

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.errors import LuthierError, UsageError
-from luthier.generation.generate import encode_prompts, generate, grow
-from luthier.generation.row import Row
-from luthier.generation.settings import Settings
+from luthier.generation.generate import encode_prompts, generate, generate_stream
+from luthier.generation.sequence import GeneratedSequence
+from luthier.generation.settings import GenerationSettings
 
 CONTEXT = 48  # of the models in conftest.py
 law = settings(max_examples=15, deadline=None, derandomize=True, database=None)
@@ -31,12 +31,12 @@ def test_greedy_text_is_the_argmax_of_the_full_forward(model, tokenizer):
         tokens.append(int(logits[0, -1].argmax()))
         if tokens[-1] in tokenizer.eos_ids:
             break
-    assert ids_of(model, tokenizer, ["Once"], Settings(20, temperature=0)) == [tokens[4:]]
+    assert ids_of(model, tokenizer, ["Once"], GenerationSettings(20, temperature=0)) == [tokens[4:]]
 
 
 PROMPTS = st.lists(st.text("abé ", min_size=1, max_size=20), min_size=2, max_size=5)
 CHOICES = st.builds(
-    Settings,
+    GenerationSettings,
     max_new_tokens=st.integers(1, 30),
     temperature=st.sampled_from([0.0, 0.7, 1.0, 1.5]),
     top_k=st.sampled_from([None, 3, 40]),
@@ -47,7 +47,7 @@ CHOICES = st.builds(
     seed=st.integers(0, 1000),
 )
 BEAMS = st.builds(
-    Settings,
+    GenerationSettings,
     max_new_tokens=st.integers(1, 12),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
     beams=st.integers(2, 4),
@@ -62,11 +62,13 @@ def test_a_prompt_gets_the_same_text_alone_in_a_batch_and_without_cache(model, p
     batch = ids_of(model, tokenizer, prompts, chosen)
     alone = [ids for prompt in prompts for ids in ids_of(model, tokenizer, [prompt], chosen)]
     assert batch == alone
-    without = Settings(**{**vars(chosen), "use_cache": False})
+    without = GenerationSettings(**{**vars(chosen), "use_cache": False})
     assert ids_of(model, tokenizer, prompts, without) == batch
 
 
-@pytest.mark.parametrize("chosen", [Settings(60, temperature=0), Settings(60), Settings(60, beams=2)])
+@pytest.mark.parametrize(
+    "chosen", [GenerationSettings(60, temperature=0), GenerationSettings(60), GenerationSettings(60, beams=2)]
+)
 def test_every_row_may_fill_the_context_and_no_more(model, tokenizer, chosen):
     tokenizer.eos_ids = ()
     prompts = ["x", "v" * 47, "yyy", "z" * 46, "y" * 20]
@@ -76,9 +78,11 @@ def test_every_row_may_fill_the_context_and_no_more(model, tokenizer, chosen):
 
 
 def test_rows_end_by_themselves(gpt2_model, tokenizer):
-    free = ids_of(gpt2_model, tokenizer, ["Hello", "you"], Settings(20))
+    free = ids_of(gpt2_model, tokenizer, ["Hello", "you"], GenerationSettings(20))
     tokenizer.eos_ids = (free[0][3], free[1][9])
-    results = generate(gpt2_model, tokenizer, encode_prompts(tokenizer, ["Hello", "you"]), Settings(20), CONTEXT)
+    results = generate(
+        gpt2_model, tokenizer, encode_prompts(tokenizer, ["Hello", "you"]), GenerationSettings(20), CONTEXT
+    )
     for result, ids in zip(results, free, strict=True):
         end = min(i for i, token in enumerate(ids) if token in tokenizer.eos_ids)
         assert result.ids == ids[: end + 1]
@@ -86,12 +90,14 @@ def test_rows_end_by_themselves(gpt2_model, tokenizer):
         assert result.text == tokenizer.decode(ids[:end])  # the end token is no text
 
 
-@pytest.mark.parametrize("chosen", [Settings(20, temperature=1.5), Settings(12, beams=3)])
+@pytest.mark.parametrize("chosen", [GenerationSettings(20, temperature=1.5), GenerationSettings(12, beams=3)])
 def test_a_stop_string_ends_one_row_and_is_not_shown(gpt2_model, tokenizer, chosen):
     prompts = encode_prompts(tokenizer, ["Hello", "you"])
     free = generate(gpt2_model, tokenizer, prompts, chosen, CONTEXT)
     stop = free[0].text[3:6]  # several tokens: a byte each
-    stopped, other = generate(gpt2_model, tokenizer, prompts, Settings(**{**vars(chosen), "stop": (stop,)}), CONTEXT)
+    stopped, other = generate(
+        gpt2_model, tokenizer, prompts, GenerationSettings(**{**vars(chosen), "stop": (stop,)}), CONTEXT
+    )
     if chosen.beams == 1:
         assert stopped.text == free[0].text[: free[0].text.index(stop)]
         assert stopped.finish_reason == "stop"
@@ -100,19 +106,19 @@ def test_a_stop_string_ends_one_row_and_is_not_shown(gpt2_model, tokenizer, chos
 
 
 def test_a_special_token_may_be_a_stop_string_and_is_no_text(gpt2_model, tokenizer):
-    free = ids_of(gpt2_model, tokenizer, ["Hello"], Settings(20))[0]
+    free = ids_of(gpt2_model, tokenizer, ["Hello"], GenerationSettings(20))[0]
     tokenizer.special_tokens = {"<turn>": free[5]}
     tokenizer.eos_ids = ()
     texts = encode_prompts(tokenizer, ["Hello"])
-    [result] = generate(gpt2_model, tokenizer, texts, Settings(20, stop=("<turn>",)), CONTEXT)
+    [result] = generate(gpt2_model, tokenizer, texts, GenerationSettings(20, stop=("<turn>",)), CONTEXT)
     assert (result.ids, result.finish_reason) == (free[: free.index(free[5]) + 1], "stop")
-    [result] = generate(gpt2_model, tokenizer, texts, Settings(20), CONTEXT)
+    [result] = generate(gpt2_model, tokenizer, texts, GenerationSettings(20), CONTEXT)
     decoded = tokenizer.decode([token for token in free if token != free[5]])
     assert (result.ids, result.text) == (free, decoded.removesuffix("\ufffd"))  # a character that is not whole yet
 
 
 def test_log_probabilities_are_those_of_the_model(model, tokenizer):
-    for chosen in (Settings(10, temperature=2.0, top_k=4), Settings(10, beams=2)):
+    for chosen in (GenerationSettings(10, temperature=2.0, top_k=4), GenerationSettings(10, beams=2)):
         [result] = generate(model, tokenizer, [tokenizer.encode("Hi")], chosen, CONTEXT)
         tokens = torch.tensor([tokenizer.encode("Hi") + result.ids])
         with torch.no_grad():
@@ -122,14 +128,16 @@ def test_log_probabilities_are_those_of_the_model(model, tokenizer):
 
 def test_samples_are_those_of_the_seeds_that_follow(gpt2_model, tokenizer):
     prompts = ["Hello", "you"]
-    together = ids_of(gpt2_model, tokenizer, prompts, Settings(10, samples=3, seed=7, temperature=1.5))
-    seeds = [ids_of(gpt2_model, tokenizer, prompts, Settings(10, seed=seed, temperature=1.5)) for seed in (7, 8, 9)]
+    together = ids_of(gpt2_model, tokenizer, prompts, GenerationSettings(10, samples=3, seed=7, temperature=1.5))
+    seeds = [
+        ids_of(gpt2_model, tokenizer, prompts, GenerationSettings(10, seed=seed, temperature=1.5)) for seed in (7, 8, 9)
+    ]
     assert together == [ids[row] for row in (0, 1) for ids in seeds]
     assert len({tuple(ids) for ids in together}) == 6
 
 
 def test_more_tokens_go_on_with_the_same_text(gpt2_model, tokenizer):
-    [short], [long] = (ids_of(gpt2_model, tokenizer, ["Hello"], Settings(n)) for n in (8, 30))
+    [short], [long] = (ids_of(gpt2_model, tokenizer, ["Hello"], GenerationSettings(n)) for n in (8, 30))
     assert long[:8] == short
 
 
@@ -138,17 +146,17 @@ def test_one_beam_is_wider_than_greedy(gpt2_model, tokenizer):
     tokenizer.eos_ids = ()
     for prompt in ("Hello", "you", "é"):
         tokens = encode_prompts(tokenizer, [prompt])
-        [greedy] = generate(gpt2_model, tokenizer, tokens, Settings(10, temperature=0), CONTEXT)
-        [wide] = generate(gpt2_model, tokenizer, tokens, Settings(10, beams=30), CONTEXT)
+        [greedy] = generate(gpt2_model, tokenizer, tokens, GenerationSettings(10, temperature=0), CONTEXT)
+        [wide] = generate(gpt2_model, tokenizer, tokens, GenerationSettings(10, beams=30), CONTEXT)
         assert sum(wide.logprobs) >= sum(greedy.logprobs)
 
 
 def test_pieces_join_to_the_text(model, tokenizer):
-    chosen = Settings(40, temperature=1.5)
+    chosen = GenerationSettings(40, temperature=1.5)
     prompt = tokenizer.encode("Once")
-    row = Row(tokenizer, prompt, chosen, CONTEXT)
+    row = GeneratedSequence(tokenizer, prompt, chosen, CONTEXT)
     pieces = []
-    for _, piece in grow(model, [row], chosen):
+    for _, piece in generate_stream(model, [row], chosen):
         pieces.append(piece)
         assert not torch.is_inference_mode_enabled()  # whoever reads the pieces may train meanwhile
     [result] = generate(model, tokenizer, [prompt], chosen, CONTEXT)
@@ -158,29 +166,29 @@ def test_pieces_join_to_the_text(model, tokenizer):
 
 def test_the_model_keeps_its_mode_and_speaks_without_dropout(gpt2_model, tokenizer):
     gpt2_model.train()
-    training = ids_of(gpt2_model, tokenizer, ["Hello"], Settings(20))
+    training = ids_of(gpt2_model, tokenizer, ["Hello"], GenerationSettings(20))
     assert gpt2_model.training
     gpt2_model.eval()
-    assert ids_of(gpt2_model, tokenizer, ["Hello"], Settings(20)) == training
+    assert ids_of(gpt2_model, tokenizer, ["Hello"], GenerationSettings(20)) == training
     assert not gpt2_model.training
 
 
 def test_global_random_numbers_are_left_alone(gpt2_model, tokenizer):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    ids_of(gpt2_model, tokenizer, ["Hello"], Settings(5))
+    ids_of(gpt2_model, tokenizer, ["Hello"], GenerationSettings(5))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_output_rows_beyond_the_vocabulary_say_nothing(gpt2_model, tokenizer):
     tokenizer.vocab_size = 100
     texts = [tokenizer.encode("AB")]
-    [result] = generate(gpt2_model, tokenizer, texts, Settings(30, temperature=1.5, top_p=None), CONTEXT)
+    [result] = generate(gpt2_model, tokenizer, texts, GenerationSettings(30, temperature=1.5, top_p=None), CONTEXT)
     assert max(result.ids) < 100
 
 
 def test_no_prompts_give_no_texts(gpt2_model, tokenizer):
-    assert generate(gpt2_model, tokenizer, [], Settings(), CONTEXT) == []
+    assert generate(gpt2_model, tokenizer, [], GenerationSettings(), CONTEXT) == []
 
 
 def test_an_empty_prompt_begins_a_text(gpt2_model, tokenizer):
@@ -199,15 +207,17 @@ def test_a_prompt_begins_with_bos_where_the_tokenizer_has_it_so(tokenizer):
 
 def test_a_prompt_that_fills_the_context_is_an_error_with_the_numbers(gpt2_model, tokenizer):
     with pytest.raises(LuthierError, match=r"48 tokens and the model's context holds 48.*at most 47"):
-        generate(gpt2_model, tokenizer, encode_prompts(tokenizer, ["a", "x" * 48]), Settings(), CONTEXT)
+        generate(gpt2_model, tokenizer, encode_prompts(tokenizer, ["a", "x" * 48]), GenerationSettings(), CONTEXT)
 
 
-@pytest.mark.parametrize("chosen", [Settings(), Settings(temperature=0), Settings(beams=2)])
+@pytest.mark.parametrize(
+    "chosen", [GenerationSettings(), GenerationSettings(temperature=0), GenerationSettings(beams=2)]
+)
 def test_damaged_weights_are_an_error(tokenizer, chosen):
     model = small_model(CONFIGS["gpt2"])
     with torch.no_grad():
         model.norm.weight[3] = math.nan
-    with pytest.raises(LuthierError, match="after 5 tokens is not a number"):
+    with pytest.raises(LuthierError, match="after 5 tokens is NaN"):
         generate(model, tokenizer, encode_prompts(tokenizer, ["Hello"]), chosen, CONTEXT)
 
 
@@ -235,9 +245,9 @@ def test_damaged_weights_are_an_error(tokenizer, chosen):
 )
 def test_a_setting_out_of_range_names_itself_and_its_range(setting, value):
     with pytest.raises(UsageError, match=rf"^{setting} is .* must be"):
-        Settings(**{setting: value})
+        GenerationSettings(**{setting: value})
 
 
 def test_beams_and_samples_exclude_each_other():
     with pytest.raises(UsageError, match="beams 2 and samples 3"):
-        Settings(beams=2, samples=3)
+        GenerationSettings(beams=2, samples=3)

@@ -9,7 +9,7 @@ from luthier import memory
 from luthier.architectures import llama, registry
 from luthier.errors import LuthierError, UsageError
 from luthier.generation.sampling import uniforms
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 from luthier.model.seeds import seeded
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(("name", "most"), [("beams", "1,000"), ("samples", "10,000")])
 def test_a_million_texts_at_once_are_a_wrong_setting(name, most):
     with pytest.raises(UsageError, match=f"{name} is 1000000: it must be between 1 and {most}"):
-        Settings(**{name: 1_000_000})
+        GenerationSettings(**{name: 1_000_000})
 
 
 def test_texts_that_do_not_fit_are_refused_with_both_sizes(monkeypatch):
@@ -30,9 +30,9 @@ def test_texts_that_do_not_fit_are_refused_with_both_sizes(monkeypatch):
     class Row:
         prompt, room = (1, 2, 3), 20
 
-    generate.check_memory(model, [Row()], Settings())
+    generate.check_memory(model, [Row()], GenerationSettings())
     with pytest.raises(LuthierError, match=r"1,000 texts of 23 tokens at once need about 0\.0 GB.*take fewer beams"):
-        generate.check_memory(model, [Row()], Settings(beams=1000))
+        generate.check_memory(model, [Row()], GenerationSettings(beams=1000))
 
 
 def test_a_model_of_ten_thousand_layers_is_a_wrong_setting():

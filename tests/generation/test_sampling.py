@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from luthier.generation.sampling import apply_filters, choose, draw, min_p, penalize_repetition, top_k, top_p, uniforms
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 
 law = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
@@ -78,7 +78,7 @@ def test_min_p_keeps_what_is_at_least_that_share_of_the_likeliest(logits, share)
 @law
 @given(LOGITS, st.floats(0.1, 3.0), st.integers(1, 20), st.floats(0.05, 1.0), st.floats(0.0, 0.5))
 def test_filters_follow_each_other_on_logits_over_temperature(logits, temperature, k, p, share):
-    chosen = Settings(temperature=temperature, top_k=k, top_p=p, min_p=share)
+    chosen = GenerationSettings(temperature=temperature, top_k=k, top_p=p, min_p=share)
     expected = top_k(logits / temperature, k)
     if p < 1:
         expected = top_p(expected, p)
@@ -88,8 +88,8 @@ def test_filters_follow_each_other_on_logits_over_temperature(logits, temperatur
 def test_top_p_measures_what_top_k_left():
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
     # of the two that stay, the first has 4/7 of the probability: enough alone for 0.5, not for 0.6
-    one = apply_filters(logits, Settings(temperature=1, top_k=2, top_p=0.5))
-    two = apply_filters(logits, Settings(temperature=1, top_k=2, top_p=0.6))
+    one = apply_filters(logits, GenerationSettings(temperature=1, top_k=2, top_p=0.5))
+    two = apply_filters(logits, GenerationSettings(temperature=1, top_k=2, top_p=0.6))
     assert (one.softmax(-1) > 0).tolist() == [[True, False, False, False]]
     assert_close(two.softmax(-1), torch.tensor([[4 / 7, 3 / 7, 0, 0]]))
 
@@ -136,9 +136,12 @@ def test_the_ends_of_the_unit_interval_draw_the_only_token_left(place):
 def test_temperature_0_is_the_likeliest_token():
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, 4.0]])
     numbers = torch.tensor([0.999, 0.999])
-    assert choose(logits, torch.zeros(2, 1, dtype=torch.long), Settings(temperature=0), numbers).tolist() == [1, 0]
+    assert choose(logits, torch.zeros(2, 1, dtype=torch.long), GenerationSettings(temperature=0), numbers).tolist() == [
+        1,
+        0,
+    ]
     # the penalty comes first: token 0 was said, and 5 / 2 < 4
-    penalized = Settings(temperature=0, repetition_penalty=2.0)
+    penalized = GenerationSettings(temperature=0, repetition_penalty=2.0)
     assert choose(logits, torch.zeros(2, 1, dtype=torch.long), penalized, numbers).tolist() == [1, 2]
 
 

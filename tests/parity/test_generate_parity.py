@@ -9,7 +9,7 @@ import torch
 from peers import SCALINGS, VOCAB, gpt2, llama, llama4, scaled, twin
 
 from luthier.generation.generate import generate
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 
 PEERS = {"gpt2": gpt2, "llama": llama, "llama4": llama4}
 LENGTHS = (3, 9, 5)  # Llama 4's chunks are of 6 tokens
@@ -60,7 +60,7 @@ def go_on(peer, prompt, ends, **settings):
 
 
 def ours(peer, ends, **settings):
-    settings = Settings(NEW_TOKENS, temperature=0, **settings)
+    settings = GenerationSettings(NEW_TOKENS, temperature=0, **settings)
     results = generate(twin(peer), Numbers(ends), prompts(), settings, context_length=64)
     for result in results:
         assert result.finish_reason == ("end" if result.ids[-1] in ends else "length")

@@ -95,7 +95,7 @@ def test_two_processes_make_the_run_that_one_makes(book, tmp_path, processes, ca
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
 
 
-@pytest.mark.filterwarnings("ignore:.*does nothing. one process trains alone:luthier.errors.Remark")
+@pytest.mark.filterwarnings("ignore:.*has no effect. one process trains alone:luthier.errors.Remark")
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_a_run_goes_on_with_another_number_of_processes(book, tmp_path, processes, way):
     def chosen(steps: int, parallel: str = "auto") -> Plan:

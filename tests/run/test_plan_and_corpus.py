@@ -109,7 +109,7 @@ def test_a_prepared_folder_is_trained_on_as_it_is_and_must_be_whole(book, tmp_pa
     chosen = plan(book, steps=2)
     _, folder = prepared(chosen, tmp_path / "prepared")
     straight = train.start(chosen, tmp_path / "straight")
-    with pytest.warns(Remark, match="tokenizer='characters' does nothing: the text is prepared already"):
+    with pytest.warns(Remark, match="tokenizer='characters' has no effect: the text is prepared already"):
         out = train.start(plan(folder, steps=2), tmp_path / "run")
     assert records(out / "metrics.jsonl") == records(straight / "metrics.jsonl")
     assert not (out / "tokens").exists()

@@ -19,7 +19,7 @@ from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_m
 from luthier.cli.screen import Screen
 from luthier.cli.texts import given_text
 from luthier.errors import LuthierError, UsageError, remark
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 from luthier.terminal.printing import note
 from luthier.terminal.streams import is_terminal
 
@@ -53,7 +53,9 @@ class Arguments:
     """The system prompt: what the model is told before the conversation."""
     template: Annotated[str | None, tyro.conf.arg(metavar="{FILE,chatml,llama2,llama3,llama4}")] = None
     """How turns are written for the model: a Jinja template by file or by name; the model's own if not given."""
-    settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=lambda: Settings(max_new_tokens=1000))
+    settings: tyro.conf.OmitArgPrefixes[GenerationSettings] = field(
+        default_factory=lambda: GenerationSettings(max_new_tokens=1000)
+    )
     device: Device = "auto"
     """Where to compute; auto takes cuda, then mps, then cpu."""
     dtype: NumberType = "auto"
@@ -161,11 +163,11 @@ class Talk:
     def say(self, text: str) -> None:
         """Say something to the model, and show the reply as it comes."""
         conversation = self.conversation
-        left_out, before = conversation.left_out, len(conversation.messages)
+        n_truncated, before = conversation.n_truncated, len(conversation.messages)
         try:
             with closing(conversation.reply(text)) as pieces:
-                if conversation.left_out > left_out:
-                    note(f"the context is full: the first turns are left out, {conversation.left_out} by now")
+                if conversation.n_truncated > n_truncated:
+                    note(f"the context is full: the first turns are left out, {conversation.n_truncated} by now")
                 for piece in pieces:
                     self.screen.text(piece)
         except KeyboardInterrupt:

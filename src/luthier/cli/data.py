@@ -82,9 +82,9 @@ def _prepare(chosen: Prepare) -> int:
     fractions = Fractions(share, chosen.test, chosen.split_by, chosen.seed)
     index = prepare(texts, tokenizer, chosen.out, fractions=fractions, validation=validation, settings=settings)
     if chosen.seed != Fractions.seed and index.settings["split_by"] == "characters":
-        remark(f"--seed {chosen.seed} does nothing: the text is split by characters, and the seed draws documents")
+        remark(f"--seed {chosen.seed} has no effect: the text is split by characters, and the seed draws documents")
     if chosen.split_by != "auto" and not share and not chosen.test:
-        remark(f"--split-by {chosen.split_by} does nothing: no share of the text is held out")
+        remark(f"--split-by {chosen.split_by} has no effect: no share of the text is held out")
     for split, entry in index.splits.items():
         counts = [f"{entry[count]:>14,} {count}" for count in ("tokens", "bytes", "documents")]
         say(" ".join([f"{split:<10}", *counts]))

@@ -16,12 +16,12 @@ from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_m
 from luthier.cli.screen import Screen
 from luthier.cli.texts import given_text, text_or_stdin
 from luthier.errors import UsageError, remark
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 from luthier.terminal.printing import note
 
 if TYPE_CHECKING:
     from luthier.generation.draft import Draft
-    from luthier.generation.row import Row
+    from luthier.generation.sequence import GeneratedSequence
     from luthier.language_model import LanguageModel
 
 ABOUT = """Let a model go on with prompts. One prompt: its text comes as it is written.
@@ -46,7 +46,7 @@ class Arguments:
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT ...", help_behavior_hint="")
     ] = ()
     """Texts to go on with, all in one batch. One of them may be - to read it from stdin."""
-    settings: tyro.conf.OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    settings: tyro.conf.OmitArgPrefixes[GenerationSettings] = field(default_factory=GenerationSettings)
     special: bool = False
     """Read special tokens in a prompt ("<|im_start|>") as what they are; without it, their names are plain text."""
     device: Device = "auto"
@@ -82,13 +82,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings, draft: Draft | None, *, special: bool) -> None:
+def speak(
+    lm: LanguageModel, prompts: Sequence[str], settings: GenerationSettings, draft: Draft | None, *, special: bool
+) -> None:
     """Print each prompt with its text: a single one as it comes, several in their order at the end."""
-    from luthier.generation.generate import encode_prompts, grow, new_rows
+    from luthier.generation.generate import encode_prompts, generate_stream, new_sequences
 
-    ids = encode_prompts(lm.tokenizer, prompts, special=special, way_out=": --special reads it so")
-    rows = new_rows(lm.tokenizer, ids, settings, lm.config.context_length)
-    single = len(rows) == 1
+    ids = encode_prompts(lm.tokenizer, prompts, special=special, hint=": --special reads it so")
+    sequences = new_sequences(lm.tokenizer, ids, settings, lm.config.context_length)
+    single = len(sequences) == 1
     if draft is not None and (not single or settings.beams > 1):
         note("the draft guesses for a single text without beam search: it is not asked here")
     show = Screen()
@@ -96,7 +98,7 @@ def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings, draft: 
         show.prompt(prompts[0])
     start = time.perf_counter()
     try:
-        for _, piece in grow(lm.model, rows, settings, draft):
+        for _, piece in generate_stream(lm.model, sequences, settings, draft):
             if single:
                 show.text(piece)
     finally:
@@ -104,21 +106,23 @@ def speak(lm: LanguageModel, prompts: Sequence[str], settings: Settings, draft: 
             show.text("\n")
     seconds = time.perf_counter() - start
     if not single:
-        for number, row in enumerate(rows):
+        for number, sequence in enumerate(sequences):
             if number:
                 show.text(f"{BETWEEN}\n")
             show.prompt(prompts[number // settings.samples])
-            show.text(f"{row.result.text}\n")
-    report(rows, seconds)
+            show.text(f"{sequence.result.text}\n")
+    report(sequences, seconds)
 
 
-def report(rows: Sequence[Row], seconds: float) -> None:
+def report(sequences: Sequence[GeneratedSequence], seconds: float) -> None:
     """How fast it was, and where the context was too short, on stderr."""
-    tokens = sum(len(row.result.ids) for row in rows)
-    guesses, came_true = (sum(getattr(row.result, name) for row in rows) for name in ("guesses", "came_true"))
-    guessed = f", {came_true} of {guesses} guesses came true" if guesses else ""
-    note(f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s{guessed}")
-    full = sum(row.result.finish_reason == "context" for row in rows)
+    tokens = sum(len(sequence.result.ids) for sequence in sequences)
+    drafted, accepted = (
+        sum(getattr(sequence.result, name) for sequence in sequences) for name in ("drafted", "accepted")
+    )
+    speculation = f", {accepted} of {drafted} drafted tokens accepted" if drafted else ""
+    note(f"{tokens} tokens in {seconds:.2f} s: {tokens / seconds:.1f} tokens/s{speculation}")
+    full = sum(sequence.result.finish_reason == "context" for sequence in sequences)
     if full:
-        which = "the text" if len(rows) == 1 else f"{full} of {len(rows)} texts"
-        note(f"{which} ended where the model's context of {rows[0].context_length} tokens is full")
+        which = "the text" if len(sequences) == 1 else f"{full} of {len(sequences)} texts"
+        note(f"{which} ended where the model's context of {sequences[0].context_length} tokens is full")

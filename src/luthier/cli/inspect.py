@@ -56,15 +56,15 @@ def main(arguments: list[str]) -> int:
 
     [tokens] = encode_prompts(lm.tokenizer, [text])
     fitting = room(lm.model, min(given.max_tokens, lm.config.context_length))
-    left_out = ""
+    n_truncated = ""
     if len(tokens) > fitting:
-        left_out = f"The text has {len(tokens):,} tokens; the first {fitting} are shown."
+        n_truncated = f"The text has {len(tokens):,} tokens; the first {fitting} are shown."
     page = make_page(
-        lm.model, lm.tokenizer, tokens[:fitting], name=Path(given.model).name or given.model, note=left_out
+        lm.model, lm.tokenizer, tokens[:fitting], name=Path(given.model).name or given.model, note=n_truncated
     )
     write_file(given.out, page, begins=PAGE)
     size = len(page.encode()) / 1e6
     note(f"{given.out}: {min(len(tokens), fitting)} tokens, {size:.1f} MB")
-    if left_out:
-        note(left_out)
+    if n_truncated:
+        note(n_truncated)
     return 0

@@ -229,7 +229,7 @@ class Texts:
                 yield from pieces
         kinds = {kind_of(path) for _, paths in self._files for path in paths}
         if self.field != "text" and kinds.isdisjoint(RECORDS):
-            self._remark(f"{setting('field', self.field)} does nothing: there is no {', '.join(RECORDS)} file")
+            self._remark(f"{setting('field', self.field)} has no effect: there is no {', '.join(RECORDS)} file")
         if separator and not seen:
             self._remark(f"the document separator {self.document_separator!r} is nowhere in the text")
         for name, count in seen.items() if not separator else ():

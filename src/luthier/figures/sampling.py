@@ -8,7 +8,7 @@ from torch import Tensor
 from luthier.figures.models import Models
 from luthier.figures.picture import BLUE, COLORS, GREEN, ORANGE, Picture, canvas, finish, label, name_ticks, tidy
 from luthier.generation.sampling import apply_filters
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 
 TEMPERATURES = (0.1, 1.0, 5.0)
 TOP_K, TOP_P = 5, 0.8
@@ -40,7 +40,7 @@ def temperature(models: Models) -> Picture:
     logits = next_logits(models)
     ids, names = likeliest(models, logits, 12)
     rows = {
-        f"temperature_{value:g}": apply_filters(logits, Settings(temperature=value, top_p=None))
+        f"temperature_{value:g}": apply_filters(logits, GenerationSettings(temperature=value, top_p=None))
         .softmax(-1)[0, ids]
         .tolist()
         for value in TEMPERATURES
@@ -70,9 +70,9 @@ def filters(models: Models) -> Picture:
     logits = next_logits(models)
     ids, names = likeliest(models, logits, 16)
     ways = {
-        "all": Settings(temperature=1, top_p=None),
-        "top_k": Settings(temperature=1, top_k=TOP_K, top_p=None),
-        "top_p": Settings(temperature=1, top_p=TOP_P),
+        "all": GenerationSettings(temperature=1, top_p=None),
+        "top_k": GenerationSettings(temperature=1, top_k=TOP_K, top_p=None),
+        "top_p": GenerationSettings(temperature=1, top_p=TOP_P),
     }
     rows = {name: apply_filters(logits, settings).softmax(-1)[0, ids].tolist() for name, settings in ways.items()}
     figure = canvas(10, 6)

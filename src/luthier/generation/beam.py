@@ -18,10 +18,10 @@ from operator import itemgetter
 
 import torch
 
-from luthier.generation.reader import Reader
-from luthier.generation.row import Row
+from luthier.generation.decoding_session import DecodingSession
 from luthier.generation.sampling import penalize_repetition
-from luthier.generation.settings import Settings
+from luthier.generation.sequence import GeneratedSequence
+from luthier.generation.settings import GenerationSettings
 
 
 @dataclass
@@ -34,12 +34,12 @@ class Beam:
     parent: int
 
 
-class Search:
+class BeamSearch:
     """The beam search of one prompt."""
 
-    def __init__(self, row: Row) -> None:
-        self.row, self.settings = row, row.settings
-        self.width = self.settings.beams * max(2, 1 + len(row.end_tokens))  # enough if every beam can end
+    def __init__(self, sequence: GeneratedSequence) -> None:
+        self.sequence, self.settings = sequence, sequence.settings
+        self.width = self.settings.beams * max(2, 1 + len(sequence.end_tokens))  # enough if every beam can end
         self.live = [Beam([], [], 0.0, 0)]
         self.ended: list[Beam] = []  # the best `beams`, best first
 
@@ -60,7 +60,7 @@ class Search:
         for place, (score, parent, logprob, token) in enumerate(candidates[: self.width]):
             before = self.live[parent]
             beam = Beam([*before.ids, token], [*before.logprobs, logprob], score, parent)
-            if not self.row.would_end(beam.ids):
+            if not self.sequence.would_end(beam.ids):
                 live.append(beam)
             elif place < beams:  # candidates below this rank only keep enough beams live
                 self.ended.append(beam)
@@ -70,33 +70,37 @@ class Search:
             self.live = []
 
     def finish(self) -> str:
-        """Write the best hypothesis into the row and return its text."""
+        """Add the best hypothesis to the sequence and return its text."""
         best = self.ended[0]
-        return "".join(self.row.add(token, logprob) for token, logprob in zip(best.ids, best.logprobs, strict=True))
+        return "".join(
+            self.sequence.add(token, logprob) for token, logprob in zip(best.ids, best.logprobs, strict=True)
+        )
 
 
-def beam_search(reader: Reader, rows: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, str]]:
-    """Fill rows, one for each text of the reader, with the best text found. Yields each row with its text."""
-    searches = [Search(row) for row in rows]
-    width = min(max(search.width for search in searches), reader.vocab_size)
-    going = searches
-    while going:
-        scores = reader.logits().log_softmax(-1)  # (N, V)
+def beam_search(
+    session: DecodingSession, sequences: Sequence[GeneratedSequence], settings: GenerationSettings
+) -> Iterator[tuple[GeneratedSequence, str]]:
+    """Fill sequences, one for each prompt of the session, with the best hypothesis. Yields each with its text."""
+    searches = [BeamSearch(sequence) for sequence in sequences]
+    width = min(max(search.width for search in searches), session.vocab_size)
+    active = searches
+    while active:
+        scores = session.logits().log_softmax(-1)  # (N, V)
         if settings.repetition_penalty != 1:  # applied to log-probabilities, which are then no longer normalized
-            scores = penalize_repetition(scores, reader.tokens, settings.repetition_penalty)
+            scores = penalize_repetition(scores, session.tokens, settings.repetition_penalty)
         best = scores.topk(width)  # (N, W)
         logprobs, tokens = best.values.tolist(), best.indices.tolist()
         parents: list[int] = []
-        first = 0  # index of the prompt's first beam among the reader's rows
-        for search in going:
+        first = 0  # index of the prompt's first beam among the session's sequences
+        for search in active:
             last = first + len(search.live)
             search.advance(logprobs[first:last], tokens[first:last])
             parents += [first + beam.parent for beam in search.live]
             first = last
-        going = [search for search in going if search.live]
-        if going:
-            reader.select(parents)
-            last_tokens = [beam.ids[-1] for search in going for beam in search.live]
-            reader.append(torch.tensor(last_tokens, device=reader.device))
+        active = [search for search in active if search.live]
+        if active:
+            session.select(parents)
+            last_tokens = [beam.ids[-1] for search in active for beam in search.live]
+            session.append(torch.tensor(last_tokens, device=session.device))
     for search in searches:
-        yield search.row, search.finish()
+        yield search.sequence, search.finish()

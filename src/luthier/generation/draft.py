@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from luthier.errors import LuthierError
-from luthier.generation.reader import Reader
-from luthier.generation.row import Row
+from luthier.generation.decoding_session import DecodingSession
 from luthier.generation.sampling import choose, uniforms
-from luthier.generation.settings import Settings
+from luthier.generation.sequence import GeneratedSequence
+from luthier.generation.settings import GenerationSettings
 from luthier.model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draft:
-    """A draft model. context_length: the longest text, in tokens, that it drafts for."""
+    """A draft model. context_length: the longest sequence, in tokens, that it drafts for."""
 
     model: Transformer
     context_length: int
@@ -32,44 +32,52 @@ class Draft:
 
 def check_vocabulary(draft: Tokenizer, own: Tokenizer, name: str = "the draft") -> None:
     """Raise a LuthierError unless each id is the same token for the draft model as for the target model."""
-    theirs, ours = (
+    draft_tokens, target_tokens = (
         {number: token for token, number in tokenizer.backend.get_vocab(with_added_tokens=True).items()}
         for tokenizer in (draft, own)
     )
-    if theirs == ours:
+    if draft_tokens == target_tokens:
         return
-    first = min(number for number in theirs.keys() | ours.keys() if theirs.get(number) != ours.get(number))
+    first = min(
+        number
+        for number in draft_tokens.keys() | target_tokens.keys()
+        if draft_tokens.get(number) != target_tokens.get(number)
+    )
     raise LuthierError(
-        f"{name} has another vocabulary than the model: its token {first} is {theirs.get(first)!r}, the model's "
-        f"{ours.get(first)!r}. Take a draft trained with its tokenizer (luthier train --tokenizer MODEL)"
+        f"{name} has another vocabulary than the model: its token {first} is {draft_tokens.get(first)!r}, the model's "
+        f"{target_tokens.get(first)!r}. Take a draft trained with its tokenizer (luthier train --tokenizer MODEL)"
     )
 
 
-class DraftGuesser:
-    """Drafter that runs a draft model on the text of a row."""
+class ModelDrafter:
+    """Drafter that runs a draft model on a sequence."""
 
-    def __init__(self, draft: Draft, row: Row, settings: Settings) -> None:
+    def __init__(self, draft: Draft, sequence: GeneratedSequence, settings: GenerationSettings) -> None:
         self.settings, self.context_length = settings, draft.context_length
-        self.start = len(row.prompt)
-        self.reader = Reader(
-            draft.model, [row.prompt], row.room, vocab_size=row.tokenizer.vocab_size, use_cache=settings.use_cache
+        self.start = len(sequence.prompt)
+        self.session = DecodingSession(
+            draft.model,
+            [sequence.prompt],
+            sequence.room,
+            vocab_size=sequence.tokenizer.vocab_size,
+            use_cache=settings.use_cache,
         )
-        self.numbers = uniforms(settings.seed, 1, row.room).to(self.reader.device)  # (1, room)
-        self.known = self.start  # slots of the reader that are accepted text; the rest is drafted
+        self.uniform = uniforms(settings.seed, 1, sequence.room).to(self.session.device)  # (1, room)
+        self.known = self.start  # slots of the session that are accepted tokens; the rest are drafted
 
     def add(self, token: int) -> None:
         """Append a token; drafted tokens are discarded unless the first is this one."""
-        if self.known == self.reader.slots or int(self.reader.tokens[0, self.known]) != token:
-            self.reader.truncate(self.known)
-            self.reader.append(torch.tensor([token], device=self.reader.device))
+        if self.known == self.session.slots or int(self.session.tokens[0, self.known]) != token:
+            self.session.truncate(self.known)
+            self.session.append(torch.tensor([token], device=self.session.device))
         self.known += 1
 
-    def guess(self, most: int) -> list[int]:
+    def draft(self, most: int) -> list[int]:
         """Draft at most `most` next tokens; none where the draft model's context is full."""
-        guesses: list[int] = []
-        while len(guesses) < most and self.reader.slots <= self.context_length:
-            number = self.numbers[:, self.reader.slots - self.start]
-            tokens = choose(self.reader.logits(), self.reader.tokens, self.settings, number)
-            self.reader.append(tokens)
-            guesses.append(int(tokens))
-        return guesses
+        draft: list[int] = []
+        while len(draft) < most and self.session.slots <= self.context_length:
+            number = self.uniform[:, self.session.slots - self.start]
+            tokens = choose(self.session.logits(), self.session.tokens, self.settings, number)
+            self.session.append(tokens)
+            draft.append(int(tokens))
+        return draft

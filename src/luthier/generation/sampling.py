@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from luthier.generation.settings import Settings
+from luthier.generation.settings import GenerationSettings
 from luthier.model.seeds import seeded
 
 DROPPED = -math.inf
@@ -53,7 +53,7 @@ def min_p(logits: Tensor, share: float) -> Tensor:
     return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(share), DROPPED)
 
 
-def apply_filters(logits: Tensor, settings: Settings) -> Tensor:
+def apply_filters(logits: Tensor, settings: GenerationSettings) -> Tensor:
     """Temperature (above 0), then top_k, top_p and min_p. (B, V) -> (B, V)."""
     logits = logits / settings.temperature
     if settings.top_k is not None:
@@ -82,7 +82,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     return found[:, 0]
 
 
-def choose(logits: Tensor, tokens: Tensor, settings: Settings, uniform: Tensor) -> Tensor:
+def choose(logits: Tensor, tokens: Tensor, settings: GenerationSettings, uniform: Tensor) -> Tensor:
     """Next token of each row, (B,): logits (B, V), tokens so far (B, S), uniform numbers in [0, 1) (B,)."""
     if settings.repetition_penalty != 1:
         logits = penalize_repetition(logits, tokens, settings.repetition_penalty)

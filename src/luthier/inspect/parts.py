@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.inspect.recording import evaluating, uncompiled
+from luthier.inspect.recording import eval_mode, uncompiled
 from luthier.model.moe import MoE
 from luthier.model.transformer import Transformer
 
@@ -76,7 +76,7 @@ def modules_of(model: Transformer) -> Iterator[tuple[str, int | None, nn.Module]
 def time_pass(model: Transformer, tokens: Tensor, modules: list[nn.Module]) -> tuple[list[float], float]:
     """Seconds of each module and in total, in one forward pass."""
     seconds = [0.0] * len(modules)
-    with evaluating(model), uncompiled(model), stopwatches(modules, seconds, tokens.device):
+    with eval_mode(model), uncompiled(model), stopwatches(modules, seconds, tokens.device):
         start = now(tokens.device)
         model(tokens)
         whole = now(tokens.device) - start

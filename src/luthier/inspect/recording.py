@@ -95,7 +95,7 @@ def record(model: Transformer, tokens: Tensor, valid: Tensor | None = None) -> R
         raise LuthierError(f"token {largest} is outside the model's vocabulary of {size}: the tokenizer is another's")
     blocks = model.layers
     with ExitStack() as stack:
-        stack.enter_context(evaluating(model))
+        stack.enter_context(eval_mode(model))
         stack.enter_context(uncompiled(model))
         stack.enter_context(attention_written_out(model))
         whole = stack.enter_context(catching())
@@ -182,7 +182,7 @@ def attention_written_out(model: Transformer) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Set eval mode within the context; restore each module's mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -100,7 +100,7 @@ def idle_settings(plan: Plan, *, prepared: bool = False, processes: int = 1) -> 
             value = getattr(settings, name)
             if value != getattr(usual, name) and name not in said:
                 said.add(name)
-                yield f"{setting(name, value)} does nothing: {rule.reason()}"
+                yield f"{setting(name, value)} has no effect: {rule.reason()}"
     if settings.from_model:
         return
     known, preset = {field.name for field in fields(plan.model)}, registry.preset(settings.preset)
@@ -108,7 +108,7 @@ def idle_settings(plan: Plan, *, prepared: bool = False, processes: int = 1) -> 
         for name in known.intersection(rule.names):
             if getattr(plan.model, name) != getattr(preset, name) and rule.holds(settings, plan.model):
                 named = of_model(name, getattr(plan.model, name))
-                yield f"{named} does nothing: {rule.reason()}"
+                yield f"{named} has no effect: {rule.reason()}"
 
 
 def say_idle(plan: Plan, *, prepared: bool, processes: int) -> None:
@@ -129,7 +129,7 @@ def say_vocabulary(plan: Plan, vocab_size: int) -> None:
         remark(f"of {asked:,} tokens asked for, {vocab_size:,} were made: no more pairs of this text occur twice")
     elif not plan.settings.vocab_size:  # or it has been said
         named = of_model("vocab_size", asked)
-        remark(f"{named} does nothing: the tokenizer has its own vocabulary of {vocab_size:,}")
+        remark(f"{named} has no effect: the tokenizer has its own vocabulary of {vocab_size:,}")
 
 
 def _of(config: Config, name: str) -> Any:

@@ -10,8 +10,8 @@ import torch
 
 from luthier.data.shards import TokenShards
 from luthier.errors import LuthierError, UsageError, setting
-from luthier.generation.generate import encode_prompts, new_rows
-from luthier.generation.settings import Settings as GenerationSettings
+from luthier.generation.generate import encode_prompts, new_sequences
+from luthier.generation.settings import GenerationSettings
 from luthier.language_model import LanguageModel
 from luthier.run.callbacks.reporting import Logger
 from luthier.run.intervals import Intervals
@@ -65,7 +65,7 @@ class Sample(Callback):
 def check_prompt(prompt: str, tokenizer: Tokenizer, context_length: int) -> None:
     """Raise a UsageError, before the first step, for a prompt that the tokenizer or the context cannot take."""
     try:
-        new_rows(tokenizer, encode_prompts(tokenizer, [prompt]), GenerationSettings(), context_length)
+        new_sequences(tokenizer, encode_prompts(tokenizer, [prompt]), GenerationSettings(), context_length)
     except LuthierError as error:
         raise UsageError(f"{setting('sample_prompt')} {prompt!r}: {error}") from None
 

@@ -9,7 +9,7 @@ from byte_models import ByteTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.generation.text import StopFinder, Writer
+from luthier.generation.stream_decoder import StopStringFilter, StreamDecoder
 
 law = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 LETTERS = st.text("ab<é", max_size=30)  # few, so that stop strings do come
@@ -26,7 +26,7 @@ def until_stop(text, stop):
     text=LETTERS, stop=st.lists(st.text("ab<é", min_size=1, max_size=4), max_size=3), cuts=st.sets(st.integers(0, 30))
 )
 def test_stop_strings_end_the_text_wherever_its_pieces_are_cut(text, stop, cuts):
-    finder = StopFinder(stop)
+    finder = StopStringFilter(stop)
     edges = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
     shown = ""
     for start, end in pairwise(edges):
@@ -40,7 +40,7 @@ def test_stop_strings_end_the_text_wherever_its_pieces_are_cut(text, stop, cuts)
 
 
 def test_only_what_may_begin_a_stop_string_is_held_back():
-    finder = StopFinder(["\nUser:"])
+    finder = StopStringFilter(["\nUser:"])
     assert finder.push("Hello.\nU") == "Hello."
     assert finder.push("nder") == "\nUnder"
     assert finder.push("\nUser") == ""
@@ -51,17 +51,17 @@ def test_only_what_may_begin_a_stop_string_is_held_back():
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_a_stream_has_whole_characters_only(prompt, text):
     tokenizer = ByteTokenizer()
-    writer = Writer(tokenizer, tokenizer.encode(prompt), ())
+    writer = StreamDecoder(tokenizer, tokenizer.encode(prompt), ())
     pieces = [writer.push(token) for token in tokenizer.encode(text)] + [writer.flush()]
     assert "".join(pieces) == text
     assert all(len(piece) <= 1 for piece in pieces)  # one byte a token: each character at its last byte
 
 
 def test_half_a_character_at_the_end_is_left_out(tokenizer):
-    writer = Writer(tokenizer, [65], ())
+    writer = StreamDecoder(tokenizer, [65], ())
     assert [writer.push(token) for token in "é".encode()[:1]] == [""]
     assert writer.flush() == ""
-    writer = Writer(tokenizer, [65], ())
+    writer = StreamDecoder(tokenizer, [65], ())
     assert "".join(map(writer.push, b"\xc3a")) + writer.flush() == "�a"  # within a text it is shown
 
 
@@ -89,11 +89,11 @@ class WordStream:
 
 
 def test_the_space_after_a_prompt_is_kept_and_that_of_a_new_text_is_not():
-    assert Writer(Words(), [0, 1], ()).push(2) == " world"
-    assert Writer(Words(), [0], ()).push(1) == "Hello"
+    assert StreamDecoder(Words(), [0, 1], ()).push(2) == " world"
+    assert StreamDecoder(Words(), [0], ()).push(1) == "Hello"
 
 
 def test_the_prompt_plays_no_part_in_stop_strings(tokenizer):
-    writer = Writer(tokenizer, tokenizer.encode("EN"), ["END"])
+    writer = StreamDecoder(tokenizer, tokenizer.encode("EN"), ["END"])
     assert "".join(writer.push(token) for token in tokenizer.encode("D END")) == "D "
     assert writer.stopped

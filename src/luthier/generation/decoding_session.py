@@ -18,15 +18,15 @@ from luthier.model.transformer import Transformer
 from luthier.native.program import NativeStep, native_step
 
 log = logging.getLogger(__name__)
-PIECE = 512  # tokens of a prefill chunk: bounds its memory
-SMALLEST_PIECE = 64  # per text: smaller chunks would be slow
+PREFILL_CHUNK = 512  # tokens of a prefill chunk: bounds its memory
+MIN_CHUNK = 64  # per text: smaller chunks would be slow
 
 
-class Reader:
+class DecodingSession:
     """A batch of token sequences and their key-value cache (without one, all tokens are recomputed each time).
 
-    room: the most tokens that will be appended. vocab_size: the tokenizer's; an output matrix may have more rows, which
-    stand for no token. native: use the compiled step for new tokens, where it supports this model.
+    room: maximum number of tokens to append. vocab_size: the tokenizer's; the output matrix may have more rows, which
+    are padding. native: use the compiled step where it supports this model.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Reader:
         self.device = model.device
         longest = max(len(text) for text in texts)
         self.padding = [longest - len(text) for text in texts]  # padding slots before each text
-        # padding repeats the text's first token, so that a row has no token that its text does not
+        # padding repeats the text's first token: the repetition penalty must not see other tokens
         rows = [[text[0]] * pad + list(text) for text, pad in zip(texts, self.padding, strict=True)]
         self.tokens = torch.tensor(rows, device=self.device)  # (B, S)
         self.starts = torch.tensor(self.padding, device=self.device)[:, None]  # (B, 1)
@@ -67,12 +67,12 @@ class Reader:
         if any(self.padding):
             valid = torch.arange(self.slots, device=self.device) >= self.starts  # (B, S)
         if cache is not None and step is not None and step.fits(self.slots) and self.slots - count >= max(self.padding):
-            for end in self.ends_of_pieces(begin):
+            for end in self.chunk_ends(begin):
                 last = count if end == self.slots else 0
                 logits = step.logits(self.tokens[:, begin:end], cache, self.padding, last)
                 begin = end
         else:
-            for end in self.ends_of_pieces(begin) if cache is not None else [self.slots]:
+            for end in self.chunk_ends(begin) if cache is not None else [self.slots]:
                 seen = valid if valid is None else valid[:, :end]
                 read, begin = self.tokens[:, begin:end], end
                 if must_be_called(self.model, Transformer):
@@ -87,18 +87,18 @@ class Reader:
         """The compiled step; None once the model has changed since it was made (PyTorch then takes over)."""
         if self.step is not None and not self.step.is_valid():
             self.step = None
-            log.debug("PyTorch goes on with this text, not the compiled step: the model was changed")
+            log.debug("PyTorch continues this text, not the compiled step: the model was changed")
         return self.step
 
-    def ends_of_pieces(self, begin: int) -> Iterator[int]:
+    def chunk_ends(self, begin: int) -> Iterator[int]:
         """End slots of the prefill chunks from slot `begin` on. The chunk size is shared among the batch."""
-        steady = self.model.max_exact_length
-        if steady is not None and self.slots > steady:  # the logits would depend on the chunks
+        exact = self.model.max_exact_length
+        if exact is not None and self.slots > exact:  # the logits would depend on the chunks
             yield self.slots
             return
-        piece = max(PIECE // len(self.padding), SMALLEST_PIECE)
-        while self.slots - begin > piece:
-            begin += piece
+        chunk = max(PREFILL_CHUNK // len(self.padding), MIN_CHUNK)
+        while self.slots - begin > chunk:
+            begin += chunk
             yield begin
         yield self.slots
 
@@ -113,7 +113,7 @@ class Reader:
             self.cache.truncate(slots)
 
     def select(self, rows: list[int]) -> None:
-        """Keep these rows, in this order; a repeated index copies the row. Padding common to all of them is removed."""
+        """Select rows in this order; a repeated index copies the row. Padding common to all of them is removed."""
         if rows == list(range(len(self.padding))):
             return
         index = torch.tensor(rows, device=self.device)

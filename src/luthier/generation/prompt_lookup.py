@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.generation.reader import Reader
-from luthier.generation.row import Row
+from luthier.generation.decoding_session import DecodingSession
+from luthier.generation.sequence import GeneratedSequence
 
 LENGTHS = (4, 3, 2)  # n-gram lengths to look up, the longest first
 
 
-def pays(reader: Reader, rows: Sequence[Row]) -> bool:
-    """Whether drafting is nearly free: a single text and the compiled step, for which a few tokens cost hardly more
-    than one, and whose logits do not depend on how many tokens are fed at once.
+def is_worthwhile(session: DecodingSession, sequences: Sequence[GeneratedSequence]) -> bool:
+    """Whether drafting is nearly free: for a single sequence with the compiled step, for which a few tokens cost hardly
+    more than one, and whose logits do not depend on how many tokens are fed at once.
     """
-    return len(rows) == 1 and reader.compiled_step() is not None
+    return len(sequences) == 1 and session.compiled_step() is not None
 
 
-class LookUp:
-    """N-gram drafter: maps each n-gram of the text to the position after its latest occurrence."""
+class PromptLookup:
+    """N-gram drafter: maps each n-gram of the sequence to the position after its latest occurrence."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self.tokens: list[int] = []
@@ -30,14 +30,14 @@ class LookUp:
             self.add(token)
 
     def add(self, token: int) -> None:
-        """Append a token to the text."""
+        """Append a token to the sequence."""
         place = len(self.tokens)
         for length in LENGTHS:  # indexed only once a token follows, so that the end of the text does not match itself
             if length <= place:
                 self.followed[tuple(self.tokens[-length:])] = place
         self.tokens.append(token)
 
-    def guess(self, most: int) -> list[int]:
+    def draft(self, most: int) -> list[int]:
         """Draft at most `most` next tokens; none where no n-gram matches."""
         for length in LENGTHS:
             place = self.followed.get(tuple(self.tokens[-length:]))

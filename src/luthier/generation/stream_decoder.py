@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from luthier.tokenizers.core.tokenizer import Tokenizer
 
-LAST = 8  # prompt tokens fed to the decoder: enough for it to be inside a text
+PROMPT_TOKENS = (
+    8  # prompt tokens fed to the decoder, so that it does not treat the first new token as the start of a text
+)
 
 
-class StopFinder:
-    """Passes text on until one of the strings `stop` is complete, however the text is split into pieces.
+class StopStringFilter:
+    """Passes streamed text through until one of the strings `stop` is complete, however the text is split into pieces.
 
-    What may be the beginning of a stop string is held back until more text decides.
+    Text that may be the beginning of a stop string is held back until that is decided.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -23,12 +25,12 @@ class StopFinder:
         self.stopped = False
 
     def push(self, piece: str) -> str:
-        """Add text. Returns what can be shown now."""
+        """Add text. Returns the text that is now decided."""
         self.held += piece
         found = [(place + len(stop), place) for stop in self.stop if (place := self.held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            _, ready = min(found)  # the first to be complete, so that the split into pieces does not matter
+            _, ready = min(found)  # the first to be complete, so that the result does not depend on the pieces
             shown, self.held = self.held[:ready], ""
             return shown
         ready = len(self.held) - self.undecided()
@@ -42,36 +44,36 @@ class StopFinder:
         return next((size for size in sizes if any(s.startswith(self.held[-size:]) for s in self.stop)), 0)
 
     def flush(self) -> str:
-        """End the text: returns what was held back."""
+        """End the text. Returns what was held back."""
         shown, self.held = self.held, ""
         return shown
 
 
-class Writer:
+class StreamDecoder:
     """Incremental decoder of the tokens after a prompt. Special tokens have no text."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
         self.decoder = tokenizer.stream()
         self.special = frozenset(tokenizer.special_tokens.values())
         # some tokenizers drop the space at the start of a text, so the decoder must have seen the prompt
-        for token in prompt[-LAST:]:
+        for token in prompt[-PROMPT_TOKENS:]:
             self.decode(token)
         self.decoder.flush()
-        self.finder = StopFinder(stop)
+        self.filter = StopStringFilter(stop)
 
     @property
     def stopped(self) -> bool:
         """Whether a stop string was found."""
-        return self.finder.stopped
+        return self.filter.stopped
 
     def push(self, token: int) -> str:
-        """Add a token. Returns the text that can be shown now."""
-        return self.finder.push(self.decode(token))
+        """Add a token. Returns the text that is now complete."""
+        return self.filter.push(self.decode(token))
 
     def decode(self, token: int) -> str:
         """Characters completed by this token."""
         return "" if token in self.special else self.decoder.push(token)
 
     def flush(self) -> str:
-        """End the text: returns what is left to show, without an incomplete last character."""
-        return "" if self.stopped else self.finder.push(self.decoder.flush().rstrip("\ufffd")) + self.finder.flush()
+        """End the text. Returns the rest, without an incomplete last character."""
+        return "" if self.stopped else self.filter.push(self.decoder.flush().rstrip("\ufffd")) + self.filter.flush()

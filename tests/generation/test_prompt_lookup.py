@@ -12,13 +12,13 @@ from byte_models import CONFIGS, ByteTokenizer, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.generation import look_up
+from luthier.generation import prompt_lookup
+from luthier.generation.decoding_session import DecodingSession
 from luthier.generation.generate import encode_prompts, generate
-from luthier.generation.look_up import LookUp
-from luthier.generation.reader import Reader
-from luthier.generation.settings import Settings
+from luthier.generation.prompt_lookup import PromptLookup
+from luthier.generation.settings import GenerationSettings
 
-PAYS = look_up.pays
+PAYS = prompt_lookup.is_worthwhile
 law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 
@@ -26,14 +26,16 @@ law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 def _always():
     """These models are in float32, which has no compiled step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(look_up, "pays", lambda reader, rows: len(rows) == 1 and reader.cache is not None)
+        patch.setattr(
+            prompt_lookup, "is_worthwhile", lambda session, rows: len(rows) == 1 and session.cache is not None
+        )
         yield
 
 
 @contextmanager
 def without_guesses():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(look_up, "pays", lambda reader, rows: False)
+        patch.setattr(prompt_lookup, "is_worthwhile", lambda session, rows: False)
         yield
 
 
@@ -51,30 +53,30 @@ def ids_of(model, prompt, chosen):
     new=st.integers(1, 40),
 )
 def test_the_text_is_the_same_to_the_token(model, prompt, temperature, penalty, new):
-    chosen = Settings(new, temperature=temperature, repetition_penalty=penalty)
+    chosen = GenerationSettings(new, temperature=temperature, repetition_penalty=penalty)
     with without_guesses():
         expected = ids_of(model, prompt, chosen)
     assert ids_of(model, prompt, chosen) == expected
 
 
 def test_guesses_are_what_followed_the_last_time():
-    guesser = LookUp([1, 2, 3, 4, 5, 1, 2])
-    assert guesser.guess(3) == [3, 4, 5]
-    assert guesser.guess(1) == [3]
+    guesser = PromptLookup([1, 2, 3, 4, 5, 1, 2])
+    assert guesser.draft(3) == [3, 4, 5]
+    assert guesser.draft(1) == [3]
     guesser.add(9)
-    assert guesser.guess(3) == []
+    assert guesser.draft(3) == []
     for token in (1, 2):
         guesser.add(token)
-    assert guesser.guess(2) == [9, 1]  # the latest of several places
-    assert LookUp([7]).guess(5) == []
+    assert guesser.draft(2) == [9, 1]  # the latest of several places
+    assert PromptLookup([7]).draft(5) == []
 
 
 def test_a_text_that_repeats_itself_takes_fewer_steps(monkeypatch):
     steps = []
-    read = Reader.last_logits
-    monkeypatch.setattr(Reader, "last_logits", lambda self, count: steps.append(count) or read(self, count))
+    read = DecodingSession.last_logits
+    monkeypatch.setattr(DecodingSession, "last_logits", lambda self, count: steps.append(count) or read(self, count))
     model = small_model(CONFIGS["gpt2"])
-    text, *_ = ids_of(model, "Hello", Settings(40, temperature=0))
+    text, *_ = ids_of(model, "Hello", GenerationSettings(40, temperature=0))
     looping = len(set(pairwise(text))) < len(text) - 8  # a small greedy model falls into a loop
     assert looping
     assert len(steps) < len(text) - 8
@@ -82,21 +84,21 @@ def test_a_text_that_repeats_itself_takes_fewer_steps(monkeypatch):
 
 
 def test_guesses_are_for_a_single_text_and_the_compiled_step():
-    reader = Reader(small_model(CONFIGS["gpt2"]), [[1]], 4, vocab_size=257)
-    assert not PAYS(reader, [None])
-    reader.step = SimpleNamespace(holds=lambda: True)
-    assert PAYS(reader, [None])
-    assert not PAYS(reader, [None, None])
+    session = DecodingSession(small_model(CONFIGS["gpt2"]), [[1]], 4, vocab_size=257)
+    assert not PAYS(session, [None])
+    session.step = SimpleNamespace(is_valid=lambda: True)
+    assert PAYS(session, [None])
+    assert not PAYS(session, [None, None])
 
 
 def test_a_prompt_read_in_pieces_gives_the_same_logits(model, monkeypatch):
     texts = [list(range(40)), list(range(3, 20))]
     with torch.inference_mode():
-        whole = Reader(model.eval(), texts, 4, vocab_size=257)
+        whole = DecodingSession(model.eval(), texts, 4, vocab_size=257)
         expected = whole.logits()
-        monkeypatch.setattr("luthier.generation.reader.PIECE", 7)
-        pieces = Reader(model, texts, 4, vocab_size=257)
+        monkeypatch.setattr("luthier.generation.decoding_session.PREFILL_CHUNK", 7)
+        pieces = DecodingSession(model, texts, 4, vocab_size=257)
         torch.testing.assert_close(pieces.logits(), expected, atol=1e-4, rtol=1e-4)
-        for reader in (whole, pieces):
-            reader.append(torch.tensor([5, 6]))
+        for session in (whole, pieces):
+            session.append(torch.tensor([5, 6]))
         torch.testing.assert_close(pieces.logits(), whole.logits(), atol=1e-4, rtol=1e-4)
