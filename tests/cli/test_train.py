@@ -133,3 +133,11 @@ def test_without_a_compiler_that_works_it_says_so_and_trains(compiler, words):
     assert done.returncode == 0, done.stderr
     assert words in done.stdout
     assert "done in" in done.stdout
+
+
+def test_a_burst_loss_prints_a_short_perplexity(capsys):
+    burst = "--learning-rate 3000 --schedule constant --warmup 0 --steps 2 --evaluate-every 1 --out run"
+    assert main(["train", "book.txt", *TINY, *burst.split()]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"perplexity \d\.\d\de\+\d+|perplexity inf", shown), shown
+    assert max(map(len, shown.splitlines())) < 250

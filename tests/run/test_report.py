@@ -207,7 +207,16 @@ def test_the_command(run, other, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (12345, "12,345"), (3.0, "3"), (0.123456789, "0.12346"), (1e-7, "1.000e-07"), (123456.7, "123,457")],
+    [
+        (None, "–"),
+        (12345, "12,345"),
+        (3.0, "3"),
+        (0.123456789, "0.12346"),
+        (1e-7, "1.000e-07"),
+        (123456.7, "123,457"),
+        (3.7e303, "3.700e+303"),
+        (float("inf"), "inf"),
+    ],
 )
 def test_numbers_as_people_read_them(value, text):
     assert cell(value) == text

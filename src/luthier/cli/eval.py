@@ -16,6 +16,7 @@ from luthier.data.sources import Texts
 from luthier.data.text import Reading
 from luthier.errors import UsageError
 from luthier.terminal.characters import one_line
+from luthier.terminal.numbers import readable
 from luthier.terminal.printing import output, output_table
 from luthier.terminal.progress import progress
 from luthier.terminal.streams import is_terminal
@@ -154,7 +155,7 @@ def row(scores: dict[str, Any]) -> tuple[str, ...]:
         one_line(scores["model"]),
         f"{scores['loss']:.4f}",
         "-" if error is None else f"{error:.4f}",
-        "-" if perplexity is None else f"{perplexity:,.3f}",
+        "-" if perplexity is None else readable(perplexity, 3),
         f"{scores['bits_per_byte']:.4f}",
         f"{scores['tokens']:,}",
         f"{scores['tokens_per_second']:,.0f}",

@@ -22,6 +22,7 @@ from luthier.inspect.parts import measure
 from luthier.inspect.recording import Recording, record
 from luthier.inspect.shown import shown
 from luthier.model.transformer import Transformer
+from luthier.terminal.numbers import readable
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
 ATTENTION_BYTES = 5_500_000  # of weights in a page; base64 adds a third. With the charts' 4.8 MB that is under 15 MB
@@ -188,5 +189,5 @@ def facts(model: Transformer, data: dict[str, Any]) -> list[tuple[str, str]]:
     if surprise:
         bits = sum(surprise) / len(surprise)
         lines.append(("surprise", f"{bits:.2f} bits a token"))
-        lines.append(("perplexity", f"{2**bits:,.2f}" if bits < 100 else "-"))
+        lines.append(("perplexity", readable(2.0**bits if bits < 1000 else math.inf, 2)))
     return lines

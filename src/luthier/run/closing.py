@@ -12,6 +12,7 @@ from luthier.architectures import registry
 from luthier.run.folder import RunFolder
 from luthier.run.plan import Plan
 from luthier.terminal.durations import duration
+from luthier.terminal.numbers import readable
 from luthier.training.loop import Trainer
 
 
@@ -68,6 +69,6 @@ def table_by_epoch(looks: list[dict[str, Any]]) -> str:
         shown = f"{validation:>11.4f}" if validation is not None else f"{'-':>11}"
         lines.append(
             f"{row['epoch']:>5.1f} {row['step']:>8} {row['tokens']:>12,} {row['train_loss']:>8.4f} {shown}"
-            f" {row['perplexity']:>11,.1f}"
+            f" {readable(row['perplexity'], 1):>11}"
         )
     return "\n".join(lines)

@@ -142,7 +142,9 @@ def cell(value: Cell) -> str:
         return value
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
-    return f"{value:,.5g}" if 1e-4 <= abs(value) < 1e5 else f"{value:.3e}" if abs(value) < 1e-4 else f"{value:,.0f}"
+    if not 1e-4 <= abs(value) < 1e15:
+        return f"{value:.3e}"
+    return f"{value:,.5g}" if abs(value) < 1e5 else f"{value:,.0f}"
 
 
 def without_nan(value: Any) -> Any:

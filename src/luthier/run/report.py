@@ -12,6 +12,7 @@ from luthier.run.page import Cell, Chart, Sample, Section, Table, heatmap, line,
 from luthier.run.pictures import perplexity
 from luthier.run.record import Record, loads_of, number, read
 from luthier.terminal.durations import duration
+from luthier.terminal.numbers import readable
 
 REPORT = "report.html"
 WAVERS = "exp(loss): how many tokens the model wavers between."
@@ -53,7 +54,7 @@ def about(run: Record) -> Section:
     if best is not None:
         loss = float(best[run.judged])
         facts.append((f"best {run.judged.replace('_', ' ')}", f"{loss:.4f} nats a token at step {best['step']:,}"))
-        facts.append(("perplexity there", f"{perplexity(loss):,.2f}"))
+        facts.append(("perplexity there", readable(perplexity(loss), 2)))
         if (bits := number(best, "bits_per_byte")) is not None:
             facts.append(("bits per byte there", f"{bits:.4f}"))
     if (seconds := run.last("seconds")) is not None:

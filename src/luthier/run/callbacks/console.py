@@ -10,6 +10,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from luthier.terminal.durations import duration
+from luthier.terminal.numbers import readable
 from luthier.terminal.printing import live_bar, say
 from luthier.terminal.streams import is_terminal
 from luthier.training.callback import Callback
@@ -48,11 +49,14 @@ class Console(Callback):
         step, total = metrics["step"], self.trainer.total_steps
         parts = {
             "train_loss": "  train {:.4f}", "validation_loss": "  validation {:.4f}",
-            "perplexity": "  perplexity {:,.1f}", "learning_rate": "  learning rate {:.2e}",
+            "perplexity": "  perplexity {}", "learning_rate": "  learning rate {:.2e}",
             "tokens_per_second": "  {:,.0f} tokens/s", "peak_share": " ({:.0%} of peak)",
             "imbalance": "  busiest expert x{:.2f}",
         }  # fmt: skip
-        shown = "".join(form.format(metrics[name]) for name, form in parts.items() if name in metrics)
+        values = dict(metrics)
+        if "perplexity" in values:
+            values["perplexity"] = readable(values["perplexity"], 1)
+        shown = "".join(form.format(values[name]) for name, form in parts.items() if name in values)
         left = (time.monotonic() - self.started) / max(1, step - self.first) * (total - step)
         eta = f"  {duration(left)} left" if self.first < step < total else ""
         say(f"step {step:>{len(str(total))}}/{total}  epoch {metrics['epoch']:.2f}{shown}{eta}")

@@ -1,0 +1,25 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from luthier.cli.eval import row
+from luthier.terminal.numbers import readable
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [(5.25, 2, "5.25"), (48_726.04, 1, "48,726.0"), (9_999_999.0, 0, "9,999,999"), (1.5e7, 1, "1.50e+07"),
+     (math.exp(699), 3, "3.73e+303"), (math.inf, 2, "inf")],
+)  # fmt: skip
+def test_large_numbers_are_powers_of_ten(value, decimals, text):
+    assert readable(value, decimals) == text
+
+
+def test_a_burst_loss_has_a_short_perplexity_in_an_evaluation():
+    scores = {"model": "m", "loss": 699.0, "standard_error": None, "perplexity": math.exp(699), "bits_per_byte": 1.0}
+    scores |= dict.fromkeys(("tokens", "tokens_per_second", "context", "stride"), 1)
+    assert "3.73e+303" in row(scores)
