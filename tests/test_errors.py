@@ -40,6 +40,12 @@ def latin(tmp_path, monkeypatch):
         ("train book.txt --tokenizer characters --model.context-length 9000", "lower --model.context-length to"),
         ("train book.txt --tokenizer characters --batch-size 0", "--batch-size is 0: it must be above 0"),
         ("train book.txt --model.dim 9 --model.n-heads 2", "--model.dim 9 does not divide into --model.n-heads 2"),
+        (
+            "train book.txt --preset llama-mini --model.dim 128",
+            "--model.dim 128 does not divide into --model.n-heads 6",
+        ),
+        ("train book.txt --preset llama4-nano --model.dim 99 --model.n-heads 4", "--model.dim 99 does not divide into"),
+        ("train book.txt --model.dim 12 --model.n-heads 4", "head_dim 3 (--model.dim / --model.n-heads) is odd"),
         ("train book.txt --steps 3 --epochs 2", "--steps 3 and --epochs 2 both end the run"),
         ("train book.txt --tokenizer characters --batch-size 1 --stride 4", "add --batches sliding"),
         ("generate no-model x --top-p 3", "--top-p is 3.0: it must be above 0"),

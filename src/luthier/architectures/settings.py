@@ -16,6 +16,7 @@ from torch import Tensor
 from luthier.architectures.checked_values import LARGEST, CheckedValues
 from luthier.errors import LuthierError
 from luthier.formats.weight_table import Checkpoint, Shape
+from luthier.model.attention import head_width
 
 C = TypeVar("C")
 C_contra = TypeVar("C_contra", contravariant=True)
@@ -166,8 +167,8 @@ class HeadDim(Protocol):
 
 
 def head_dim(config: HeadDim) -> int:
-    """Width of a head."""
-    return config.head_dim or config.dim // config.n_heads
+    """Width of a head. Raises a UsageError where dim does not divide into heads."""
+    return head_width(config.dim, config.n_heads, config.head_dim)
 
 
 @dataclass(frozen=True)

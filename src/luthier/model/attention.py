@@ -53,17 +53,12 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads = n_heads, n_heads if n_kv_heads is None else n_kv_heads
-        if head_dim is None and dim % n_heads:
-            raise UsageError(
-                f"{of_model('dim')} {dim} does not divide into {of_model('n_heads')} {n_heads}: take a "
-                f"multiple of {n_heads}"
-            )
         if n_heads % self.n_kv_heads:
             raise UsageError(
                 f"{of_model('n_heads')} {n_heads} is not a multiple of {of_model('n_kv_heads')} "
                 f"{self.n_kv_heads}: make it one"
             )
-        self.head_dim = dim // n_heads if head_dim is None else head_dim
+        self.head_dim = head_width(dim, n_heads, head_dim)
         self.value_dim = self.head_dim if value_dim is None else value_dim
         self.mask, self.scale = mask, self.head_dim**-0.5 if scale is None else scale
         self.softcap = softcap
@@ -135,3 +130,13 @@ class Attention(nn.Module):
         mask = build_mask(self.mask, key_positions[:, first:], n_queries, None if valid is None else valid[:, first:])
         angles = None if self.rope is None else self.rope.angles(positions)
         return AttentionContext(positions, angles, mask, first)
+
+
+def head_width(dim: int, n_heads: int, head_dim: int | None = None) -> int:
+    """Width of a head: `head_dim`, or dim / n_heads where that is None. Raises a UsageError for a fraction."""
+    if head_dim is None and dim % n_heads:
+        raise UsageError(
+            f"{of_model('dim')} {dim} does not divide into {of_model('n_heads')} {n_heads}: "
+            f"take a multiple of {n_heads}"
+        )
+    return dim // n_heads if head_dim is None else head_dim
