@@ -94,6 +94,7 @@ def test_a_stop_by_signal_saves_says_one_line_and_exits_with_130(book, tmp_path,
     _, said = agent.communicate(timeout=200)
     assert agent.returncode == 130, said
     assert "Traceback" not in said
+    assert "Warning" not in said
     assert "saved in" in said
     assert f"luthier: stopped by {number.name}: all processes have ended" in said
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 2

@@ -109,7 +109,7 @@ def replicate(objective: nn.Module) -> nn.Module:
     """Replicate the weights in each process, averaging gradients as they are computed (DDP, arXiv 2006.15704)."""
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def shard(objective: nn.Module, model: Transformer) -> nn.Module:
