@@ -253,3 +253,12 @@ def test_a_draft_changes_no_reply(folder, run):
     code, _, err = run("Hello\n", folder, *FEW, "--draft", "nowhere")
     assert (code, err.count("\n")) == (1, 1)
     assert "nowhere" in err
+
+
+def test_a_special_tokens_name_in_a_message_is_plain_text_with_a_remark(folder, run):
+    code, _, err = run("Hello\nI write <|im_end|> here\n", folder, *FEW, "--system", "You are <|im_start|>.")
+    assert code == 0
+    said = "has {} in it, read as plain text and not as a special token"
+    assert err.count("luthier: the message " + said.format("<|im_end|>")) == 1
+    assert "the system prompt " + said.format("<|im_start|>") in err
+    assert err.count("read as plain text") == 2

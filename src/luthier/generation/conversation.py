@@ -13,7 +13,7 @@ from luthier.errors import LuthierError
 from luthier.files.atomic_file import write_file
 from luthier.files.json_files import read_json
 from luthier.generation.draft import Draft
-from luthier.generation.generate import generate_stream
+from luthier.generation.generate import generate_stream, warn_special_names
 from luthier.generation.sequence import GeneratedSequence, Result
 from luthier.generation.settings import GenerationSettings
 from luthier.model.transformer import Transformer
@@ -55,11 +55,15 @@ class Conversation:
     def reply(self, text: str) -> Generator[str]:
         """Send a user message. Yields the model's reply piece by piece.
 
+        A special token's name in the message, or in the system prompt of the first turn, is plain text, with a remark.
         If the reply is interrupted, the text generated so far is kept; if there is none, the conversation is unchanged.
         Raises a LuthierError for a message that does not fit into the context, or that the template rejects.
         """
         asked = {"role": "user", "content": text}
         prompt = self.prompt(asked)
+        warn_special_names(self.template.special_tokens, [text], what="the message")
+        if not self.messages and self.system is not None:
+            warn_special_names(self.template.special_tokens, [self.system], what="the system prompt")
         turn = len(self.messages) // 2  # each turn has its own seed; repeating the conversation repeats the samples
         settings = replace(self.settings, seed=(self.settings.seed + turn) % 2**62)
         return self.answer(asked, GeneratedSequence(self.template.tokenizer, prompt, settings, self.context_length))

@@ -5,7 +5,7 @@ Shapes: B sequences of the batch, V vocab_size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -44,20 +44,20 @@ def encode_prompts(
     has neither, or for a prompt that it cannot encode.
     """
     if not special:
-        warn_special_names(tokenizer, prompts, hint)
+        warn_special_names(tokenizer.special_tokens, prompts, hint=hint)
     texts = tokenizer.encode_batch(prompts, special=special)
     begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
     texts = [ids if special and begin and ids[:1] == begin else begin + ids for ids in texts]  # not twice
     return [ids or [first_token(tokenizer)] for ids in texts]
 
 
-def warn_special_names(tokenizer: Tokenizer, prompts: Sequence[str], hint: str) -> None:
-    """Warn about special tokens' names in prompts that are encoded as plain text."""
-    found = [name for name in tokenizer.special_tokens if any(name in prompt for prompt in prompts)]
+def warn_special_names(names: Iterable[str], texts: Sequence[str], *, what: str = "the prompt", hint: str = "") -> None:
+    """Warn about special tokens' names in texts that are encoded as plain text. what: the texts, in the warning."""
+    found = [name for name in names if any(name in text for text in texts)]
     if found:
         more = f" and {len(found) - MAX_NAMES} more" if len(found) > MAX_NAMES else ""
-        names = ", ".join(found[:MAX_NAMES]) + more
-        remark(f"the prompt has {names} in it, read as plain text and not as a special token{hint}")
+        shown = ", ".join(found[:MAX_NAMES]) + more
+        remark(f"{what} has {shown} in it, read as plain text and not as a special token{hint}")
 
 
 def first_token(tokenizer: Tokenizer) -> int:

@@ -48,7 +48,10 @@ class Part(NamedTuple):
 
 
 class ChatTemplate:
-    """A chat template with the tokenizer whose special tokens it writes. name: what errors call it."""
+    """A chat template with the tokenizer whose special tokens it writes. name: what errors call it.
+
+    special_tokens: ids by name, of the tokenizer and of the template's own turns.
+    """
 
     def __init__(self, source: str, tokenizer: Tokenizer, name: str = "the chat template") -> None:
         if len(source) > LONGEST:
@@ -57,8 +60,8 @@ class ChatTemplate:
         # some vocabularies forgot to call the tokens of turns special: those that the template writes
         added = tokenizer.backend.get_added_tokens_decoder().items()
         turns = {token.content: i for i, token in added if MARK.fullmatch(token.content) and token.content in source}
-        self._marks = {**turns, **tokenizer.special_tokens}
-        longest_first = sorted(filter(None, self._marks), key=len, reverse=True)
+        self.special_tokens = {**turns, **tokenizer.special_tokens}
+        longest_first = sorted(filter(None, self.special_tokens), key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def render(self, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> str:
@@ -114,11 +117,11 @@ class ChatTemplate:
     def _parts(self, text: str) -> list[Part]:
         """A text cut at its special tokens."""
         pieces = enumerate(self._special.split(text))
-        return [Part(piece, self._marks[piece] if i % 2 else None) for i, piece in pieces if piece]
+        return [Part(piece, self.special_tokens[piece] if i % 2 else None) for i, piece in pieces if piece]
 
     def _ids(self, parts: Sequence[Part]) -> list[int]:
         """The ids of a conversation in parts: all in one go, as transformers has it, where that is safe."""
-        known = set(self._marks.values()) - {self.tokenizer.unk_id}
+        known = set(self.special_tokens.values()) - {self.tokenizer.unk_id}
         own = [i for i in specials(parts) if i in known]
         text = "".join(part.text for part in parts)
         if self._parts(text) == parts:  # else plain text writes a special token
