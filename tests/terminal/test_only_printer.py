@@ -20,7 +20,9 @@ def prints(tree: ast.AST) -> list[int]:
             lines.append(node.lineno)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sys":
             lines += [node.lineno] * (node.attr in ("stdout", "stderr", "__stdout__", "__stderr__"))
-        if isinstance(node, (ast.Name, ast.Attribute)) and getattr(node, "id", getattr(node, "attr", "")) == "Console":
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rich"):
+            lines += [node.lineno for alias in node.names if alias.name in ("Console", "console", "print")]
+        if isinstance(node, ast.Import) and any(alias.name in ("rich", "rich.console") for alias in node.names):
             lines.append(node.lineno)
     return lines
 
@@ -39,3 +41,15 @@ def test_nothing_prints_beside_the_terminal_room():
 def test_the_search_finds_each_way_to_print():
     ways = ["print(1)", "f(out=print)", "sys.stdout.write('')", "print('', file=sys.stderr)", "rich.console.Console()"]
     assert all(prints(ast.parse(way)) for way in ways)
+
+
+def test_each_way_to_print_is_found():
+    ways = [
+        "print(1)",
+        "sys.stderr.write('a')",
+        "from rich.console import Console",
+        "import rich",
+        "from rich import print",
+    ]
+    assert all(prints(ast.parse(way)) for way in ways)
+    assert prints(ast.parse("from luthier.run.callbacks.console import Console")) == []
