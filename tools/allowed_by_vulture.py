@@ -30,3 +30,7 @@ _.CHARACTERS  # sentencepiece_file.Algorithm
 
 # parts that no family uses yet
 _.GroupedSigmoidRouter, _.ScaledRMSNorm, _.AllHeadsNorm, _.Scale
+
+# people call them from Python; notebooks call _repr_html_
+_.frame, _.plot, _.report, _.samples
+_._repr_html_

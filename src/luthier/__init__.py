@@ -2,10 +2,12 @@
 
     import luthier
 
-    lm = luthier.load("runs/demo")
+    run = luthier.train("book.txt", preset="llama-nano", steps=200)
+    lm = luthier.load("runs/llama-nano")
     print(lm.generate("Once upon a time", max_new_tokens=50)[0])
 
-Importing this package costs nothing: torch is imported when one of the names below is first used.
+Every verb of the command line has a function here (docs/python.md). Importing this package costs nothing: torch is
+imported when one of the names below is first used.
 """
 
 from __future__ import annotations
@@ -18,21 +20,39 @@ if TYPE_CHECKING:
     from luthier.architectures.registry import build
     from luthier.errors import LuthierError
     from luthier.language_model import LanguageModel, load
+    from luthier.run.forecast import plan
+    from luthier.run.trained import TrainedRun, open_run, train
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "LuthierError", "__version__", "build", "inspect", "load"]
+__all__ = [
+    "LanguageModel",
+    "LuthierError",
+    "TrainedRun",
+    "__version__",
+    "build",
+    "inspect",
+    "load",
+    "open_run",
+    "plan",
+    "train",
+]
 
 _HOME = {
     "LanguageModel": "luthier.language_model",
     "LuthierError": "luthier.errors",
+    "TrainedRun": "luthier.run.trained",
     "build": "luthier.architectures.registry",
     "load": "luthier.language_model",
+    "open_run": "luthier.run.trained",
+    "plan": "luthier.run.forecast",
+    "train": "luthier.run.trained",
 }
+_ROOMS = ("inspect",)  # modules, for names such as luthier.inspect.record
 
 
 def __getattr__(name: str) -> Any:
-    if name == "inspect":  # a room, for luthier.inspect.record(...)
-        return import_module("luthier.inspect")
+    if name in _ROOMS:
+        return import_module(f"luthier.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'luthier' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_HOME[name]), name)

@@ -57,6 +57,11 @@ def interface(used: Interface) -> Iterator[None]:
         _used.pop()
 
 
+def in_python() -> bool:
+    """Whether the reader of a message writes Python, not a command line."""
+    return not _used[-1].options
+
+
 def setting(name: str, value: object = None) -> str:
     """A setting, and its value where one is given, as the reader of a message writes it.
 

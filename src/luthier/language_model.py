@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from luthier.architectures import registry
 from luthier.architectures.family import Config
 from luthier.errors import LuthierError, UsageError, remark, setting
 from luthier.formats.safetensors_files import SHARD_BYTES
@@ -38,6 +39,17 @@ class LanguageModel:
     def __init__(self, model: Transformer, tokenizer: Tokenizer | None, config: Config) -> None:
         self.model, self.config = model, config
         self._tokenizer = tokenizer
+
+    def __repr__(self) -> str:
+        total, active = registry.count_parameters(self.config)
+        parameters = f"{total:,} parameters" + (f", {active:,} active" if active != total else "")
+        tokens = "no tokenizer" if self._tokenizer is None else f"{self._tokenizer.vocab_size:,} tokens"
+        kind = str(self.dtype).removeprefix("torch.")
+        quantized = ", quantized" if is_quantized(self.model) else ""
+        return (
+            f"LanguageModel({registry.name_of(self.config)}, {parameters}, context {self.config.context_length:,}, "
+            f"{tokens}, {kind} on {self.device.type}{quantized})"
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -66,6 +78,8 @@ class LanguageModel:
         watch: Watch = silent,
     ) -> None:
         """Write the model where `luthier.load` opens it again. Weights keep their dtype unless quantized.
+
+            >>> luthier.load("runs/book").save("book.gguf", "gguf", quantize="Q8_0")
 
         format: "hf", a folder for `transformers`, its weights in files of at most shard_bytes; "gguf", a file for
         llama.cpp, its matrices in the type of `quantize` ("F32", "F16", "BF16", "Q8_0", "Q4_0"); "meta", a folder as
@@ -100,9 +114,13 @@ class LanguageModel:
     ) -> list[str]:
         """What the model writes after each prompt (without the prompt), in the order of the prompts.
 
-            lm.generate("Once upon a time")                            # one prompt: a list of one text
-            lm.generate(["Once", "Twice upon a time"], temperature=0)  # a batch, always the likeliest token
-            lm.generate("Once upon a time", samples=3)                 # three texts, of seeds 1, 2 and 3
+            >>> lm = luthier.load("runs/book")
+            >>> lm.generate("sanka", max_new_tokens=3)  # one prompt: a list of one text
+            ['...']
+            >>> len(lm.generate(["ka", "lo mi"], temperature=0))  # a batch, always the likeliest token
+            2
+            >>> len(lm.generate("ka", samples=3))  # three texts, of seeds 1, 2 and 3
+            3
 
         A text ends with the tokenizer's end token, before a string of `stop`, after max_new_tokens, or where the
         model's context is full. Each next token is chosen so:
@@ -164,8 +182,8 @@ class LanguageModel:
     ) -> Iterator[str]:
         """The text of `generate`, piece by piece as it is written. Settings and errors are those of `generate`.
 
-            for piece in lm.stream("Once upon a time"):
-                print(piece, end="", flush=True)
+            >>> "".join(luthier.load("runs/book").stream("sanka", max_new_tokens=3))
+            '...'
 
         A piece has whole characters only. What may be the beginning of a stop string waits until that is known.
         """
@@ -200,6 +218,9 @@ def load(
 ) -> LanguageModel:
     """Open a model: a training run, a Hugging Face folder, `hf:ORG/NAME` on its hub, a folder of Meta's or OpenAI's,
     a .gguf file, or a .pth file of the book "LLMs from scratch". Told apart by what the files hold.
+
+        >>> luthier.load("runs/book")
+        LanguageModel(llama, ... parameters, context 16, ... tokens, float32 on cpu)
 
     dtype: that of the file unless given. On the CPU, weights that need no conversion are mapped: they cost memory only
     as they are used, and the file may be replaced but not changed in place. quantize: the matrices in 8 or 4 bits, for

@@ -56,14 +56,14 @@ def test_the_folder_and_the_recipe_speak_where_the_command_line_does_not(capsys)
         'data = "book.txt"\npreset = "llama-micro"\ntokenizer = "characters"\nepochs = 3\n[model]\ndim = 24\n'
     )
     given = parse("train", "", ["--recipe", "mine.toml"])
-    assert (given.plan.data, given.plan.model.dim, given.out) == (("book.txt",), 24, Path("runs/mine"))
+    assert (given.plan.data, given.plan.model.dim, given.asked.out) == (("book.txt",), 24, Path("runs/mine"))
     given = parse("train", "", ["--recipe", "mine.toml", "--steps", "7", "--model.n-layers", "2"])
     assert (given.plan.settings.steps, given.plan.settings.epochs, given.plan.model.n_layers) == (7, 0, 2)
     given = parse("train", "", ["--recipe", "mine.toml", "--preset", "gpt2-nano"])
     assert (given.plan.model.dim, given.plan.settings.tokenizer) == (128, "characters")
     given = parse("train", "", ["--recipe", "mine.toml", "--vocab-size", "777"])
     assert given.plan.model.vocab_size == 777
-    assert parse("train", "", []).out == Path("runs/llama-nano")
+    assert parse("train", "", []).asked.out == Path("runs/llama-nano")
 
 
 def test_a_run_named_like_a_recipe_is_resumed_from_its_own_folder(capsys):

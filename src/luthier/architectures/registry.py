@@ -135,7 +135,12 @@ def build(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Transformer:
-    """A randomly initialized model: `build("gpt2-124m")`. The same seed gives the same weights on every device."""
+    """A randomly initialized model, of a preset or a Config. The same seed gives the same weights on every device.
+
+    >>> model = luthier.build("llama-nano", seed=1)
+    >>> model.embedding.weight.shape
+    torch.Size([...])
+    """
     config = preset(name_or_config) if isinstance(name_or_config, str) else name_or_config
     model = build_on_meta(config)
     for weight in model.parameters():  # not model.to(dtype), which would cast the buffers that count expert load

@@ -72,10 +72,10 @@ def answer(arguments: list[str]) -> int:
             raise
         fail(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if debug:
             raise
-        fail("interrupted")
+        fail(str(stopped) or "interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as with `| head`
         abandon("stdout")

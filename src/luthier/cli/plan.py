@@ -32,5 +32,5 @@ def main(arguments: list[str]) -> int:
         given = parse("plan", ABOUT, arguments)
         from luthier.run.forecast import forecast, show
 
-        show(forecast(given.plan, with_data=bool(given.data)))
+        show(forecast(given.plan, with_data=bool(given.data), tokenizer=given.asked.tokenizer))
     return 0

@@ -19,10 +19,7 @@ def main(arguments: list[str]) -> int:
     """Train, or go on with a run."""
     with interface(OPTIONS):
         given = parse("train", ABOUT, arguments)
-        from luthier.run import train
+        from luthier.run.trained import carry_out
 
-        if given.resume:
-            train.resume(given.out, given.options, given.model, given.data, anyway=given.anyway)
-        else:
-            train.start(given.plan, given.out, given.source)
+        carry_out(given.asked, given.data, given.options, given.model, anyway=given.anyway)
     return 0

@@ -85,6 +85,12 @@ class Recording:
 def record(model: Transformer, tokens: Tensor, valid: Tensor | None = None) -> Recording:
     """Run the model on (B, T) ids and record its activations. valid (B, T) bool, False = padding.
 
+        >>> import torch
+        >>> lm = luthier.load("runs/book")
+        >>> recording = luthier.inspect.record(lm.model, torch.tensor([lm.tokenizer.encode("ka lo")]))
+        >>> recording.layers[0].attention_weights.shape  # (B, H, T, T)
+        torch.Size([1, 2, 5, 5])
+
     The model runs in eval mode (no dropout), whatever its mode. Active `replace` or `ablate` interventions apply first
     and are part of the recording. The attention weights take 4 * L * H * B * T * T bytes. Raises a LuthierError if
     there are no tokens, or for a token outside the model's vocabulary.

@@ -29,6 +29,10 @@ Change = Callable[[Tensor], Tensor]
 def replace(model: Transformer, layer: int, part: Part, function: Change) -> Iterator[None]:
     """Within the context, replace one activation of a layer (from 0) by `function(activation)`.
 
+        >>> lm = luthier.load("runs/book")
+        >>> with luthier.inspect.replace(lm.model, 0, "feed_forward_added", lambda x: x * 0):
+        ...     text = lm.generate("ka", max_new_tokens=3)
+
     part, named and shaped as in `Layer`: heads (B, T, H, D), or attention_added, feed_forward_added and
     after_feed_forward, (B, T, C). With a cache, T is the new tokens only. Raises a UsageError for a layer or part that
     does not exist, and, in the forward pass, for a function that changes the shape.
@@ -55,6 +59,10 @@ def replace(model: Transformer, layer: int, part: Part, function: Change) -> Ite
 @contextmanager
 def ablate(model: Transformer, heads: Iterable[tuple[int, int]]) -> Iterator[None]:
     """Within the context, zero the output of these heads, (layer, head) from 0, before the output projection.
+
+        >>> lm = luthier.load("runs/book")
+        >>> with luthier.inspect.ablate(lm.model, [(0, 1)]):
+        ...     text = lm.generate("ka", max_new_tokens=3)
 
     Raises a UsageError for a head that does not exist.
     """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, in_python
 from luthier.terminal.printing import say
 
 
@@ -15,6 +17,13 @@ class InterruptedRunError(LuthierError):
     """Ctrl-C or SIGTERM: the step was finished and saved."""
 
     exit_code = 130
+
+
+def how_to_resume(folder: Path) -> str:
+    """What goes on with a run, as a command or in Python."""
+    if in_python():
+        return f"luthier.train(out={str(folder)!r}, resume=True)"
+    return f"luthier train --out {shlex.quote(str(folder))} --resume"
 
 
 @contextmanager

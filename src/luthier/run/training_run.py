@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -22,7 +21,7 @@ from luthier.run.callbacks.checkpoint import newest
 from luthier.run.checkpoint_record import FORMAT, CheckpointRecord, Decisions
 from luthier.run.closing import closing_text, headline
 from luthier.run.folder import RunFolder
-from luthier.run.interrupt import InterruptedRunError, finish_on_signal
+from luthier.run.interrupt import InterruptedRunError, finish_on_signal, how_to_resume
 from luthier.run.last_pages import write_pages
 from luthier.run.plan import Plan, resolve
 from luthier.run.record import evaluations
@@ -101,7 +100,7 @@ class Run:
             raise SystemExit(InterruptedRunError.exit_code)
         raise InterruptedRunError(
             f"stopped at step {self.trainer.step} of {self.trainer.total_steps}, saved in {saved}; "
-            f"go on with: luthier train --out {shlex.quote(str(self.folder.path))} --resume"
+            f"go on with: {how_to_resume(self.folder.path)}"
         )
 
     def finish(self) -> None:
