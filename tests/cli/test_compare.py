@@ -111,7 +111,7 @@ def test_control_characters_never_reach_the_terminal(model, capsys):
 
 def test_what_cannot_be_compared_is_one_line(model, tmp_path):
     other = save_tiny(tmp_path / "other", byte_tokenizer(("<|im_start|>",)))
-    with pytest.raises(LuthierError, match="the models have 258 and 257 tokens: only models of one vocabulary compare"):
+    with pytest.raises(LuthierError, match="258 and 257 tokens: only models with the same vocabulary can be"):
         main([model, other, TEXT])
     with pytest.raises(LuthierError, match="the text has 200 tokens, and the context is 128: give a shorter text"):
         main([model, model, "x" * 200])

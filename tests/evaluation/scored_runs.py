@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from luthier.evaluation.windows import Run, Tokenizer, run_of
+from luthier.evaluation.windows import Tokenizer, TokenSpan, token_span
 
 
-def runs_of(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[Run]:
+def runs_of(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[TokenSpan]:
     """Encode each document as one run."""
     for document in documents:
-        yield run_of(tokenizer, tokenizer.encode(document), document, starts=True, ends=True)
+        yield token_span(tokenizer, tokenizer.encode(document), document, starts=True, ends=True)

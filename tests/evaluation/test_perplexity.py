@@ -16,8 +16,8 @@ from scored_runs import runs_of
 from luthier.architectures import gpt2, llama, llama4, registry
 from luthier.errors import LuthierError, UsageError
 from luthier.evaluation import perplexity
-from luthier.evaluation.perplexity import Blocks, score
-from luthier.evaluation.windows import Run, limited, windows
+from luthier.evaluation.perplexity import BlockedLoss, score
+from luthier.evaluation.windows import TokenSpan, limited, windows
 from luthier.tokenizers.core.train import characters, train_bpe
 
 law = settings(max_examples=80, deadline=None, derandomize=True, database=None)
@@ -46,7 +46,7 @@ def model(request):
 
 
 def one(ids, ends=True):
-    return Run(ids, [1] * len(ids), ends)
+    return TokenSpan(ids, [1] * len(ids), ends)
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def test_documents_and_runs_are_scored_as_if_alone(model, stride):
     together = score(model, [one(part) for part in parts], context_length=16, stride=stride, batch_size=4)
     assert together.tokens == sum(each.tokens for each in alone)
     assert together.loss == pytest.approx(sum(each.loss * each.tokens for each in alone) / together.tokens, rel=1e-5)
-    cut = [Run([], [], False), one(IDS[:7], False), one(IDS[7:40], False), one(IDS[40:])]
+    cut = [TokenSpan([], [], False), one(IDS[:7], False), one(IDS[7:40], False), one(IDS[40:])]
     whole = score(model, [one(IDS)], context_length=16, stride=stride)
     assert score(model, cut, context_length=16, stride=stride).loss == pytest.approx(whole.loss, rel=1e-6)
 
@@ -137,7 +137,7 @@ def test_each_token_is_scored_once_with_enough_before_it(lengths, context, data,
         wanted += [(token, place) for place, token in enumerate(document)][1:]
         places = [0, *sorted(cut - number for cut in cuts if number < cut < number + length), length]
         for start, end in pairwise(places):
-            runs.append(Run(document[start:end], document[start:end], end == length))
+            runs.append(TokenSpan(document[start:end], document[start:end], end == length))
         number += length
     found = []
     for window in windows(runs, context, stride):
@@ -153,10 +153,10 @@ def test_each_token_is_scored_once_with_enough_before_it(lengths, context, data,
 @law
 @given(lengths=st.lists(st.integers(0, 9), max_size=6), most=st.integers(1, 30))
 def test_so_many_tokens_are_scored_and_no_more(lengths, most):
-    runs = [Run(range(length), range(length), ends) for length in lengths for ends in (True,)]
+    runs = [TokenSpan(range(length), range(length), ends) for length in lengths for ends in (True,)]
     there = sum(max(0, length - 1) for length in lengths)
     assert sum(window.scored for window in windows(limited(runs, most), 4, 3)) == min(most, there)
-    parts = [Run([number], [1], number == 20) for number in range(21)]
+    parts = [TokenSpan([number], [1], number == 20) for number in range(21)]
     assert sum(window.scored for window in windows(limited(parts, most), 4, 3)) == min(most, 20)
 
 
@@ -186,7 +186,7 @@ def test_a_bos_token_lets_the_first_token_be_scored():
             return [1 + "abc".index(character) for character in text]
 
     [run] = runs_of(Begins(), ["cab"])
-    assert run == Run([60, 3, 1, 2], [0, 1, 1, 1], True)
+    assert run == TokenSpan([60, 3, 1, 2], [0, 1, 1, 1], True)
     [window] = windows([run], 8, 8)
     assert (window.scored, window.n_bytes) == (3, 3)
 
@@ -194,14 +194,14 @@ def test_a_bos_token_lets_the_first_token_be_scored():
 def test_the_error_is_that_of_the_mean_over_blocks():
     generator = torch.Generator().manual_seed(0)
     losses = torch.rand(120, generator=generator)
-    blocks = Blocks(10)
+    blocks = BlockedLoss(10)
     for part in losses.split([7, 1, 60, 12, 40]):
         blocks.add(part)
     means = losses.view(12, 10).mean(1).tolist()
     assert blocks.tokens == 120
     assert blocks.loss == pytest.approx(losses.mean().item())
     assert blocks.standard_error == pytest.approx(statistics.stdev(means) / math.sqrt(12))
-    short = Blocks(10)
+    short = BlockedLoss(10)
     short.add(losses[:10])
     assert short.standard_error is None
     short.add(losses[10:11])
@@ -217,7 +217,7 @@ def test_the_error_covers_what_other_stretches_of_text_would_have_given():
 
     measured, seen = [], []
     for _ in range(200):
-        blocks = Blocks(25)
+        blocks = BlockedLoss(25)
         blocks.add(stretch())
         measured.append(blocks.standard_error)
         seen.append(blocks.loss)
@@ -245,7 +245,7 @@ def test_a_model_in_training_is_scored_without_dropout_and_goes_on_training():
 
 def test_progress_is_told():
     told = []
-    score(sure_model(CONFIGS["llama"]), [one(IDS)], context_length=16, stride=8, batch_size=2, watch=told.append)
+    score(sure_model(CONFIGS["llama"]), [one(IDS)], context_length=16, stride=8, batch_size=2, progress=told.append)
     assert sum(told) == 89
     assert len(told) > 3
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from luthier.architectures import gpt2, llama, llama4
 from luthier.architectures.registry import build
 from luthier.inspect import lens, record
-from luthier.inspect.parts import measure
+from luthier.inspect.profile import profile_modules
 
 LLAMA4 = llama4.Config(
     61, 32, 16, 16, 24, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=4, n_experts=4, moe_every=2, attention_chunk=8
@@ -93,7 +93,7 @@ def test_the_share_of_the_first_token_is_a_mean_over_the_later_ones(model):
 )
 def test_parameters_by_part_add_up_and_times_fit_into_the_whole(config):
     model = build(config, seed=0)
-    parts, whole = measure(model, ids())
+    parts, whole = profile_modules(model, ids())
     assert sum(part.parameters for part in parts) == sum(weight.numel() for weight in model.parameters())
     assert all(part.seconds > 0 for part in parts)
     assert 0 < sum(part.seconds for part in parts) < 3 * whole  # medians of several passes on a busy machine

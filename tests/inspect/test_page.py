@@ -15,7 +15,7 @@ from luthier.architectures.registry import build
 from luthier.errors import LuthierError
 from luthier.inspect import page as module
 from luthier.inspect import record
-from luthier.inspect.page import make_page, room
+from luthier.inspect.page import make_page, max_tokens
 from luthier.tokenizers.core.train import train_bpe
 
 TEXT = '</script><script>alert("1")</script> <img src=x onerror=alert(2)> & {{ 7 * 7 }} \u2028'
@@ -139,7 +139,7 @@ def test_one_token_makes_a_page(model, tokenizer):
     assert data["probability"] == data["rank"] == []
     assert attention_of(data)[0].tolist() == [[[1.0]]] * 4
     assert data["sinks"]["share"] == [[None] * 4] * 2
-    with pytest.raises(LuthierError, match="no token to look at"):
+    with pytest.raises(LuthierError, match="no tokens to inspect"):
         make_page(model, tokenizer, [], name="m")
 
 
@@ -169,9 +169,9 @@ def test_ids_that_no_token_has_are_shown_by_their_number(tokenizer):
 def test_a_page_has_room_for_as_much_attention_as_fits(layers, heads, context):
     with torch.device("meta"):
         model = build(gpt2.Config(vocab_size=9, context_length=context, dim=heads, n_layers=layers, n_heads=heads))
-    fitting = room(model, 256)
+    fitting = max_tokens(model, 256)
     assert fitting == min(fitting, 256, context)
     assert layers * heads * fitting * (fitting + 1) / 2 <= module.ATTENTION_BYTES
     if fitting < min(256, context):
         assert layers * heads * (fitting + 1) * (fitting + 2) / 2 > module.ATTENTION_BYTES
-    assert room(model, 3) == 3
+    assert max_tokens(model, 3) == 3

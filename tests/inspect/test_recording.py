@@ -118,7 +118,7 @@ def test_hooks_go_when_the_model_fails(model):
 def test_tokens_that_are_not_there_are_one_line(model):
     with pytest.raises(LuthierError, match="token 1000 is outside the model's vocabulary of 61"):
         record(model, torch.full((1, 4), 1000))
-    with pytest.raises(LuthierError, match="no token to look at"):
+    with pytest.raises(LuthierError, match="no tokens to inspect"):
         record(model, torch.empty(1, 0, dtype=torch.long))
 
 

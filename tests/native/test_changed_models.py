@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from luthier.architectures import llama, registry
 from luthier.generation.decoding_session import DecodingSession
 from luthier.inspect import ablate, record, replace
-from luthier.inspect.parts import measure
+from luthier.inspect.profile import profile_modules
 from luthier.model.norm import RMSNorm
 from luthier.native import build
 from luthier.native.program import native_step
@@ -309,7 +309,7 @@ def test_looking_inside_changes_nothing_and_says_what_the_model_computes(precisi
     found, expected = record(model, torch.tensor(TEXT)), record(exact, torch.tensor(TEXT))
     assert (found.logits - expected.logits).std() < 0.05 * expected.logits.std()
     assert (found.layers[1].heads - expected.layers[1].heads).std() < 0.05 * expected.layers[1].heads.std()
-    measure(model, torch.tensor(TEXT))
+    profile_modules(model, torch.tensor(TEXT))
     with torch.inference_mode():
         assert torch.equal(at_once(model, None), before)
 

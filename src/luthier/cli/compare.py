@@ -93,9 +93,9 @@ def same_tokens(a: LanguageModel, b: LanguageModel, text: str) -> list[int]:
 
 def escaped(lm: LanguageModel, token: int) -> str:
     """A token as a terminal may show it."""
-    from luthier.inspect.shown import shown
+    from luthier.inspect.printable import printable
 
-    return shown(lm.tokenizer.piece(token))
+    return printable(lm.tokenizer.piece(token))
 
 
 def show(found: Comparison, tolerance: float, words: list[str]) -> None:

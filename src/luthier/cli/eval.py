@@ -22,8 +22,8 @@ from luthier.terminal.progress import progress
 from luthier.terminal.streams import is_terminal
 
 if TYPE_CHECKING:
-    from luthier.evaluation.perplexity import Score
-    from luthier.evaluation.windows import Run
+    from luthier.evaluation.perplexity import TextScore
+    from luthier.evaluation.windows import TokenSpan
     from luthier.language_model import LanguageModel
     from luthier.tokenizers.core.tokenizer import Tokenizer
 
@@ -100,7 +100,7 @@ def evaluate(name: str, texts: Texts, given: Arguments) -> dict[str, Any]:
             stride=stride,
             batch_size=given.batch_size,
             max_tokens=given.max_tokens,
-            watch=advance,
+            progress=advance,
         )
     return record(name, found, context, stride)
 
@@ -114,10 +114,10 @@ def sizes(name: str, lm: LanguageModel, given: Arguments) -> tuple[int, int]:
     return context, max(1, context // 2) if given.stride is None else given.stride
 
 
-def runs(texts: Texts, tokenizer: Tokenizer) -> Iterator[Run]:
+def runs(texts: Texts, tokenizer: Tokenizer) -> Iterator[TokenSpan]:
     """The tokens of a text, without ever holding all of it. A document's are those that it has encoded whole."""
     from luthier.data.chunks import Cutter
-    from luthier.evaluation.windows import run_of
+    from luthier.evaluation.windows import token_span
 
     cutter, starts = Cutter(tokenizer), True
     for piece in texts:
@@ -127,11 +127,11 @@ def runs(texts: Texts, tokenizer: Tokenizer) -> Iterator[Run]:
         rows = tokenizer.encode_arrays([chunk.before + chunk.text for chunk in chunks])
         for number, (chunk, ids) in enumerate(zip(chunks, cutter.without_before(chunks, rows), strict=True), 1):
             ends = piece.ends and number == len(chunks)
-            yield run_of(tokenizer, ids.tolist(), chunk.text, starts=starts, ends=ends)
+            yield token_span(tokenizer, ids.tolist(), chunk.text, starts=starts, ends=ends)
             starts = ends
 
 
-def record(name: str, found: Score, context: int, stride: int) -> dict[str, Any]:
+def record(name: str, found: TextScore, context: int, stride: int) -> dict[str, Any]:
     """A model's scores by their names."""
     perplexity = found.perplexity if found.perplexity < float("inf") else None
     return {

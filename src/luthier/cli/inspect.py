@@ -52,10 +52,10 @@ def main(arguments: list[str]) -> int:
 
     from luthier.files.atomic_file import PAGE, write_file
     from luthier.generation.generate import encode_prompts
-    from luthier.inspect.page import make_page, room
+    from luthier.inspect.page import make_page, max_tokens
 
     [tokens] = encode_prompts(lm.tokenizer, [text])
-    fitting = room(lm.model, min(given.max_tokens, lm.config.context_length))
+    fitting = max_tokens(lm.model, min(given.max_tokens, lm.config.context_length))
     n_truncated = ""
     if len(tokens) > fitting:
         n_truncated = f"The text has {len(tokens):,} tokens; the first {fitting} are shown."

@@ -20,17 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.errors import LuthierError, UsageError, setting
-from luthier.evaluation.windows import Run, Window, limited, windows
+from luthier.evaluation.windows import TokenSpan, Window, limited, windows
 from luthier.model.loss import LOGITS_PER_CHUNK
 from luthier.model.overrides import must_be_called
 from luthier.model.transformer import Transformer
 
 
 @dataclass(frozen=True)
-class Score:
+class TextScore:
     """A model's loss on a text.
 
-    loss: nats per token. standard_error: of the loss (see `Blocks`); None for a text of one block. tokens: number
+    loss: nats per token. standard_error: of the loss (see `BlockedLoss`); None for a text of one block. tokens: number
     scored. bytes: of the scored text, in UTF-8. seconds: duration.
     """
 
@@ -56,8 +56,8 @@ class Score:
         return self.tokens / self.seconds
 
 
-class Blocks:
-    """Sum of losses, with a standard error.
+class BlockedLoss:
+    """Summed loss over blocks of tokens, with a standard error.
 
     Losses of nearby tokens are correlated, so that a standard error over single tokens is too small. The unit here is a
     block of `size` consecutive scored tokens, and the loss a ratio of two sums over blocks (Cochran, Sampling
@@ -88,7 +88,7 @@ class Blocks:
 
     @property
     def standard_error(self) -> float | None:
-        """Of the loss; None for a single block, which has no spread."""
+        """Standard error of the loss; None for a single block."""
         count = len(self.sums)
         if count < 2:
             return None
@@ -99,18 +99,18 @@ class Blocks:
 @torch.inference_mode()
 def score(
     model: Transformer,
-    runs: Iterable[Run],
+    spans: Iterable[TokenSpan],
     *,
     context_length: int,
     stride: int,
     batch_size: int = 8,
     max_tokens: int | None = None,
-    watch: Callable[[int], None] = lambda tokens: None,
-) -> Score:
-    """Score a text (see `windows.run_of`). Logits are held for a few thousand tokens at once, whatever the sizes.
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> TextScore:
+    """Score a text (see `windows.token_span`). Logits are held for a few thousand tokens at once, whatever the sizes.
 
     stride: 1 gives each token the full context at the cost of one window per token; context_length splits the text into
-    disjoint blocks. max_tokens: maximum number of tokens to score. watch: called with the number of newly scored
+    disjoint blocks. max_tokens: maximum number of tokens to score. progress: called with the number of newly scored
     tokens.
 
     Raises a UsageError for sizes out of range, and a LuthierError for a text with nothing to score and for a NaN or
@@ -121,12 +121,12 @@ def score(
             raise UsageError(f"{setting(name)} is {value}: it must be at least 1")
     if stride > context_length:
         raise UsageError(
-            f"{setting('stride')} is {stride}: over the context of {context_length}, tokens would be left out"
+            f"{setting('stride')} is {stride}: with a context of {context_length}, tokens would be left out"
         )
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"{setting('max_tokens')} is {max_tokens}: it must be at least 1")
-    wanted = windows(runs if max_tokens is None else limited(runs, max_tokens), context_length, stride)
-    blocks, n_bytes = Blocks(context_length), 0
+    wanted = windows(spans if max_tokens is None else limited(spans, max_tokens), context_length, stride)
+    blocks, n_bytes = BlockedLoss(context_length), 0
     start = time.perf_counter()
     training = model.training
     model.eval()
@@ -135,17 +135,17 @@ def score(
             for losses in token_losses(model, batch):
                 blocks.add(losses)
             n_bytes += sum(window.n_bytes for window in batch)
-            watch(sum(window.scored for window in batch))
+            progress(sum(window.scored for window in batch))
     finally:
         model.train(training)
     if not blocks.tokens:
         raise LuthierError("the text has no token that follows another: there is nothing to score")
     if not math.isfinite(blocks.loss):
         raise LuthierError(
-            f"the model's loss on this text is {blocks.loss}: its weights are damaged, or do not fit the type they "
-            "run in (float32 is the safest)"
+            f"the model's loss on this text is {blocks.loss}: its weights are damaged, or overflow in this dtype "
+            "(float32 is the safest)"
         )
-    return Score(blocks.loss, blocks.standard_error, blocks.tokens, n_bytes, time.perf_counter() - start)
+    return TextScore(blocks.loss, blocks.standard_error, blocks.tokens, n_bytes, time.perf_counter() - start)
 
 
 def token_losses(model: Transformer, batch: list[Window]) -> Iterator[Tensor]:
@@ -161,7 +161,7 @@ def token_losses(model: Transformer, batch: list[Window]) -> Iterator[Tensor]:
     wanted = [row[end - window.scored : end] for row, end, window in zip(states, ends, batch, strict=True)]
     targets = [token for window in batch for token in window.ids[-window.scored :]]
     size = max(1, LOGITS_PER_CHUNK // model.embedding.num_embeddings)
-    names = torch.tensor(targets, device=device)  # (N,)
-    for state, name in zip(torch.split(torch.cat(wanted), size), torch.split(names, size), strict=True):
+    target_ids = torch.tensor(targets, device=device)  # (N,)
+    for state, target in zip(torch.split(torch.cat(wanted), size), torch.split(target_ids, size), strict=True):
         logits = state if whole else model.output(state)  # (n, V)
-        yield F.cross_entropy(logits.float(), name, reduction="none")
+        yield F.cross_entropy(logits.float(), target, reduction="none")

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 
-class Run(NamedTuple):
-    """Consecutive tokens of a document. A document's runs follow one another; `ends` marks the last.
+class TokenSpan(NamedTuple):
+    """Consecutive tokens of a document. A document's spans follow one another; `ends` marks the last.
 
     sizes: bytes of the text that each token stands for.
     """
@@ -49,38 +49,38 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
 
-def run_of(tokenizer: Tokenizer, ids: Sequence[int], text: str, *, starts: bool, ends: bool) -> Run:
+def token_span(tokenizer: Tokenizer, ids: Sequence[int], text: str, *, starts: bool, ends: bool) -> TokenSpan:
     """The run of a text with known ids. A document starts with the bos token if the tokenizer adds one."""
     table = tokenizer.pieces.table
     sizes = [len(table[number]) for number in ids]
     if sizes:  # a tokenizer may prepend a space or normalize the text: count the original bytes
         sizes[0] += len(text.encode()) - sum(sizes)
     if starts and tokenizer.adds_bos and tokenizer.bos_id is not None:
-        return Run([tokenizer.bos_id, *ids], [0, *sizes], ends)
-    return Run(ids, sizes, ends)
+        return TokenSpan([tokenizer.bos_id, *ids], [0, *sizes], ends)
+    return TokenSpan(ids, sizes, ends)
 
 
-def limited(runs: Iterable[Run], tokens: int) -> Iterator[Run]:
-    """The first runs, up to `tokens` tokens to score."""
+def limited(spans: Iterable[TokenSpan], tokens: int) -> Iterator[TokenSpan]:
+    """The first spans, up to `tokens` tokens to score."""
     left, starts = tokens, True
-    for run in runs:
-        first = 1 if starts and run.ids else 0  # a document's first token has no context to be predicted from
-        take = min(len(run.ids), left + first)
+    for span in spans:
+        first = 1 if starts and span.ids else 0  # a document's first token has no context to be predicted from
+        take = min(len(span.ids), left + first)
         left -= take - first
-        yield Run(run.ids[:take], run.sizes[:take], run.ends or left == 0)
+        yield TokenSpan(span.ids[:take], span.sizes[:take], span.ends or left == 0)
         if left == 0:
             return
-        starts = run.ends or (starts and not run.ids)
+        starts = span.ends or (starts and not span.ids)
 
 
-def windows(runs: Iterable[Run], context_length: int, stride: int) -> Iterator[Window]:
+def windows(spans: Iterable[TokenSpan], context_length: int, stride: int) -> Iterator[Window]:
     """Windows of documents; none spans two documents."""
     ids: list[int] = []  # from the beginning of the next window on
     sizes: list[int] = []
     scored = 1  # leading ids not to score: scored by earlier windows, or without context
-    for run in runs:
-        ids += run.ids
-        sizes += run.sizes
+    for span in spans:
+        ids += span.ids
+        sizes += span.sizes
         start = 0
         while len(ids) - start > context_length:
             end = start + context_length + 1
@@ -88,7 +88,7 @@ def windows(runs: Iterable[Run], context_length: int, stride: int) -> Iterator[W
             start += stride
             scored = end - start
         del ids[:start], sizes[:start]
-        if run.ends:
+        if span.ends:
             if len(ids) > scored:
                 yield Window(ids, len(ids) - scored, sum(sizes[scored:]))
             ids, sizes, scored = [], [], 1

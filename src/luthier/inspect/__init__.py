@@ -3,7 +3,7 @@
 from luthier.inspect import ablate, record, replace
 """
 
+from luthier.inspect.interventions import ablate, replace
 from luthier.inspect.recording import Layer, Recording, Routing, record
-from luthier.inspect.surgery import ablate, replace
 
 __all__ = ["Layer", "Recording", "Routing", "ablate", "record", "replace"]

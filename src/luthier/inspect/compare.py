@@ -32,7 +32,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Foretold:
+class TokenPrediction:
     """A token, its position (from 1) and the probability that each model gives it."""
 
     place: int
@@ -49,7 +49,7 @@ class Comparison:
     """
 
     differences: list[Difference]
-    tokens: list[Foretold]
+    tokens: list[TokenPrediction]
     divergence: float
 
     def first(self, tolerance: float) -> Difference | None:
@@ -64,17 +64,21 @@ def compare(a: Transformer, b: Transformer, tokens: Sequence[int]) -> Comparison
     """
     sizes = [model.output.out_features for model in (a, b)]
     if sizes[0] != sizes[1]:
-        raise LuthierError(f"the models have {sizes[0]} and {sizes[1]} tokens: only models of one vocabulary compare")
+        raise LuthierError(
+            f"the models have {sizes[0]} and {sizes[1]} tokens: only models with the same vocabulary can be compared"
+        )
     ids = torch.tensor([list(tokens)])
     one, two = (record(model, ids.to(model.device)) for model in (a, b))
-    named = zip(activations(one), activations(two), strict=True) if alike(one, two) else ()
+    named = zip(activations(one), activations(two), strict=True) if same_shape(one, two) else ()
     differences = [difference(name, x, y) for (name, x), (_, y) in named]
-    shares = [score_tokens(each.logits, each.tokens).probability[0].tolist() for each in (one, two)]
-    foretold = [Foretold(place, tokens[place], pair) for place, pair in enumerate(zip(*shares, strict=True), 1)]
-    return Comparison(differences, foretold, divergence(one.logits[0], two.logits[0]))
+    probabilities = [score_tokens(each.logits, each.tokens).probability[0].tolist() for each in (one, two)]
+    predictions = [
+        TokenPrediction(place, tokens[place], pair) for place, pair in enumerate(zip(*probabilities, strict=True), 1)
+    ]
+    return Comparison(differences, predictions, divergence(one.logits[0], two.logits[0]))
 
 
-def alike(one: Recording, two: Recording) -> bool:
+def same_shape(one: Recording, two: Recording) -> bool:
     """Whether the models have the same number of layers and the same width."""
     return len(one.layers) == len(two.layers) and one.embedding.shape == two.embedding.shape
 

@@ -58,10 +58,10 @@ class Norms(NamedTuple):
 @torch.no_grad()
 def score_tokens(logits: Tensor, tokens: Tensor) -> TokenScores:
     """Score (B, T, V) logits against the (B, T) ids that they were computed from."""
-    ahead = logits[:, :-1].float()
-    own = ahead.gather(-1, tokens[:, 1:, None])  # (B, T - 1, 1)
-    nats = ahead.logsumexp(-1) - own[..., 0]
-    return TokenScores((-nats).exp(), (ahead > own).sum(-1) + 1, nats / math.log(2))
+    predicted = logits[:, :-1].float()
+    actual = predicted.gather(-1, tokens[:, 1:, None])  # (B, T - 1, 1)
+    nats = predicted.logsumexp(-1) - actual[..., 0]
+    return TokenScores((-nats).exp(), (predicted > actual).sum(-1) + 1, nats / math.log(2))
 
 
 @torch.no_grad()

@@ -140,7 +140,7 @@ function showLooks(place) {
   const best = range(query + 1).sort((a, b) => row[b] - row[a]).slice(0, 8);
   const rows = best.map((key) => [word(data.tokens[key]), `at ${key}`, percent(row[key]), meter(row[key])]);
   const panel = byId("looks-panel");
-  panel.replaceChildren(element("h3", `${token(query)} looks at`), element("p", headName()));
+  panel.replaceChildren(element("h3", `Attention of ${token(query)}`), element("p", headName()));
   panel.append(fill(element("table"), ["", "", "", ""], rows));
 }
 const layerNames = ["embedding", ...range(L).map((layer) => `layer ${layer}`)];

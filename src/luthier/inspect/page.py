@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from luthier.inspect.lens import first_token_share, logit_lens, norms, score_tokens, top_candidates
-from luthier.inspect.parts import measure
+from luthier.inspect.printable import printable
+from luthier.inspect.profile import profile_modules
 from luthier.inspect.recording import Recording, record
-from luthier.inspect.shown import shown
 from luthier.model.transformer import Transformer
 from luthier.terminal.numbers import readable
 from luthier.tokenizers.core.tokenizer import Tokenizer
@@ -31,8 +31,8 @@ CANDIDATES = 10  # shown for the model's own prediction at each position
 SINK = 0.5  # a head with more than this share of its attention on the first token is called a sink
 
 
-def room(model: Transformer, at_most: int) -> int:
-    """Maximum number of tokens on a page of this model: at most `at_most`, fewer for more heads."""
+def max_tokens(model: Transformer, at_most: int) -> int:
+    """Maximum number of tokens on a page of this model: `at_most`, or fewer with many heads."""
     heads = sum(block.attention.n_heads for block in model.layers)
     fitting = int((math.sqrt(1 + 8 * ATTENTION_BYTES / heads) - 1) / 2)  # T (T + 1) / 2 bytes per head
     table = model.position_embedding
@@ -40,7 +40,7 @@ def room(model: Transformer, at_most: int) -> int:
 
 
 def make_page(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int], *, name: str, note: str = "") -> str:
-    """Render the page of a model run on at most `room` tokens. name: the model's; note: shown under the title.
+    """Render the page of a model run on at most `max_tokens` tokens. name: the model's; note: shown under the title.
 
     Raises a LuthierError if there are no tokens, or for a token outside the model's vocabulary.
     """
@@ -53,7 +53,7 @@ def make_page(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int], *
         name=name.encode("utf-8", "replace").decode(),  # a file name may not be valid Unicode
         note=note,
         data=data,
-        facts=facts(model, data),
+        facts=summarize(model, data),
         sink=f"{SINK:.0%}",
         style=read(home / "page.css"),
         charts=read(files("plotly") / "package_data" / "plotly.min.js"),
@@ -76,7 +76,7 @@ def gather(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int]) -> d
     best = top_candidates(recording.logits, CANDIDATES)
     lengths = norms(recording)
     share = first_token_share(recording)[:, 0]  # (L, H)
-    parts, seconds = measure(model, ids)
+    parts, seconds = profile_modules(model, ids)
     pieces = {int(number) for found in (ids, best.ids, lens.candidates.ids) for number in found.flatten()}
     return {
         "tokens": list(tokens),
@@ -86,7 +86,7 @@ def gather(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int]) -> d
         "rank": scores.rank[0].tolist(),
         "surprise": rounded(scores.surprise[0]),
         "candidates": {"ids": best.ids[0].tolist(), "probabilities": rounded(best.probabilities[0])},  # (T, k)
-        "attention": packed(recording),
+        "attention": pack_attention(recording),
         "sinks": {"share": rounded(share), "above": SINK},
         "lens": {  # (L + 1, T, 3) and (L + 1, T - 1)
             "ids": lens.candidates.ids[:, 0].tolist(),
@@ -128,10 +128,10 @@ def routing(recording: Recording) -> list[dict[str, Any]]:
     ]
 
 
-def packed(recording: Recording) -> dict[str, Any]:
+def pack_attention(recording: Recording) -> dict[str, Any]:
     """Attention weights of each query up to itself, as integers in base64, layer by layer, head by head.
 
-    16 bits (weight * 65535, little-endian) where there is room, else 8 bits (square root * 255, finer for small
+    16 bits (weight * 65535, little-endian) if they fit, else 8 bits (square root * 255, finer for small
     weights).
     """
     T = recording.tokens.shape[1]
@@ -153,7 +153,7 @@ def bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
 
 def text_of(tokenizer: Tokenizer, token: int) -> str:
     """Printable text of a token, or its id if it has none."""
-    return shown(bytes_of(tokenizer, token)) or f"<{token}>"
+    return printable(bytes_of(tokenizer, token)) or f"<{token}>"
 
 
 def rounded(tensor: Tensor) -> Any:
@@ -170,24 +170,24 @@ def number(value: float) -> float | None:
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
-def facts(model: Transformer, data: dict[str, Any]) -> list[tuple[str, str]]:
+def summarize(model: Transformer, data: dict[str, Any]) -> list[tuple[str, str]]:
     """Summary under the title: (name, value) pairs."""
     block = model.layers[0]
     total, active = (sum(part[kind] for part in data["parts"]) for kind in ("parameters", "active"))
     heads = f"{block.attention.n_heads}"
     if block.attention.n_kv_heads != block.attention.n_heads:
-        heads += f" ({block.attention.n_kv_heads} of keys and values)"
+        heads += f" ({block.attention.n_kv_heads} key-value)"
     lines = [
         ("parameters", f"{total:,}" + (f" ({active:,} active)" if active != total else "")),
         ("layers", f"{len(model.blocks)}"),
         ("dim", f"{model.embedding.embedding_dim:,}"),
         ("heads", heads),
-        ("numbers", str(model.dtype).removeprefix("torch.")),
+        ("dtype", str(model.dtype).removeprefix("torch.")),
         ("tokens", f"{len(data['tokens'])}"),
     ]
     surprise = [bits for bits in data["surprise"] if bits is not None]
     if surprise:
         bits = sum(surprise) / len(surprise)
-        lines.append(("surprise", f"{bits:.2f} bits a token"))
+        lines.append(("surprise", f"{bits:.2f} bits per token"))
         lines.append(("perplexity", readable(2.0**bits if bits < 1000 else math.inf, 2)))
     return lines

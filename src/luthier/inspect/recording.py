@@ -3,8 +3,8 @@
     recording = record(model, tokens)
     recording.layers[3].attention_weights[0, 5]     # layer 3, head 5: (T, T), query by key
 
-The parts publish what is recorded through their hook points. Fused attention never materializes its weights, so
-attention is computed in unfused form while recording.
+Modules publish what is recorded through their hook points. Fused attention never materializes its weights, so attention
+is computed eagerly while recording.
 
 Shapes: B batch, T tokens, C dim, H query heads, K key heads, D head_dim, V vocab_size, E experts, k experts a token.
 """
@@ -96,37 +96,39 @@ def record(model: Transformer, tokens: Tensor, valid: Tensor | None = None) -> R
     there are no tokens, or for a token outside the model's vocabulary.
     """
     if not tokens.numel():
-        raise LuthierError("there is no token to look at: give a text")
+        raise LuthierError("there are no tokens to inspect: give a text")
     if (largest := int(tokens.max())) >= (size := model.embedding.num_embeddings):
-        raise LuthierError(f"token {largest} is outside the model's vocabulary of {size}: the tokenizer is another's")
+        raise LuthierError(
+            f"token {largest} is outside the model's vocabulary of {size}: the tokenizer belongs to another model"
+        )
     blocks = model.layers
     with ExitStack() as stack:
         stack.enter_context(eval_mode(model))
-        stack.enter_context(uncompiled(model))
-        stack.enter_context(attention_written_out(model))
-        whole = stack.enter_context(catching())
+        stack.enter_context(eager_mode(model))
+        stack.enter_context(unfused_attention(model))
+        whole = stack.enter_context(hook_recorder())
         whole.before(blocks[0], "embedding")
         whole.after(model.norm, "normed")
-        caught = [stack.enter_context(catching()) for _ in blocks]
-        for block, catch in zip(blocks, caught, strict=True):
-            listen(block, catch)
+        recorders = [stack.enter_context(hook_recorder()) for _ in blocks]
+        for block, recorder in zip(blocks, recorders, strict=True):
+            hook_block(block, recorder)
         logits = model(tokens, valid=valid)
-    layers = tuple(layer_of(catch.found, valid) for catch in caught)
-    return Recording(tokens, valid, whole.found["embedding"], layers, whole.found["normed"], logits)
+    layers = tuple(build_layer(recorder.values, valid) for recorder in recorders)
+    return Recording(tokens, valid, whole.values["embedding"], layers, whole.values["normed"], logits)
 
 
-class Catch:
+class HookRecorder:
     """Records inputs and outputs of modules under given names."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self.handles: list[RemovableHandle] = []
 
     def before(self, module: nn.Module, name: str) -> None:
         """Record the module's first input."""
 
         def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self.found[name] = inputs[0]
+            self.values[name] = inputs[0]
 
         self.handles.append(module.register_forward_pre_hook(keep))
 
@@ -134,48 +136,48 @@ class Catch:
         """Record the module's output, or `read(inputs, output)`."""
 
         def keep(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            self.found[name] = read(inputs, output)
+            self.values[name] = read(inputs, output)
 
         self.handles.append(module.register_forward_hook(keep))
 
 
 @contextmanager
-def catching() -> Iterator[Catch]:
-    """A Catch whose hooks are removed at the end."""
-    catch = Catch()
+def hook_recorder() -> Iterator[HookRecorder]:
+    """A HookRecorder whose hooks are removed at the end."""
+    recorder = HookRecorder()
     try:
-        yield catch
+        yield recorder
     finally:
-        for handle in catch.handles:
+        for handle in recorder.handles:
             handle.remove()
 
 
-def listen(block: Block, catch: Catch) -> None:
+def hook_block(block: Block, recorder: HookRecorder) -> None:
     """Register all recording hooks of a block."""
-    catch.after(block.attention.weights, "attention_weights")
-    catch.after(block.attention.heads, "heads")
-    catch.after(block.attention_dropout, "attention_added")
-    catch.before(block.after_attention_at, "after_attention")
-    catch.after(block.feed_forward_dropout, "feed_forward_added")
-    catch.after(block, "after_feed_forward")
+    recorder.after(block.attention.weights, "attention_weights")
+    recorder.after(block.attention.heads, "heads")
+    recorder.after(block.attention_dropout, "attention_added")
+    recorder.before(block.after_attention_at, "after_attention")
+    recorder.after(block.feed_forward_dropout, "feed_forward_added")
+    recorder.after(block, "after_feed_forward")
     if isinstance(block.feed_forward, MoE):
-        catch.after(block.feed_forward.routing, "routing")
+        recorder.after(block.feed_forward.routing, "routing")
 
 
-def layer_of(found: dict[str, Any], valid: Tensor | None) -> Layer:
+def build_layer(values: dict[str, Any], valid: Tensor | None) -> Layer:
     """Build a Layer from what was recorded in a block."""
-    routed, routing = found.pop("routing", None), None
+    routed, routing = values.pop("routing", None), None
     if routed is not None:
-        B, T, _ = found["after_attention"].shape
+        B, T, _ = values["after_attention"].shape
         counted = routed.chosen if valid is None else routed.chosen[valid.flatten()]
         load = F.one_hot(counted.flatten(), routed.logits.shape[1]).sum(0)
         logits, chosen, scores = (tensor.view(B, T, -1) for tensor in routed)
         routing = Routing(logits, chosen, scores, load)
-    return Layer(**found, routing=routing)
+    return Layer(**values, routing=routing)
 
 
 @contextmanager
-def attention_written_out(model: Transformer) -> Iterator[None]:
+def unfused_attention(model: Transformer) -> Iterator[None]:
     """Compute attention unfused, so that its weights pass through their hook points; restore the cores after."""
     layers = [block.attention for block in model.layers]
     cores = [(attention.core, attention.training_core) for attention in layers]
@@ -199,7 +201,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
+def eager_mode(model: nn.Module) -> AbstractContextManager[Any]:
     """Run compiled blocks eagerly within the context: compiled code ignores hooks registered after compilation."""
     if any(module._compiled_call_impl is not None for module in model.modules()):
         return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Any bytes are shown as text in which everything can be seen."""
+"""Any bytes are printable as text in which everything can be seen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.inspect.shown import shown
+from luthier.inspect.printable import printable
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,13 @@ from luthier.inspect.shown import shown
     ],
 )
 def test_tokens_are_shown(piece, text):
-    assert shown(piece) == text
+    assert printable(piece) == text
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass"))))
 def test_nothing_invisible_is_left(piece):
-    text = shown(piece)
+    text = printable(piece)
     assert len(text) <= 10 * 40 + 1
     assert not any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} for character in text)
     assert bool(text) == bool(piece)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.inspect.recording import eval_mode, uncompiled
+from luthier.inspect.recording import eager_mode, eval_mode
 from luthier.model.moe import MoE
 from luthier.model.transformer import Transformer
 
@@ -20,10 +20,10 @@ REPEATS = 3  # timed forward passes, after one warm-up
 
 
 @dataclass(frozen=True)
-class Part:
-    """A module of the model. layer: None outside the blocks. A matrix shared by two parts counts for the first.
+class ModuleProfile:
+    """Size and time of a module. layer: None outside the blocks. A matrix shared by two modules counts for the first.
 
-    active: parameters used for one token, without idle experts. seconds: in one forward pass.
+    active: parameters used for one token, without inactive experts. seconds: in one forward pass.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Part:
     seconds: float
 
 
-def measure(model: Transformer, tokens: Tensor) -> tuple[list[Part], float]:
-    """Parts of a model in the order of computation, and the seconds of a full forward pass.
+def profile_modules(model: Transformer, tokens: Tensor) -> tuple[list[ModuleProfile], float]:
+    """Profiles of a model's modules in the order of computation, and the seconds of a full forward pass.
 
-    Times are medians of a few passes over the (B, T) tokens. The parts sum to less than the total: residual additions
-    and masks belong to no part.
+    Times are medians of a few passes over the (B, T) tokens. They sum to less than the total: residual additions and
+    masks belong to no module.
     """
     modules = list(modules_of(model))
     passes = [time_pass(model, tokens, [module for _, _, module in modules]) for _ in range(1 + REPEATS)][1:]
@@ -47,13 +47,15 @@ def measure(model: Transformer, tokens: Tensor) -> tuple[list[Part], float]:
         new = [weight for weight in module.parameters() if weight not in counted]
         counted.update(new)
         parameters = sum(weight.numel() for weight in new)
-        idle = module.inactive_parameters if isinstance(module, MoE) else 0
-        parts.append(Part(name, layer, parameters, parameters - idle, median(each[number] for each, _ in passes)))
+        inactive = module.inactive_parameters if isinstance(module, MoE) else 0
+        parts.append(
+            ModuleProfile(name, layer, parameters, parameters - inactive, median(each[number] for each, _ in passes))
+        )
     return parts, median(whole for _, whole in passes)
 
 
 def modules_of(model: Transformer) -> Iterator[tuple[str, int | None, nn.Module]]:
-    """Modules to measure, none nested in another."""
+    """Modules to profile, none nested in another: (name, layer, module)."""
     yield "embedding", None, model.embedding
     if model.position_embedding is not None:
         yield "positions", None, model.position_embedding
@@ -76,7 +78,7 @@ def modules_of(model: Transformer) -> Iterator[tuple[str, int | None, nn.Module]
 def time_pass(model: Transformer, tokens: Tensor, modules: list[nn.Module]) -> tuple[list[float], float]:
     """Seconds of each module and in total, in one forward pass."""
     seconds = [0.0] * len(modules)
-    with eval_mode(model), uncompiled(model), stopwatches(modules, seconds, tokens.device):
+    with eval_mode(model), eager_mode(model), module_timers(modules, seconds, tokens.device):
         start = now(tokens.device)
         model(tokens)
         whole = now(tokens.device) - start
@@ -84,7 +86,7 @@ def time_pass(model: Transformer, tokens: Tensor, modules: list[nn.Module]) -> t
 
 
 @contextmanager
-def stopwatches(modules: list[nn.Module], seconds: list[float], device: torch.device) -> Iterator[None]:
+def module_timers(modules: list[nn.Module], seconds: list[float], device: torch.device) -> Iterator[None]:
     """Within the context, add the duration of each module call to its entry in `seconds`."""
     handles = []
     for number, module in enumerate(modules):

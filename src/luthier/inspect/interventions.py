@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from luthier.errors import UsageError
-from luthier.inspect.recording import uncompiled
+from luthier.inspect.recording import eager_mode
 from luthier.model.transformer import Block, Transformer
 
 Part = Literal["heads", "attention_added", "feed_forward_added", "after_feed_forward"]
@@ -50,7 +50,7 @@ def replace(model: Transformer, layer: int, part: Part, function: Change) -> Ite
 
     handle = hook(block, part, change)
     try:
-        with uncompiled(model):
+        with eager_mode(model):
             yield
     finally:
         handle.remove()
@@ -73,20 +73,20 @@ def ablate(model: Transformer, heads: Iterable[tuple[int, int]]) -> Iterator[Non
             raise UsageError(f"layer {layer} has no head {head}: its heads are 0 to {n_heads - 1}")
         by_layer.setdefault(layer, []).append(head)
     with ExitStack() as stack:
-        for layer, silent in by_layer.items():
-            stack.enter_context(replace(model, layer, "heads", without(silent)))
+        for layer, ablated in by_layer.items():
+            stack.enter_context(replace(model, layer, "heads", head_ablation(ablated)))
         yield
 
 
-def without(heads: list[int]) -> Change:
-    """A function that zeroes these heads of (B, T, H, D)."""
+def head_ablation(heads: list[int]) -> Change:
+    """A function that sets these heads of (B, T, H, D) to zero."""
 
-    def silence(x: Tensor) -> Tensor:
+    def zero_heads(x: Tensor) -> Tensor:
         x = x.clone()
         x[:, :, heads] = 0
         return x
 
-    return silence
+    return zero_heads
 
 
 def layer_at(model: Transformer, layer: int) -> Block:
@@ -102,10 +102,10 @@ def hook(block: Block, part: Part, change: Change) -> RemovableHandle:
     def after(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         return change(output)
 
-    places: dict[str, nn.Module] = {
+    modules: dict[str, nn.Module] = {
         "heads": block.attention.heads,
         "attention_added": block.attention_dropout,
         "feed_forward_added": block.feed_forward_dropout,
         "after_feed_forward": block,
     }
-    return places[part].register_forward_hook(after)
+    return modules[part].register_forward_hook(after)
