@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 
 import pytest
 import torch
 from tiny_runs import plan
+from tokenizers.normalizers import Replace
 
 import luthier
 from luthier.cli.main import main
@@ -17,6 +19,7 @@ from luthier.language_model import LanguageModel
 from luthier.model.mask import Causal
 from luthier.run import train
 from luthier.run.verify import verify
+from luthier.tokenizers.core.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,20 @@ def test_a_sound_run_passes_every_check(runs, preset, capsys):
     said = capsys.readouterr().out
     assert "all holds" in said
     assert said.count("pass") >= 9
+
+
+def test_control_characters_that_training_removed_are_no_failure(book, tmp_path):
+    """A BPE decodes bytes that are control characters, and the run's cleaning removes them from every text."""
+    options = {"tokenizer": "bpe", "vocab_size": 300, "steps": 1}
+    run = train.start(plan(book, model={"vocab_size": 300}, **options), tmp_path / "run")
+    assert failures(run) == []
+    lm = luthier.load(run)
+    broken = lm.tokenizer.backend
+    broken.normalizer = Replace("k", "q")
+    failed = [check for check in verify(run, LanguageModel(lm.model, Tokenizer(broken), lm.config)) if not check.passed]
+    assert [check.name for check in failed] == ["text survives the tokenizer"]
+    assert re.search(r"k.*' comes back as '.*q", failed[0].figure)
+    assert len(failed[0].figure) < 150
 
 
 def test_a_mask_that_leaks_is_caught(runs, capsys, monkeypatch):

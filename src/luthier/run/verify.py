@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, V vocab_size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,7 +132,7 @@ def check_finite(model: Transformer) -> Check:
 
 
 def check_tokenizer(lm: LanguageModel) -> Check:
-    """Text survives encoding and decoding: any text, or what can be written with the vocabulary there is."""
+    """Text that is cleaned survives encoding and decoding: any text, or what can be written with the vocabulary."""
     name = "text survives the tokenizer"
     try:
         tokenizer = lm.tokenizer
@@ -143,13 +144,22 @@ def check_tokenizer(lm: LanguageModel) -> Check:
     survived, unwritable = 0, 0
     for text in (own, *TEXTS):
         try:
-            if tokenizer.decode(tokenizer.encode(text)) != text:
-                return Check(name, False, f"{text!r} comes back as {tokenizer.decode(tokenizer.encode(text))!r}")
+            decoded = tokenizer.decode(tokenizer.encode(text))
+            if decoded != tokenizer.cleaned(text):
+                return Check(name, False, first_difference(tokenizer.cleaned(text), decoded))
             survived += 1
         except LuthierError:  # a character without a token: a tokenizer of characters may refuse, not change
             unwritable += 1
     refused = f", {unwritable} refused" if unwritable else ""
     return Check(name, True, f"{survived} texts{refused}")
+
+
+def first_difference(text: str, decoded: str) -> str:
+    """The characters around the first that differs."""
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(text, decoded, strict=False))
+    place = sum(1 for _ in pairs)
+    around = slice(max(0, place - 10), place + 10)
+    return f"{text[around]!r} comes back as {decoded[around]!r}"
 
 
 def check_files(path: Path) -> Iterator[Check]:

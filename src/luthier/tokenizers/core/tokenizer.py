@@ -108,7 +108,7 @@ class Tokenizer:
         """
         with _blaming(texts):
             if self._characters is not None:
-                return [self._characters.ids(self._cleaned(text)) for text in texts]
+                return [self._characters.ids(self.cleaned(text)) for text in texts]
             for text in texts:
                 self._growth.check(text)
             words = self._long_texts
@@ -140,11 +140,12 @@ class Tokenizer:
             if special and part in self.special_tokens:
                 ids.append(self.special_tokens[part])
             else:  # many times faster than the backend, which drops what it lacks
-                ids += table.ids(self._cleaned(part), place).tolist()
+                ids += table.ids(self.cleaned(part), place).tolist()
             place += len(part)
         return ids
 
-    def _cleaned(self, text: str) -> str:
+    def cleaned(self, text: str) -> str:
+        """The text after this tokenizer's cleaning, which `encode` does too: line ends, control characters, Unicode."""
         return text if self._cleaning is None else clean(text, self._cleaning)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
