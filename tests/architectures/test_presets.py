@@ -47,6 +47,7 @@ PUBLISHED = {
     **llama_kin_sizes.DENSE,
     **more_sizes.DENSE,
 }
+MIXTURES = {**llama_kin_sizes.MIXTURES, **more_sizes.MIXTURES}
 SMALL = ("nano", "micro", "mini")
 
 
@@ -63,14 +64,14 @@ def test_llama_4_has_the_published_parameters_all_and_active(name: str, total: f
     assert [round(number / 1e9, 2) for number in counted] == [total, active]
 
 
-@pytest.mark.parametrize("name", llama_kin_sizes.MIXTURES)
+@pytest.mark.parametrize("name", MIXTURES)
 def test_mixtures_have_exactly_the_published_parameters_all_and_active(name: str) -> None:
-    assert count_parameters(preset(name)) == llama_kin_sizes.MIXTURES[name]
+    assert count_parameters(preset(name)) == MIXTURES[name]
 
 
 def test_every_preset_is_counted_here() -> None:
     small = {f"{name}-{size}" for name in FAMILIES for size in SMALL}
-    assert set(presets()) == {*PUBLISHED, "llama4-scout", "llama4-maverick", *llama_kin_sizes.MIXTURES, *small}
+    assert set(presets()) == {*PUBLISHED, "llama4-scout", "llama4-maverick", *MIXTURES, *small}
 
 
 def test_every_preset_comes_back_from_toml() -> None:

@@ -143,7 +143,18 @@ def test_a_compiled_model_is_recorded_too():
 
 @pytest.mark.parametrize(
     "kind",
-    ["gpt2", "llama 2", "llama 3.1", "llama with wide heads", "llama 4", "llama 4, own layers", "gemma 2", "gpt-neox"],
+    [
+        "gpt2",
+        "llama 2",
+        "llama 3.1",
+        "llama with wide heads",
+        "llama 4",
+        "llama 4, own layers",
+        "gemma 2",
+        "gpt-neox",
+        "gpt-oss",
+        "deepseek-v3",
+    ],
 )
 def test_attention_and_hidden_states_are_those_of_transformers(kind):
     pytest.importorskip("transformers")

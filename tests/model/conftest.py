@@ -8,7 +8,7 @@ import llama_kin_tiny
 import pytest
 import torch
 
-from luthier.architectures import gemma3, gpt2, gptneox, llama, llama4, phi3
+from luthier.architectures import deepseek, gemma3, gpt2, gpt_oss, gptneox, llama, llama4, phi3
 from luthier.architectures.registry import Config, build
 from luthier.model.rope_scaling import RopeScaling
 from luthier.model.transformer import Transformer
@@ -39,6 +39,12 @@ GEMMA3 = gemma3.Config(
     61, 32, 32, 48, 3, 4, 2, head_dim=12, window=5, global_every=2, query_scale=12, logit_softcap=20.0, dropout=0.2
 )
 PART = RopeScaling(original_context_length=32, kind="longrope", short_factors=(1.0, 1.2), long_factors=(1.0, 3.0))
+OSS = gpt_oss.Config(61, 32, 32, 24, 2, 4, 2, head_dim=12, n_experts=4, experts_per_token=2, window=5, dropout=0.2)
+DEEPSEEK = deepseek.Config(
+    61, 32, 32, 16, 48, 2, 4, query_rank=24, latent_rank=16, nope_dim=8, rope_dim=4, value_dim=6, n_experts=8,
+    experts_per_token=2, n_groups=4, groups_per_token=2, sigmoid=True, normalize_weights=True, rope_scaling=YARN,
+    mscale_all_dim=0.7, dropout=0.2,
+)  # fmt: skip
 TINY: dict[str, Config] = {
     "gpt2": gpt2.Config(vocab_size=61, context_length=32, dim=32, n_layers=2, n_heads=4, dropout=0.2),
     "llama": LLAMA,
@@ -53,6 +59,8 @@ TINY: dict[str, Config] = {
     "llama4": LLAMA4,
     "gemma3": GEMMA3,
     "phi3, window, part": phi3.Config(61, 32, 32, 48, 2, 4, 2, rotary_dim=4, window=5, rope_scaling=PART, dropout=0.2),
+    "gpt-oss": OSS,
+    "deepseek-v3": DEEPSEEK,
     "gptneox": gptneox.Config(61, 32, 32, 48, 2, 4, rotary_dim=4, dropout=0.2),
     "llama4, two experts a token": replace(LLAMA4, experts_per_token=2, moe_layers=(0, 1, 3), global_layers=(1,)),
     **llama_kin_tiny.TINY,

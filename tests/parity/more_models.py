@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 import transformers
 from random_weights import VOCAB, randomize
 
@@ -51,6 +52,34 @@ stablelm = of("StableLm", WIDE)
 GPTJ = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "rotary_dim": 8}
 gptj = of("GPTJ", GPTJ, bos_token_id=1, eos_token_id=2)
 
+OSS = {**SHAPE, "head_dim": 8, "num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 24}
+gpt_oss = of("GptOss", OSS, sliding_window=6, attn_implementation="eager")
+DEEPSEEK = {
+    **SHAPE, "num_key_value_heads": 4, "moe_intermediate_size": 24, "q_lora_rank": 20, "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6, "n_routed_experts": 8, "num_experts_per_tok": 3,
+    "n_shared_experts": 2, "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2,
+}  # fmt: skip
+deepseek_v2 = of("DeepseekV2", DEEPSEEK)
+
+
+def deepseek_v3(**changes: Any) -> Any:
+    """With biases on the choice of experts that are not 0."""
+    model = of("DeepseekV3", DEEPSEEK)(**changes)
+    generator = torch.Generator().manual_seed(5)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.normal_(0, 0.3, generator=generator)
+    return model
+
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 4.0,
+}
+MSCALES = {"mscale": 0.707, "mscale_all_dim": 0.707}
 GEMMA3_ROPES = {
     GLOBAL: {"rope_type": "linear", "factor": 8.0, "rope_theta": 500.0},
     LOCAL: {"rope_type": "default", "rope_theta": 77.0},
@@ -80,6 +109,18 @@ MORE = {
     "stablelm, tied": partial(
         stablelm, **TWO, qk_layernorm=True, partial_rotary_factor=0.5, tie_word_embeddings=True
     ),
+    "gpt-oss": partial(gpt_oss, rope_parameters={**YARN, "truncate": False}),
+    "gpt-oss, own layers, tied": partial(
+        gpt_oss, rope_parameters={"rope_type": "default", "rope_theta": 333.0}, layer_types=[GLOBAL, LOCAL, LOCAL],
+        swiglu_alpha=1.2, swiglu_limit=0.5, tie_word_embeddings=True,
+    ),
+    "deepseek-v2-lite": partial(deepseek_v2, q_lora_rank=None, rope_parameters={**YARN, **MSCALES}),
+    "deepseek-v2": partial(deepseek_v2, topk_method="group_limited_greedy", routed_scaling_factor=2.0),
+    "deepseek-v3": partial(deepseek_v3, rope_parameters={**YARN, **MSCALES}, routed_scaling_factor=1.3),
+    "deepseek-v3, no groups, other mscale": partial(
+        deepseek_v3, rope_parameters={**YARN, **MSCALES, "mscale": 1.0}, q_lora_rank=None, norm_topk_prob=False,
+        n_group=1, topk_group=1, first_k_dense_replace=0, tie_word_embeddings=True,
+    ),
     "gpt-j": gptj,
     "gpt-j, whole heads": partial(gptj, rotary_dim=16, n_inner=40, activation_function="gelu"),
 }  # fmt: skip
@@ -96,6 +137,9 @@ PARTS = {
     "gemma3_text": GEMMA_PARTS,
     "phi3": LLAMA_PARTS,
     "stablelm": LLAMA_PARTS,
+    "gpt_oss": LLAMA_PARTS,
+    "deepseek_v2": LLAMA_PARTS,
+    "deepseek_v3": LLAMA_PARTS,
     "gpt_neox": {**LLAMA_PARTS, "attention": "attention", "feed_forward_norm": "post_attention_layernorm"},
     "gptj": {"attention_norm": "ln_1", "attention": "attn", "feed_forward": "mlp", "": ""},
 }

@@ -173,4 +173,6 @@ def test_every_preset_has_a_config_that_transformers_counts_alike(name):
         peer = transformers.AutoModelForCausalLM.from_config(their_config)
     has_all = not isinstance(config, our_gpt2.Config) or config.qkv_bias
     biases = 0 if has_all else config.n_layers * 3 * config.dim  # zeros in transformers
-    assert sum(weight.numel() for weight in peer.parameters()) == registry.count_parameters(config)[0] + biases
+    theirs = sum(weight.numel() for weight in peer.parameters())
+    theirs += sum(buffer.numel() for name, buffer in peer.named_buffers() if name.endswith("correction_bias"))
+    assert theirs == registry.count_parameters(config)[0] + biases

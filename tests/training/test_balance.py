@@ -5,6 +5,7 @@ import torch
 from tiny_training import MIXTURE, trainer
 from torch.testing import assert_close
 
+from luthier.architectures import deepseek
 from luthier.training.balance import load_imbalance
 
 
@@ -29,6 +30,20 @@ def test_the_logits_rise_for_the_idle_and_fall_for_the_busy_and_no_more():
         assert_close(moved @ across, torch.zeros(4), atol=1e-6, rtol=0)  # an input unlike the mean is judged as before
         assert not layer.load.any()
         assert not layer.input_sum.any()
+
+
+def test_a_router_with_a_bias_on_the_choice_keeps_it_there():
+    config = deepseek.Config(
+        61, 16, 32, 16, 48, 2, 4, latent_rank=16, nope_dim=8, rope_dim=4, value_dim=8, n_experts=4, sigmoid=True,
+        experts_per_token=1, n_dense_layers=None,
+    )  # fmt: skip
+    subject = trainer(config, balance_rate=0.01)
+    before = [layer.router.weight.clone() for layer in subject.balancer.layers]
+    with_loads(subject, [10, 1, 4, 5])
+    subject.balancer.update()
+    for layer, old in zip(subject.balancer.layers, before, strict=True):
+        assert_close(layer.router.balance.detach(), 0.01 * (torch.tensor([-1.0, 1.0, 1.0, 0.0]) - 0.25))
+        assert torch.equal(layer.router.weight, old)
 
 
 @pytest.mark.parametrize("balance", ["auxiliary", "none"])

@@ -178,10 +178,14 @@ def attention_rules(config: Config, qkv: str, out: str, split: Step) -> list[Rul
 def hugging_face_tensors(config: Config) -> Table:
     """Names of GPTNeoXForCausalLM, whose rows of q, k and v come head by head."""
     block = "gpt_neox.layers.{layer}."
+    by_head = SplitByHead(config.n_heads, (config.dim // config.n_heads,) * 3)
     rules = [
         *both(block + "input_layernorm", BLOCK + "attention_norm"),
         *attention_rules(
-            config, block + "attention.query_key_value", block + "attention.dense", SplitByHead(config.n_heads, 3)
+            config,
+            block + "attention.query_key_value",
+            block + "attention.dense",
+            by_head,
         ),
         *both(block + "post_attention_layernorm", BLOCK + "feed_forward_norm"),
         *both(block + "mlp.dense_h_to_4h", BLOCK + "feed_forward.up"),

@@ -7,10 +7,11 @@ from torch import nn
 
 from luthier.model.attention import Attention
 from luthier.model.dropout import Dropout
-from luthier.model.experts import Experts
+from luthier.model.experts import ClampedExperts, Experts
 from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.moe import MoE
 from luthier.model.norm import HeadLayerNorm, OffsetRMSNorm, RMSNorm
+from luthier.model.router import GroupedSigmoidRouter, Router
 from luthier.model.scale import ScaledEmbedding
 from luthier.model.transformer import Transformer
 
@@ -35,6 +36,13 @@ def initialize_normal(model: Transformer, generator: torch.Generator, *, std: fl
     for module in model.modules():
         if isinstance(module, (RMSNorm, nn.LayerNorm, HeadLayerNorm)):
             module.weight.fill_(0.0 if isinstance(module, OffsetRMSNorm) else 1.0)
+        if isinstance(module, Router) and module.bias is not None:
+            module.bias.zero_()
+        if isinstance(module, GroupedSigmoidRouter):
+            module.balance.zero_()
+        if isinstance(module, ClampedExperts):
+            module.gate_up_bias.zero_()
+            module.down_bias.zero_()
         if isinstance(module, Attention) and module.sinks is not None:
             module.sinks.zero_()
         if isinstance(module, (nn.Linear, nn.LayerNorm)) and module.bias is not None:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from luthier.architectures import (
+    deepseek,
     gemma2,
     gemma3,
     gpt2,
+    gpt_oss,
     gptj,
     gptneox,
     llama,
@@ -56,6 +58,8 @@ FAMILIES: Mapping[str, Family[Any]] = {
         gptneox.FAMILY,
         stablelm.FAMILY,
         gptj.FAMILY,
+        gpt_oss.FAMILY,
+        deepseek.FAMILY,
     )
 }
 MAX_VALUES = {

@@ -88,20 +88,34 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Deinterleave:
+    """Externally two kinds of columns alternate, a, b, a, b, ...; internally all of a come before all of b."""
+
+    def to_internal(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [torch.cat((tensor[..., ::2], tensor[..., 1::2]), -1) for tensor in tensors]
+
+    def to_external(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [torch.stack(tensor.chunk(2, -1), -1).flatten(-2) for tensor in tensors]
+
+
+@dataclass(frozen=True)
 class SplitByHead:
-    """The rows of one external tensor are, head by head, those of several internal ones, of equal sizes (GPT-NeoX)."""
+    """The rows of one external tensor are, head by head, those of several internal ones (GPT-NeoX, DeepSeek).
+
+    sizes: rows of a head in each of the internal tensors.
+    """
 
     n_heads: int
-    parts: int
+    sizes: tuple[int, ...]
 
     def to_internal(self, tensors: list[Tensor]) -> list[Tensor]:
         (rows,) = tensors
-        by_head = rows.reshape(self.n_heads, self.parts, -1, *rows.shape[1:])
-        return [by_head[:, part].reshape(-1, *rows.shape[1:]) for part in range(self.parts)]
+        by_head = rows.reshape(self.n_heads, -1, *rows.shape[1:])
+        return [part.reshape(-1, *rows.shape[1:]) for part in torch.split(by_head, list(self.sizes), 1)]
 
     def to_external(self, tensors: list[Tensor]) -> list[Tensor]:
         columns = tensors[0].shape[1:]
-        by_head = [tensor.reshape(self.n_heads, 1, -1, *columns) for tensor in tensors]
+        by_head = [tensor.reshape(self.n_heads, -1, *columns) for tensor in tensors]
         return [torch.cat(by_head, 1).reshape(-1, *columns)]
 
 

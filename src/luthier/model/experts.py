@@ -5,6 +5,7 @@ Shapes: N rows (a token once for each expert that it is routed to), E experts, C
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class Experts(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(n_experts, dim, 2 * hidden_dim))  # (E, C, 2F), gate first
         self.down = nn.Parameter(torch.empty(n_experts, hidden_dim, dim))  # (E, F, C)
         self.excluded_from_compile = False
-        self.backend = loop
+        self.backend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = loop
 
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """(N, C) sorted by expert, and the number of rows of each expert, (E,) -> (N, C)."""
@@ -48,6 +49,46 @@ class Experts(nn.Module):
         self.excluded_from_compile = True
         if self.backend is loop:
             self.backend = torch.compiler.disable(loop)  # type: ignore[no-untyped-call]
+
+
+class ClampedExperts(Experts):
+    """Experts with biases whose gates are clamped, of gpt-oss (arXiv 2508.10925).
+
+    down((up(x) + 1) * gate(x) * sigmoid(alpha * gate(x))), with gate(x) at most `limit`, and up(x) between -limit and
+    limit. The biases of all experts lie one after the other in a vector each. They are computed one after another.
+    """
+
+    def __init__(self, n_experts: int, dim: int, hidden_dim: int, *, alpha: float, limit: float) -> None:
+        super().__init__(n_experts, dim, hidden_dim)
+        self.alpha, self.limit = alpha, limit
+        self.gate_up_bias = nn.Parameter(torch.zeros(n_experts * 2 * hidden_dim))  # (E * 2F,), gate first
+        self.down_bias = nn.Parameter(torch.zeros(n_experts * dim))  # (E * C,)
+        self.backend = self.compute
+
+    def choose_backend(self, device: str, dtype: torch.dtype) -> None:
+        self.backend = self.compute
+        if self.excluded_from_compile:
+            self.backend = torch.compiler.disable(self.compute)  # type: ignore[no-untyped-call]
+
+    def exclude_from_compile(self) -> None:
+        self.excluded_from_compile = True
+        self.choose_backend("cpu", torch.float32)
+
+    def compute(self, x: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        """Shapes as in Experts.forward."""
+        positions = None
+        rows = x
+        if len(x) > ROW_MULTIPLE:
+            positions, counts = pad_groups(counts)
+            rows = x.new_zeros(int(counts.sum()), x.shape[1]).index_copy(0, positions, x)
+        sizes = counts.tolist()
+        experts = torch.arange(len(counts), device=x.device).repeat_interleave(counts)  # (N,) of each row
+        hidden = grouped_product(rows, gate_up, sizes) + self.gate_up_bias.view(len(counts), -1)[experts].to(rows.dtype)
+        gate, up = hidden.chunk(2, dim=-1)
+        gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
+        out = grouped_product((up + 1) * gate * torch.sigmoid(self.alpha * gate), down, sizes)
+        out = out + self.down_bias.view(len(counts), -1)[experts].to(rows.dtype)
+        return out if positions is None else out[positions]
 
 
 def grouped_supports(experts: Experts, device: str, dtype: torch.dtype) -> str | None:

@@ -93,7 +93,7 @@ class MoE(nn.Module):
     @property
     def inactive_parameters(self) -> int:
         """Parameters of the experts that a token is not routed to."""
-        one_expert = sum(weight[0].numel() for weight in self.experts.parameters())
+        one_expert = sum(weight.numel() // self.n_experts for weight in self.experts.parameters())
         return one_expert * (self.n_experts - self.experts_per_token)
 
 

@@ -28,6 +28,7 @@ WHOLE = (
     "position_embd.weight",
     "rope_freqs.weight",
     "_norm.weight",
+    ".bias",
 )  # llama.cpp wants these in F32
 OUTER = ("token_embd.weight", "output.weight")
 

@@ -22,16 +22,16 @@ from luthier.formats import pth_folder, safetensors_files
 from luthier.formats.pth_folder import PthFolder
 from luthier.formats.safetensors_files import SHARD_BYTES, SafetensorsFolder
 from luthier.formats.weight_table import Checkpoint, names_without_prefixes
+from luthier.model_files.mxfp4 import UnpackedCheckpoint
 from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
 from luthier.tokenizers.core.tokenizer import STALE
 from luthier.tokenizers.load import load as load_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json")
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
-OUTPUT = "lm_head.weight"
 # what quantizes weights in other ways: the name in config.json, and the one that people know
 PACKED = {".qweight": "GPTQ or AWQ", ".absmax": "bitsandbytes", ".SCB": "bitsandbytes", ".biases": "MLX"}
-QUANTIZERS = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "fp8": "FP8", "mxfp4": "MXFP4"}
+QUANTIZERS = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "fp8": "FP8"}
 WEIGHTS = ("model*.safetensors", safetensors_files.INDEX)  # patterns of the files with weights
 
 
@@ -48,7 +48,7 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
     values = read_json(folder / CONFIG)
     try:
         config = read_config(values)
-        checkpoint = SafetensorsFolder(folder) if safetensors_files.has_weights(folder) else PthFolder(folder)
+        checkpoint = open_weights(folder, values)
         check_packed(checkpoint)
         config = untied_if_it_differs(config, checkpoint)
         model = read_weights(checkpoint, format_spec(config).tensors(config), config, device, dtype)
@@ -59,6 +59,13 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
         remark(f"{folder}: its {ADAPTER} is not read, the model is opened without that adapter")
     found = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return Opened(model, config, load_tokenizer(folder) if found else None)
+
+
+def open_weights(folder: Path, values: Mapping[str, Any]) -> Checkpoint:
+    """The weights in a folder. values: its config.json."""
+    has_safetensors = safetensors_files.has_weights(folder)
+    checkpoint: Checkpoint = SafetensorsFolder(folder) if has_safetensors else PthFolder(folder)
+    return UnpackedCheckpoint(checkpoint) if is_mxfp4(values) else checkpoint
 
 
 def write(folder: Path, opened: Opened, watch: Watch = silent, *, shard_bytes: int = SHARD_BYTES) -> None:
@@ -85,8 +92,8 @@ def untied_if_it_differs(config: Config, checkpoint: Checkpoint) -> Config:
         return config
     table = format_spec(config).tensors(config)
     names = names_without_prefixes(table, checkpoint.shapes())
-    [(_, first)] = table.duplicates
-    output, embedding = names.get(OUTPUT), names.get(table.strip_prefixes(first))
+    [(again, first)] = table.duplicates
+    output, embedding = names.get(table.strip_prefixes(again)), names.get(table.strip_prefixes(first))
     if output is None or embedding is None or checkpoint.tensor(output).equal(checkpoint.tensor(embedding)):
         return config
     remark(
@@ -128,10 +135,16 @@ def check_packed(checkpoint: Checkpoint) -> None:
                 )
 
 
+def is_mxfp4(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that experts are packed in MXFP4, which is read."""
+    found = values.get("quantization_config")
+    return isinstance(found, dict) and found.get("quant_method") == "mxfp4"
+
+
 def check_quantization(values: Mapping[str, Any]) -> None:
     """Raise a LuthierError for weights that were quantized by other programs: it names the program."""
     found = values.get("quantization_config") or values.get("quantization")
-    if found is None:
+    if found is None or is_mxfp4(values):
         return
     method = found.get("quant_method") if isinstance(found, dict) else None
     if method is None and values.get("quantization") is not None:

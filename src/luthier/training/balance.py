@@ -6,7 +6,8 @@ The usual method without an auxiliary loss (DeepSeek-V3, arXiv 2412.19437; arXiv
 score, raised slightly before each step for experts with too few tokens and lowered for those with too many. Llama 4's
 file formats have no tensor for such a bias, and a model trained with it would route differently without it. So the bias
 is folded into the router's weight. The inputs of a router have a large mean m; adding b m / |m|^2 to an expert's row
-adds b to its mean logit. The saved weights thus route as in training.
+adds b to its mean logit. The saved weights thus route as in training. A router that has such a bias (DeepSeek-V3)
+keeps it.
 
 Shapes: E experts, C dim.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import torch
 
 from luthier.model.moe import MoE
+from luthier.model.router import GroupedSigmoidRouter
 from luthier.model.transformer import Transformer
 from luthier.training.distributed import ALONE, World, distribute_like
 from luthier.training.settings import Settings
@@ -47,7 +49,11 @@ class Balancer:
             shares.append((load / load.sum().clamp(min=1)).tolist())
             if self.settings.balance == "bias":
                 move = torch.sign(load.mean() - load) * self.settings.balance_rate
-                shift_logits(layer, move - move.mean())
+                if isinstance(layer.router, GroupedSigmoidRouter):
+                    balance = layer.router.balance
+                    balance.add_(distribute_like((move - move.mean()).to(balance.dtype), balance))
+                else:
+                    shift_logits(layer, move - move.mean())
         self.forget()
         return shares
 
