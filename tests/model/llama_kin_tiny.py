@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from luthier.architectures import mistral, olmo, qwen2, qwen3, qwen3_moe, smollm3
+from luthier.architectures import granite_moe, mistral, olmo, qwen2, qwen3, qwen3_moe, smollm3
 from luthier.architectures.registry import Config
 
 SIZES = {
@@ -26,5 +26,15 @@ TINY: dict[str, Config] = {
     "qwen3": replace(qwen3.Config(**SIZES), head_dim=12),
     "qwen3moe": QWEN3_MOE,
     "smollm3": smollm3.Config(**SIZES, nope_every=2, attention_bias=True),
+    "granitemoe": granite_moe.Config(
+        **SIZES,
+        n_experts=4,
+        experts_per_token=2,
+        shared_dim=24,
+        embedding_multiplier=2.0,
+        attention_multiplier=0.4,
+        residual_multiplier=0.6,
+        logits_scaling=0.5,
+    ),
     "olmo3": olmo.Config(**SIZES, window=5, global_layers=(1,)),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.architectures import mistral, mixtral, olmo, qwen2, qwen3, qwen3_moe, smollm3
+from luthier.architectures import granite, granite_moe, mistral, mixtral, olmo, qwen2, qwen3, qwen3_moe, smollm3
 from luthier.architectures.registry import Config
 from luthier.model.rope_scaling import RopeScaling
 
@@ -19,6 +19,7 @@ SIZES = {
 WIDE = {**SIZES, "head_dim": 16}
 YARN = RopeScaling(4.0, original_context_length=8, kind="yarn", beta_fast=2.0)
 FOUR = {**SIZES, "n_layers": 4}
+MULTIPLIED = {**SIZES, "attention_multiplier": 0.5, "embedding_multiplier": 3.0, "logits_scaling": 1.5}
 EXPERTS = {**WIDE, "n_experts": 6, "experts_per_token": 2}
 
 # those that llama.cpp computes as we do
@@ -32,6 +33,10 @@ CONFIGS: dict[str, Config] = {
     "mixtral": mixtral.Config(**EXPERTS, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32)),
     "smollm3": smollm3.Config(**{**WIDE, "n_layers": 4}),
     "olmo2": olmo.Config(**SIZES),
+    "granite": granite.Config(**MULTIPLIED, mlp_bias=True, attention_bias=True),
+    "granite 4": granite.Config(**{**MULTIPLIED, "tie_embeddings": True}, hybrid_names=True),
+    "granitemoe": granite_moe.Config(**MULTIPLIED, n_experts=6, experts_per_token=2),
+    "granitemoe, shared": granite_moe.Config(**MULTIPLIED, n_experts=6, experts_per_token=2, shared_dim=64),
     "olmo3": olmo.Config(**FOUR, window=6, global_layers=(3,), rope_theta=10_000.0, rope_scaling=YARN),
     "olmo3, every second layer global": olmo.Config(**FOUR, window=6, global_layers=(1, 3)),
 }

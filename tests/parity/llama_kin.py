@@ -42,6 +42,26 @@ mistral, ministral = of("Mistral", sliding_window=None), of("Ministral", sliding
 qwen2, qwen3 = of("Qwen2"), of("Qwen3", head_dim=12)
 mixtral = of("Mixtral", num_local_experts=4, head_dim=8)
 smollm3 = of("SmolLM3", num_hidden_layers=4)
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.5,
+    "residual_multiplier": 0.7,
+    "logits_scaling": 1.5,
+}
+granite = of("Granite", **MULTIPLIERS)
+hybrid = of(
+    "GraniteMoeHybrid",
+    **MULTIPLIERS,
+    num_local_experts=0,
+    num_experts_per_tok=0,
+    shared_intermediate_size=40,
+    position_embedding_type="rope",
+    layer_types=["attention"] * 3,
+    mamba_n_heads=8,
+    mamba_d_head=8,
+)
+granite_moe = of("GraniteMoe", **MULTIPLIERS, num_local_experts=4)
+granite_shared = of("GraniteMoeShared", **MULTIPLIERS, num_local_experts=4, shared_intermediate_size=24)
 olmo2, olmo3 = of("Olmo2"), of("Olmo3", num_hidden_layers=4, sliding_window=6)
 qwen3_moe = of("Qwen3Moe", head_dim=12, moe_intermediate_size=24, num_experts=4, num_experts_per_tok=2)
 
@@ -79,5 +99,11 @@ KIN: dict[str, Callable[[], Any]] = {
     "olmo2, biases, yarn": lambda: olmo2(attention_bias=True, rope_parameters=YARN, tie_word_embeddings=True),
     "olmo3": olmo3,
     "olmo3, yarn on the global layers": lambda: olmo3(rope_scaling={**YARN, "rope_theta": 500_000.0}),
+    "granite": lambda: granite(tie_word_embeddings=True),
+    "granite, biases, yarn": lambda: granite(attention_bias=True, mlp_bias=True, rope_parameters=YARN),
+    "granite 4, dense": lambda: hybrid(tie_word_embeddings=True),
+    "granite moe": lambda: granite_moe(attention_bias=True),
+    "granite moe, three experts a token": lambda: granite_moe(num_experts_per_tok=3, tie_word_embeddings=True),
+    "granite moe, shared expert": granite_shared,
     "olmo3, layer types": lambda: olmo3(layer_types=[GLOBAL, LOCAL, LOCAL, GLOBAL]),
 }
