@@ -47,7 +47,7 @@ FAMILIES = {
     ),
     "llama 4, two experts a token": (lambda: llama4(**EVEN, num_experts_per_tok=2), 4),
 }
-LLAMAS = {name: make for name, make in MODELS.items() if "gpt2" not in name}
+LLAMAS = {name: make for name, make in MODELS.items() if name.startswith("llama")}  # that come in Meta's format
 # biases, and scalings of rotary positions other than Llama 3.1's: params.json has no settings for them
 WORDLESS = {
     name for name in LLAMAS if any(word in name for word in ("biases", "linear", "dynamic", "yarn", "longrope"))
