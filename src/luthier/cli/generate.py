@@ -98,7 +98,7 @@ def speak(
         show.prompt(prompts[0])
     start = time.perf_counter()
     try:
-        for _, piece in generate_stream(lm.model, sequences, settings, draft):
+        for _, piece in generate_stream(lm.model, sequences, settings, draft, exclusive=True):
             if single:
                 show.text(piece)
     finally:

@@ -49,6 +49,7 @@ class DecodingSession:
         self.starts = torch.tensor(self.padding, device=self.device)[:, None]  # (B, 1)
         self.cache = model.make_cache(longest + room) if use_cache else None
         self.step = native_step(model, longest + room) if use_cache and native else None
+        self.watches_model = True  # before each pass: needed unless nothing can change the model in between
 
     @property
     def slots(self) -> int:
@@ -85,7 +86,7 @@ class DecodingSession:
 
     def compiled_step(self) -> NativeStep | None:
         """The compiled step; None once the model has changed since it was made (PyTorch then takes over)."""
-        if self.step is not None and not self.step.is_valid():
+        if self.step is not None and self.watches_model and not self.step.is_valid():
             self.step = None
             log.debug("PyTorch continues this text, not the compiled step: the model was changed")
         return self.step
