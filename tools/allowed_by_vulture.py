@@ -21,7 +21,7 @@ _.box, _.pad_edge  # rich.table.Table
 _.tags, _.globals  # jinja2.ext.Extension, jinja2.Environment
 _.post_processor, _.encode_special_tokens  # tokenizers.Tokenizer
 
-# templates in src/luthier/run/pages read them
+# templates in src/luthier/pages read them
 _.folded, _.folded_code
 
 # members of a file format's enumerations: made from the number that a file holds, and not named

@@ -196,7 +196,7 @@ def test_a_bad_line_of_the_metrics_is_skipped_kept_aside_and_said(run, straight,
     before = path.read_bytes().splitlines(keepends=True)
     bad = line.encode("utf-8", "surrogateescape") + b"\n"
     path.write_bytes(b"".join([before[0], bad, *before[1:]]))
-    assert [each["step"] for each in read(run).looks] == [0, 3, 4, 6, 8]
+    assert [each["step"] for each in read(run).evaluations] == [0, 3, 4, 6, 8]
     train.resume(run, {"steps": 9}, {}, ())
     assert path.read_bytes().startswith(b"".join(before))
     assert [each["step"] for each in records(path)] == [0, 3, 4, 6, 8, 9]

@@ -26,7 +26,7 @@ def old(request, tmp_path) -> Path:
 
 def test_an_old_run_opens_and_is_as_written(old):
     assert luthier.load(old).generate("ka", max_new_tokens=3)
-    assert read(old).looks[-1]["step"] == (12 if old.name == "finished" else 6)
+    assert read(old).evaluations[-1]["step"] == (12 if old.name == "finished" else 6)
     checks = list(check_files(old))
     assert [check.name for check in checks if not check.passed] == []
     assert len(checks) == 3  # two checkpoints and the tokens

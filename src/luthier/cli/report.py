@@ -32,13 +32,12 @@ def main(arguments: list[str]) -> int:
     """Write the page and say where it is."""
     given = tyro.cli(Arguments, prog="luthier report", description=ABOUT, args=arguments)
     from luthier.errors import UsageError
-    from luthier.run.comparison import write_comparison
-    from luthier.run.report import REPORT, write_report
+    from luthier.run.report import write_comparison, write_report
 
     if not given.runs:
         raise UsageError("no run is named: luthier report runs/book")
     if len(given.runs) == 1:
         say(str(write_report(given.runs[0], given.out)))
     else:
-        say(str(write_comparison(given.runs, given.out or Path(REPORT))))
+        say(str(write_comparison(given.runs, given.out or Path("report.html"))))
     return 0

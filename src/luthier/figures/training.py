@@ -7,7 +7,8 @@ from typing import Literal
 
 from luthier.figures.models import Models
 from luthier.figures.picture import COLORS, DASHES, Picture, canvas, finish, tidy
-from luthier.run.pictures import losses_figure, perplexity
+from luthier.pages.numbers import perplexity
+from luthier.run.pictures import losses_figure
 from luthier.training.schedule import learning_rate_factor
 from luthier.training.settings import Settings
 

@@ -1,7 +1,5 @@
 // The page's life: choose a token, a layer and a head; the charts are Plotly's. All text goes in as textContent.
-// Places 0 to T - 1 are the tokens; place T is what comes after the text. The model foretells place p at token p - 1.
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
+// Places 0 to T - 1 are the tokens; place T is what comes after the text. The model predicts place p at token p - 1.
 const T = data.tokens.length, L = data.attention.heads.length, MEAN = -1;
 const breaks = new Set(data.breaks);
 const state = { place: T, layer: Math.floor(L / 2), head: MEAN };
@@ -12,8 +10,6 @@ const range = (count) => Array.from({ length: count }, (_, i) => i);
 const piece = (id) => data.pieces[id];
 const seen = (id) => piece(id).replaceAll(" ", "␣"); // in tables and charts, where a space alone would not show
 const token = (place) => (place === T ? "what comes next" : `“${seen(data.tokens[place])}”`);
-// Plotly reads <b>, <a> and entities in its labels: what comes from a text is written with entities
-const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 function percent(share) {
   if (share === null) return "–";
   if (share === 0 || share >= 0.9995) return `${100 * Math.round(share)}%`;
@@ -120,7 +116,7 @@ function mark(buttons, place) {
 function showToken(place) {
   const panel = byId("token-panel");
   panel.replaceChildren(element("h3", place === T ? "What comes next" : `${token(place)} at place ${place}`));
-  if (place === 0) return panel.append(element("p", "The first token: nothing comes before it, so nothing is foretold."));
+  if (place === 0) return panel.append(element("p", "The first token: nothing comes before it, so nothing is predicted."));
   const own = data.tokens[place];
   if (place < T) {
     const [probability, rank, bits] = [data.probability, data.rank, data.surprise].map((list) => list[place - 1]);
@@ -146,7 +142,7 @@ function showLooks(place) {
 const layerNames = ["embedding", ...range(L).map((layer) => `layer ${layer}`)];
 function showLens(place) {
   if (place === 0) {
-    byId("lens-title").textContent = "The first token: nothing is foretold. Choose another.";
+    byId("lens-title").textContent = "The first token: nothing is predicted. Choose another.";
     byId("lens-table").replaceChildren();
     return;
   }
@@ -173,18 +169,14 @@ function choose(place) { // for good
 
 // --- charts
 const small = () => window.innerWidth < 600;
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const scale = () => [0, 1, 2].map((step) => [step / 2, color(`map-${step}`)]);
 function draw(id, traces, { height, x = {}, y = {}, ...rest }) {
-  const axis = { automargin: true, gridcolor: color("line"), linecolor: color("line"), zeroline: false, fixedrange: !matchMedia("(pointer: fine)").matches };
-  const title = (settings) => ({ ...axis, ...settings, title: { text: settings.title ?? "", font: { size: 12 }, standoff: 6 } });
-  const layout = {
-    height, xaxis: title(x), yaxis: title(y), margin: { l: 10, r: 10, t: 10, b: 10 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: color("ink") },
-    hoverlabel: { bgcolor: color("card"), bordercolor: color("soft"), font: { color: color("ink") }, align: "left" },
-    dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false, ...rest,
-  };
-  return Plotly.react(byId(id), traces, layout, { displayModeBar: false, responsive: true });
+  const fine = matchMedia("(pointer: fine)").matches;
+  const axis = (settings) => ({ zeroline: false, linecolor: color("rule"), fixedrange: !fine, ...settings, title: { text: settings.title ?? "", font: { size: 12 }, standoff: 6 } });
+  return plot(id, traces, {
+    height, xaxis: axis(x), yaxis: axis(y), margin: { l: 10, r: 10, t: 10, b: 10 }, dragmode: fine ? "zoom" : false,
+    hovermode: "closest", ...rest,
+  });
 }
 function heatmap(z, text, settings) {
   return { type: "heatmap", z, text, hoverinfo: "text", colorscale: scale(), xgap: z[0].length > 40 ? 0 : 0.5, ygap: z.length > 40 ? 0 : 0.5, ...settings, colorbar: { thickness: 10, outlinewidth: 0, ...settings.colorbar } };
@@ -201,7 +193,7 @@ function drawAttention() {
   const text = rows.map((row, q) => row.map((w, k) => plain(`${token(q)} (${q}) → ${token(k)} (${k}): ${percent(w)}`)));
   const height = Math.min(520, byId("attention-map").clientWidth);
   draw("attention-map", [heatmap(z, text, { zmin: 0, zmax: 1, colorbar: { ...ROOTS } })], {
-    height, x: { ...tokenAxis("looked at"), showgrid: false }, y: { ...tokenAxis("looks"), tickangle: 0, autorange: "reversed", showgrid: false },
+    height, x: { ...tokenAxis("key"), showgrid: false }, y: { ...tokenAxis("query"), tickangle: 0, autorange: "reversed", showgrid: false },
   });
 }
 function drawSinks() {
@@ -301,7 +293,7 @@ const TABLES = {
   })])],
   experts: () => [["place", "token", ...data.routing.map((each) => `layer ${each.layer}`)], data.tokens.map((id, p) => [p, word(id), ...data.routing.map((each) => each.chosen[p].map((expert, k) => `${expert} (${digits(each.scores[p][k])})`).join(", "))])],
   loads: () => [["layer", ...data.routing[0].load.map((_, e) => `expert ${e}`)], data.routing.map((each) => [each.layer, ...each.load])],
-  parts: () => [["part", "layer", "parameters", "met by a token", "ms"], data.parts.map((part) => [part.name, part.layer ?? "", count(part.parameters), count(part.active), digits(part.ms)])],
+  parts: () => [["part", "layer", "parameters", "active for a token", "ms"], data.parts.map((part) => [part.name, part.layer ?? "", count(part.parameters), count(part.active), digits(part.ms)])],
 };
 function tabulate(details) {
   if (details.open) fill(details.querySelector(".scroll").appendChild(element("table")), ...TABLES[details.dataset.table]());
@@ -345,7 +337,7 @@ drawAll();
 byId("sink-map").on("plotly_click", (event) => chooseHead(event.points[0].y, event.points[0].x));
 byId("lens-map").on("plotly_click", (event) => choose(event.points[0].x));
 byId("attention-map").on("plotly_click", (event) => choose(event.points[0].y));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+dark.addEventListener("change", drawAll);
 let width = window.innerWidth;
 window.addEventListener("resize", () => {
   if (width !== window.innerWidth) drawAll(); // a phone's bars come and go, and change the height only

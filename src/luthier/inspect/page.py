@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from luthier.inspect.printable import printable
 from luthier.inspect.profile import profile_modules
 from luthier.inspect.recording import Recording, record
 from luthier.model.transformer import Transformer
+from luthier.pages.templates import render
 from luthier.terminal.numbers import readable
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
@@ -44,27 +44,12 @@ def make_page(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int], *
 
     Raises a LuthierError if there are no tokens, or for a token outside the model's vocabulary.
     """
-    from jinja2 import Environment, StrictUndefined
-
     data = gather(model, tokenizer, tokens)
-    home = files("luthier.inspect")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(read(home / "page.html"))
-    return template.render(
-        name=name.encode("utf-8", "replace").decode(),  # a file name may not be valid Unicode
-        note=note,
-        data=data,
-        facts=summarize(model, data),
-        sink=f"{SINK:.0%}",
-        style=read(home / "page.css"),
-        charts=read(files("plotly") / "package_data" / "plotly.min.js"),
-        script=read(home / "page.js"),
+    shown_name = name.encode("utf-8", "replace").decode()  # a file name may not be valid Unicode
+    title = f"Inside {shown_name}"
+    return render(
+        "luthier.inspect", "page", title=title, data=data, name=shown_name, note=note, facts=summarize(model, data)
     )
-
-
-def read(resource: Any) -> str:
-    """Read a file of the package."""
-    text: str = resource.read_text(encoding="utf-8")
-    return text
 
 
 def gather(model: Transformer, tokenizer: Tokenizer, tokens: Sequence[int]) -> dict[str, Any]:

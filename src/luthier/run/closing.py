@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from luthier.architectures import registry
+from luthier.pages.run_record import rows_by_epoch
 from luthier.run.folder import RunFolder
 from luthier.run.plan import Plan
 from luthier.terminal.durations import duration
@@ -31,16 +31,16 @@ def headline(plan: Plan, trainer: Trainer, training_tokens: int, peak: float) ->
 
 
 def closing_text(
-    folder: RunFolder, looks: list[dict[str, Any]], seconds: float, prompt: str, failed: Mapping[Path, str]
+    folder: RunFolder, evaluations: list[dict[str, Any]], seconds: float, prompt: str, failed: Mapping[Path, str]
 ) -> str:
     """The table by epoch, where everything lies, what to do next. failed: what could not be written, and why."""
-    kind = "validation" if "validation_loss" in looks[-1] else "train"
-    best = min(looks, key=lambda look: float(look[f"{kind}_loss"]))
+    kind = "validation" if "validation_loss" in evaluations[-1] else "train"
+    best = min(evaluations, key=lambda look: float(look[f"{kind}_loss"]))
     run = shlex.quote(str(folder.path))
     pages = [str(page) for page in (folder.picture, folder.report) if page not in failed]
     generate = f"luthier generate {run} {shlex.quote(prompt)}"
     lines = [
-        table_by_epoch(looks),
+        table_by_epoch(evaluations),
         f"done in {duration(seconds)}: best {kind} loss {best[f'{kind}_loss']:.4f} at step {best['step']:,}",
         f"  weights   {folder.path} (the best)",
         f"            {folder.whole_checkpoints()[-1]} (the last)",
@@ -53,18 +53,10 @@ def closing_text(
     return "\n".join(lines)
 
 
-def rows_by_epoch(looks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first look, those nearest to each epoch's end, and the last: at most 13."""
-    epochs = max(1, math.floor(looks[-1]["epoch"] + 1e-6))
-    wanted = {0, *(round(epochs * i / 11) for i in range(12))} if epochs > 1 else set()
-    rows = [looks[0]] + [min(looks, key=lambda look: abs(look["epoch"] - epoch)) for epoch in sorted(wanted - {0})]
-    return rows if looks[-1] is rows[-1] else [*rows, looks[-1]]
-
-
-def table_by_epoch(looks: list[dict[str, Any]]) -> str:
-    """The looks nearest to each epoch's end, as a table."""
+def table_by_epoch(evaluations: list[dict[str, Any]]) -> str:
+    """The evaluations nearest to the end of each epoch, as a table."""
     lines = ["epoch     step       tokens    train  validation  perplexity"]
-    for row in rows_by_epoch(looks):
+    for row in rows_by_epoch(evaluations):
         validation = row.get("validation_loss")
         shown = f"{validation:>11.4f}" if validation is not None else f"{'-':>11}"
         lines.append(

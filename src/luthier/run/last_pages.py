@@ -12,11 +12,11 @@ from luthier.run.pictures import draw_losses
 from luthier.run.report import write_report
 
 
-def write_pages(folder: RunFolder, looks: list[dict[str, Any]]) -> dict[Path, str]:
+def write_pages(folder: RunFolder, evaluations: list[dict[str, Any]]) -> dict[Path, str]:
     """Write the picture and the page of a run. Returns what could not be written, and why: the run is whole without."""
     failed = {}
     writers: dict[Path, Callable[[], object]] = {
-        folder.picture: lambda: draw_losses(looks, folder.path.name, folder.picture),
+        folder.picture: lambda: draw_losses(evaluations, folder.path.name, folder.picture),
         folder.report: lambda: write_report(folder.path),
     }
     for path, write in writers.items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.files.atomic_file import replacing_file
+from luthier.pages.numbers import perplexity
 from luthier.terminal.characters import one_line
 
 if TYPE_CHECKING:
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 TRAIN, VALIDATION, INK = "#0072B2", "#D55E00", "#333333"  # told apart by color-blind eyes (Okabe and Ito)
 
 
-def draw_losses(looks: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """Draw the curves of the looks of a run (see Watch.looked) into a PNG file."""
-    figure = losses_figure(looks)
+def draw_losses(evaluations: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """Draw the curves of a run into a PNG file. evaluations: the records of metrics.jsonl."""
+    figure = losses_figure(evaluations)
     figure.suptitle(one_line(title), color=INK, parse_math=False)
     with replacing_file(path, begins=b"\x89PNG") as part, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a run may be named in letters that no font here has
         figure.savefig(part, format="png", dpi=130)
 
 
-def losses_figure(looks: Sequence[dict[str, Any]]) -> Figure:
+def losses_figure(evaluations: Sequence[dict[str, Any]]) -> Figure:
     """The curves, without a title."""
     from matplotlib.figure import Figure  # slow to import
 
-    epochs = [look["epoch"] for look in looks]
-    tokens = [look["tokens"] for look in looks]
-    held_out = [look for look in looks if look.get("validation_loss") is not None]
+    epochs = [each["epoch"] for each in evaluations]
+    tokens = [each["tokens"] for each in evaluations]
+    held_out = [each for each in evaluations if each.get("validation_loss") is not None]
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for axes, key, label in ((left, "loss", "loss (nats a token)"), (right, "perplexity", "perplexity")):
+    for axes, key, label in ((left, "loss", "loss (nats per token)"), (right, "perplexity", "perplexity")):
         shown = (lambda loss: loss) if key == "loss" else perplexity
-        axes.plot(epochs, [shown(look["train_loss"]) for look in looks], color=TRAIN, label="training")
+        axes.plot(epochs, [shown(each["train_loss"]) for each in evaluations], color=TRAIN, label="training")
         axes.plot(
-            [look["epoch"] for look in held_out], [shown(look["validation_loss"]) for look in held_out],
+            [each["epoch"] for each in held_out], [shown(each["validation_loss"]) for each in held_out],
             color=VALIDATION, linestyle="--", label="validation",
         )  # fmt: skip
         axes.set(xlabel="epochs", ylabel=label)
@@ -53,18 +53,13 @@ def losses_figure(looks: Sequence[dict[str, Any]]) -> Figure:
         above.set_xlabel("tokens seen")
         above.xaxis.set_major_formatter(lambda value, _: short(value))
     if held_out:
-        best = min(held_out, key=lambda look: float(look["validation_loss"]))
+        best = min(held_out, key=lambda each: float(each["validation_loss"]))
         left.plot(best["epoch"], best["validation_loss"], "o", color=VALIDATION)
         left.annotate(
             f"best {best['validation_loss']:.3f}", (best["epoch"], best["validation_loss"]), xytext=(0, 9),
             textcoords="offset points", ha="center", color=INK,
         )  # fmt: skip
     return figure
-
-
-def perplexity(loss: float) -> float:
-    """Turn a loss in nats into exp(loss): how many tokens the model wavers between."""
-    return math.exp(loss) if loss < 700 else math.inf
 
 
 def short(value: float) -> str:

@@ -8,15 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.architectures import registry
 from luthier.errors import LuthierError
 from luthier.language_model import LanguageModel, load
+from luthier.pages.run_record import RunRecord
 from luthier.run import train as training
 from luthier.run.folder import RunFolder
 from luthier.run.interrupt import InterruptedRunError
 from luthier.run.pictures import losses_figure
 from luthier.run.plan import Plan
-from luthier.run.record import Record, evaluations, read, records
+from luthier.run.record import evaluations, plan_of, read, records
 from luthier.run.report import write_report
 from luthier.run.request import Basis, Data, basis_of, check_names, given_settings, names_of
 from luthier.terminal.tables import html_table
@@ -131,7 +131,7 @@ class TrainedRun:
     @property
     def plan(self) -> Plan:
         """Every setting of the run. A LuthierError where the folder is no run."""
-        return read(self.folder).plan
+        return plan_of(self.folder)
 
     def plot(self) -> Figure:
         """The curves of loss and perplexity, as a matplotlib figure that belongs to no window.
@@ -151,10 +151,8 @@ class TrainedRun:
     def facts(self) -> list[tuple[str, str]]:
         """What a person wants to know first: (name, value) pairs."""
         run = read(self.folder)
-        total, _ = registry.count_parameters(run.plan.model)
-        step = int(run.last("step") or 0)
-        known = [("model", run.plan.name), ("parameters", f"{total:,}"), ("step", f"{step:,} of {run.total_steps:,}")]
-        return known + best_of(run)
+        step = f"{run.steps_done:,} of {run.total_steps:,}"
+        return [("model", run.preset), ("parameters", f"{run.parameters:,}"), ("step", step), *best_of(run)]
 
     def __repr__(self) -> str:
         (_, name), (_, parameters), (_, step), *best = self.facts()
@@ -165,7 +163,7 @@ class TrainedRun:
         return html_table([("run", str(self.folder)), *self.facts()])
 
 
-def best_of(run: Record) -> list[tuple[str, str]]:
+def best_of(run: RunRecord) -> list[tuple[str, str]]:
     """The lowest loss and its step, if anything has been measured."""
     if run.best is None:
         return []

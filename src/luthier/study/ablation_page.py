@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from luthier.files.atomic_file import write_file
-from luthier.run.page import Cell, Chart, Section, Table, band, dots, line, write_page
-from luthier.run.pictures import perplexity
+from luthier.pages.charts import Chart, band, dots, line
+from luthier.pages.numbers import perplexity
+from luthier.pages.sections import Cell, Section, Table, write_page
 from luthier.run.plan import Plan
 from luthier.study.results import DATA, Training, gain, spread
 from luthier.study.variants import variants

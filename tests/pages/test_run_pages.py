@@ -13,11 +13,12 @@ from tiny_runs import plan
 
 from luthier.cli import report as command
 from luthier.errors import LuthierError, UsageError
+from luthier.pages.charts import Chart, dots, line
+from luthier.pages.numbers import cell
+from luthier.pages.sections import Section, Table, write_page
 from luthier.run import train
-from luthier.run.comparison import write_comparison
 from luthier.run.json_lines import append, forget_after, read_lines
-from luthier.run.page import Chart, Section, Table, cell, dots, line, write_page
-from luthier.run.report import write_report
+from luthier.run.report import write_comparison, write_report
 
 
 class Page(HTMLParser):
@@ -29,7 +30,7 @@ class Page(HTMLParser):
         self.tables: list[list[list[str]]] = []
         self.text, self.inside, self.elements = "", "", dict[str, int]()
         self.feed(self.source)
-        data = re.search(r'<script type="application/json" id="charts">(.*?)</script>', self.source, re.DOTALL)
+        data = re.search(r'<script type="application/json" id="data">(.*?)</script>', self.source, re.DOTALL)
         self.charts = json.loads(data.group(1)) if data else []
 
     def handle_starttag(self, tag, attrs):
@@ -82,12 +83,12 @@ def test_the_page_shows_the_numbers_of_the_log(run):
     for name, key in (("Learning rate", "learning_rate"), ("Speed", "tokens_per_second")):
         assert page.chart(name)["traces"][0]["y"] == [look.get(key) for look in looks]
     best = min(looks, key=lambda look: look["validation_loss"])
-    assert f"{best['validation_loss']:.4f} nats a token at step {best['step']}" in page.text
+    assert f"{best['validation_loss']:.4f} nats per token at step {best['step']}" in page.text
 
 
 def test_the_load_of_each_expert_is_shown(run):
     page, last = Page(write_report(run)), read_lines(run / "metrics.jsonl")[-1]
-    shown = page.chart("Load of each expert at the last look")["traces"][0]["z"]
+    shown = page.chart("Expert load at the last evaluation")["traces"][0]["z"]
     assert shown == [pytest.approx([share * len(layer) for share in layer]) for layer in last["expert_loads"]]
     busiest = [trace["y"][-1] for trace in page.chart("Busiest expert")["traces"]]
     assert max(busiest) == pytest.approx(last["imbalance"])

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from luthier.run.comparison import write_comparison
 from luthier.run.json_lines import append
 from luthier.run.plan import resolve
-from luthier.run.report import write_report
+from luthier.run.report import write_comparison, write_report
 from luthier.study.ablation_page import write
 from luthier.study.results import Evaluation, Training
 from luthier.study.variants import variants
