@@ -28,9 +28,6 @@ _.folded, _.folded_code
 _.Q4_0, _.Q4_1, _.Q8_0, _.Q4_K, _.Q6_K  # native.layout.Kind
 _.CHARACTERS  # sentencepiece_file.Algorithm
 
-# parts that no family uses yet
-_.GroupedSigmoidRouter, _.ScaledRMSNorm, _.AllHeadsNorm, _.Scale
-
 # people call them from Python; notebooks call _repr_html_
 _.frame, _.plot, _.report, _.samples
 _._repr_html_

@@ -12,7 +12,7 @@ import pytest
 from tiny_runs import plan
 
 from luthier.cli import report as command
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, Remark, UsageError
 from luthier.pages.charts import Chart, dots, line
 from luthier.pages.numbers import cell
 from luthier.pages.sections import Section, Table, write_page
@@ -200,6 +200,8 @@ def test_the_command(run, other, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out.split()
     assert said == [str(run / "report.html"), "report.html", "mine.html"]
     assert all(Path(name).stat().st_size > 1_000_000 for name in said)
+    with pytest.warns(Remark, match=r"\.\./.* has no effect: the run is on the page already, as "):
+        assert command.main([str(run), str(other), f"{run}/../{run.name}"]) == 0
     with pytest.raises(UsageError, match="no run is named"):
         command.main([])
     with pytest.raises(LuthierError, match=r"has no run\.toml"):
