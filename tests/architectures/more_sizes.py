@@ -27,6 +27,9 @@ DENSE = {
     "stablelm2-1.6b": 1_644_515_328,
     "stablelm2-12b": 12_143_185_920,
     "gptj-6b": 6_050_882_784,
+    "nanochat-d20": 560_988_160,
+    "nanochat-d26": 1_081_999_360,
+    "nanochat-d32": 1_879_048_192,
 }
 # all, and those that are used for a token
 MIXTURES = {

@@ -8,7 +8,7 @@ import llama_kin_tiny
 import pytest
 import torch
 
-from luthier.architectures import deepseek, gemma3, gpt2, gpt_oss, gptneox, llama, llama4, phi3
+from luthier.architectures import deepseek, gemma3, gpt2, gpt_oss, gptneox, llama, llama4, nanochat, phi3
 from luthier.architectures.registry import Config, build
 from luthier.model.rope_scaling import RopeScaling
 from luthier.model.transformer import Transformer
@@ -61,6 +61,7 @@ TINY: dict[str, Config] = {
     "phi3, window, part": phi3.Config(61, 32, 32, 48, 2, 4, 2, rotary_dim=4, window=5, rope_scaling=PART, dropout=0.2),
     "gpt-oss": OSS,
     "deepseek-v3": DEEPSEEK,
+    "nanochat": nanochat.Config(61, 32, 32, 48, 2, 4, 2, dropout=0.2),
     "gptneox": gptneox.Config(61, 32, 32, 48, 2, 4, rotary_dim=4, dropout=0.2),
     "llama4, two experts a token": replace(LLAMA4, experts_per_token=2, moe_layers=(0, 1, 3), global_layers=(1,)),
     **llama_kin_tiny.TINY,

@@ -212,7 +212,7 @@ def test_what_it_does_not_know_is_left_to_the_model():
     ):
         config = llama.Config(**SIZES, hidden_dim=192, n_kv_heads=2, rope_scaling=scaling)
         assert native_step(registry.build(config, dtype=torch.bfloat16), 64) is None, scaling.kind
-    for name in ("gemma2", "gemma3", "phi3", "gptneox", "stablelm", "gptj", "gpt-oss", "deepseek"):
+    for name in ("gemma2", "gemma3", "phi3", "gptneox", "stablelm", "gptj", "gpt-oss", "deepseek", "nanochat"):
         assert native_step(registry.build(f"{name}-nano", dtype=torch.bfloat16), 64) is None, name
     exact = gpt2.Config(**SIZES, exact_gelu=True)
     assert native_step(registry.build(exact, dtype=torch.bfloat16), 64) is None

@@ -59,6 +59,7 @@ DEEPSEEK = {
     "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6, "n_routed_experts": 8, "num_experts_per_tok": 3,
     "n_shared_experts": 2, "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2,
 }  # fmt: skip
+nanochat = of("NanoChat", SHAPE)
 deepseek_v2 = of("DeepseekV2", DEEPSEEK)
 
 
@@ -121,6 +122,11 @@ MORE = {
         deepseek_v3, rope_parameters={**YARN, **MSCALES, "mscale": 1.0}, q_lora_rank=None, norm_topk_prob=False,
         n_group=1, topk_group=1, first_k_dense_replace=0, tie_word_embeddings=True,
     ),
+    "nanochat": nanochat,
+    "nanochat, no cap, tied": partial(
+        nanochat, final_logit_softcapping=None, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 333.0},
+    ),
     "gpt-j": gptj,
     "gpt-j, whole heads": partial(gptj, rotary_dim=16, n_inner=40, activation_function="gelu"),
 }  # fmt: skip
@@ -137,6 +143,7 @@ PARTS = {
     "gemma3_text": GEMMA_PARTS,
     "phi3": LLAMA_PARTS,
     "stablelm": LLAMA_PARTS,
+    "nanochat": LLAMA_PARTS,
     "gpt_oss": LLAMA_PARTS,
     "deepseek_v2": LLAMA_PARTS,
     "deepseek_v3": LLAMA_PARTS,

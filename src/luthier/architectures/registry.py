@@ -24,6 +24,7 @@ from luthier.architectures import (
     llama4,
     mistral,
     mixtral,
+    nanochat,
     olmo,
     phi3,
     qwen2,
@@ -64,6 +65,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
         gptj.FAMILY,
         gpt_oss.FAMILY,
         deepseek.FAMILY,
+        nanochat.FAMILY,
     )
 }
 MAX_VALUES = {

@@ -162,6 +162,24 @@ class PairsToHalves:
         return torch.cat((by_head[:, : self.begin], rows, by_head[:, end:]), 1).reshape(tensor.shape)
 
 
+@dataclass(frozen=True)
+class SwapHalves:
+    """External rotary pairs turn the other way round, which is the same as the two halves of each head swapped.
+
+    n_heads: for each tensor of the rule.
+    """
+
+    n_heads: tuple[int, ...]
+
+    def to_internal(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [
+            tensor.reshape(heads, 2, -1, *tensor.shape[1:]).flip(1).reshape(tensor.shape)
+            for tensor, heads in zip(tensors, self.n_heads, strict=True)
+        ]
+
+    to_external = to_internal
+
+
 def swap_rows(tensor: Tensor, n_heads: int | None, grid: tuple[int, int]) -> Tensor:
     """View the rows of each head as a grid and transpose it."""
     if n_heads is None:

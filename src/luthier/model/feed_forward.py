@@ -27,6 +27,14 @@ class ExactGELUFeedForward(FeedForward):
         return out
 
 
+class SquaredReLUFeedForward(FeedForward):
+    """The same with max(x, 0) squared (arXiv 2109.08668)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(F.relu(self.up(x)).square())
+        return out
+
+
 class SwiGLU(nn.Module):
     """Llama's gated feed-forward, down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
 

@@ -41,6 +41,17 @@ class OffsetRMSNorm(RMSNorm):
         return (unit_rms(x.float(), self.eps) * (1 + self.weight.float())).type_as(x)
 
 
+class UnitNorm(nn.Module):
+    """RMS norm without weights. (..., C)."""
+
+    def __init__(self, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unit_rms(x, self.eps)
+
+
 class HeadLayerNorm(nn.Module):
     """LayerNorm over the dimensions of each head, without bias, whose weights differ by head. (B, H, T, D).
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from luthier.model.norm import unit_rms
+
 
 class Scale(nn.Module):
     """Multiply by a constant."""
@@ -15,6 +17,17 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.factor
+
+
+class NormedEmbedding(nn.Embedding):
+    """A table of vectors, each brought to a root mean square of 1 when it is read (nanochat)."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        super().__init__(weight.shape[0], weight.shape[1], _weight=weight)
+        self.eps = eps
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return unit_rms(super().forward(tokens), self.eps)
 
 
 class ScaledEmbedding(nn.Embedding):

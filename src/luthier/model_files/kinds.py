@@ -8,11 +8,11 @@ from types import ModuleType
 import torch
 
 from luthier.errors import LuthierError, UsageError, remark
-from luthier.model_files import book, gguf, hugging_face, meta, openai
+from luthier.model_files import book, gguf, hugging_face, meta, nanochat, openai
 from luthier.model_files.refusals import check_files, refusal
 from luthier.model_files.weights import Opened, Watch, silent
 
-READERS: tuple[ModuleType, ...] = (hugging_face, gguf, meta, openai, book)
+READERS: tuple[ModuleType, ...] = (hugging_face, gguf, meta, openai, nanochat, book)
 FORMATS = ("hf", "gguf", "meta")  # that can be written
 
 
