@@ -31,7 +31,7 @@ from limits import CPU, LIMITS
 from luthier.architectures import llama4, registry
 from luthier.generation.decoding_session import DecodingSession
 from luthier.model.transformer import Transformer
-from luthier.model_files import kinds, quantized
+from luthier.model_files import auto, quantized
 from luthier.training.machine import keep_freed_memory
 from models import smollm2
 
@@ -54,7 +54,7 @@ def models(path: Path, lengths: list[int], *, smoke: bool) -> dict[str, Callable
     chunk = CHUNK if not smoke else 32
     return {
         "the file, int4": lambda: quantized.read(path, "int4").model,
-        "the file, bfloat16": lambda: kinds.read(path, CPU, torch.bfloat16).model,
+        "the file, bfloat16": lambda: auto.read(path, CPU, torch.bfloat16).model,
         "Llama 4, chunked": lambda: llama_4(chunk, smoke=smoke),
         "Llama 4, global": lambda: llama_4(max(lengths) + 1, smoke=smoke),
     }

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from luthier.architectures import llama, registry
-from luthier.model_files import gguf, kinds
-from luthier.model_files.weights import Opened
+from luthier.model_files import auto, gguf
+from luthier.model_files.weights import LoadedModel
 
 CPU = torch.device("cpu")
 KINDS = ("Q4_0", "Q8_0", "BF16")  # llama.cpp's fastest of 4 bits, of 8, and unpacked
@@ -36,7 +36,7 @@ def in_kind(path: Path, kind: str, folder: Path) -> Path:
     out = folder / f"{path.stem}.as-{kind}.gguf"
     if not out.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        gguf.write(out, kinds.read(path, CPU, torch.float32), quantize=kind)
+        gguf.write(out, auto.read(path, CPU, torch.float32), quantize=kind)
     return out
 
 
@@ -45,14 +45,14 @@ def one_billion(folder: Path, *, tiny: bool = False) -> Path:
     out = folder / f"llama-{'tiny' if tiny else '1b'}-random.Q4_0.gguf"
     if not out.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer = kinds.read(smollm2(), CPU, None).tokenizer
+        tokenizer = auto.read(smollm2(), CPU, None).tokenizer
         config = llama.Config(
             vocab_size=49_152, context_length=4096, dim=64 if tiny else 2048, hidden_dim=128 if tiny else 8192,
             n_layers=2 if tiny else 16, n_heads=2 if tiny else 32, n_kv_heads=1 if tiny else 8, rope_theta=500_000.0,
             tie_embeddings=True,
         )  # fmt: skip
         model = registry.build(config, seed=0, dtype=torch.bfloat16)
-        gguf.write(out, Opened(model, config, tokenizer), quantize="Q4_0")
+        gguf.write(out, LoadedModel(model, config, tokenizer), quantize="Q4_0")
     return out
 
 

@@ -32,12 +32,12 @@ def luthier(path: str, kind: str, *, guess: bool = True) -> Timed:
     from luthier.generation.decoding_session import DecodingSession
     from luthier.generation.generate import generate
     from luthier.generation.settings import GenerationSettings
-    from luthier.model_files import kinds, quantized
+    from luthier.model_files import auto, quantized
     from luthier.training.machine import keep_freed_memory
 
     keep_freed_memory()
     if kind == "bfloat16":
-        model, config, tokenizer = kinds.read(Path(path), torch.device("cpu"), None)
+        model, config, tokenizer = auto.read(Path(path), torch.device("cpu"), None)
     else:
         model, config, tokenizer = quantized.read(Path(path), kind)
     model.eval()

@@ -25,8 +25,8 @@ from luthier.generation.generate import encode_prompts, generate, generate_strea
 from luthier.generation.sequence import GeneratedSequence
 from luthier.generation.settings import GenerationSettings
 from luthier.model.transformer import Transformer
-from luthier.model_files import hub, kinds, quantized
-from luthier.model_files.weights import Opened, Watch, broken_weights, silent
+from luthier.model_files import auto, hub, quantized
+from luthier.model_files.weights import LoadedModel, ProgressCallback, no_progress, nonfinite_weights
 from luthier.quantize.quantize import Kind, is_quantized
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
@@ -75,7 +75,7 @@ class LanguageModel:
         *,
         quantize: str | None = None,
         shard_bytes: int = SHARD_BYTES,
-        watch: Watch = silent,
+        watch: ProgressCallback = no_progress,
     ) -> None:
         """Write the model where `luthier.load` opens it again. Weights keep their dtype unless quantized.
 
@@ -90,8 +90,8 @@ class LanguageModel:
         """
         if is_quantized(self.model):
             raise LuthierError("this model was opened with quantize: open it without to save it")
-        opened = Opened(self.model, self.config, self._tokenizer)
-        kinds.write(Path(path), opened, format, watch, quantize=quantize, shard_bytes=shard_bytes)
+        opened = LoadedModel(self.model, self.config, self._tokenizer)
+        auto.write(Path(path), opened, format, watch, quantize=quantize, shard_bytes=shard_bytes)
 
     def generate(
         self,
@@ -238,8 +238,8 @@ def load(
             )
         model, config, tokenizer = quantized.read(place, quantize)
     else:
-        model, config, tokenizer = kinds.read(place, existing(device), dtype)
-    if broken := broken_weights(model):
+        model, config, tokenizer = auto.read(place, existing(device), dtype)
+    if broken := nonfinite_weights(model):
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         remark(
             f"{path}: weights are NaN or infinite, in {broken[0]}{more}: the file is damaged, or its training failed, "

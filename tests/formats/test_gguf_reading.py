@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from luthier.errors import LuthierError
 from luthier.formats import gguf_file
 from luthier.formats.gguf_file import GGUFFile
-from luthier.formats.gguf_header import NUMBER_TYPES
+from luthier.formats.gguf_header import TENSOR_TYPES
 
 Q = GGMLQuantizationType
 UNPACKED = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
@@ -119,7 +119,7 @@ def test_a_mapped_weight_may_be_changed_and_the_file_does_not(tmp_path):
 
 @pytest.mark.parametrize("kind", UNPACKED)
 def test_each_packed_type_is_unpacked_as_the_gguf_package_does(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf_file, "PIECE", 1000)  # some rows at a time, the last ones fewer
+    monkeypatch.setattr(gguf_file, "VALUES_PER_CHUNK", 1000)  # some rows at a time, the last ones fewer
     _, size = GGML_QUANT_SIZES[Q[kind]]
     blocks = np.random.default_rng(2).integers(0, 256, (4, 5, 2 * size), dtype=np.uint8)
     file = GGUFFile(write(tmp_path / "a.gguf", {}, {"t": (blocks, Q[kind])}), torch.float32)
@@ -159,7 +159,7 @@ def test_what_cannot_be_unpacked_is_named(kind, tmp_path):
     block, size = GGML_QUANT_SIZES[Q[kind]]
     data = bytes(size)
     file = opened(tmp_path, header(tensors=[("odd", (block,), Q[kind].value, 0)], data=data))
-    with pytest.raises(LuthierError, match=f"'odd' is of the number type {kind}, which cannot be unpacked"):
+    with pytest.raises(LuthierError, match=f"'odd' is of the number type {kind}, which cannot be dequantized"):
         file.tensor("odd")
 
 
@@ -201,7 +201,7 @@ HUGE = 2**63 - 1
 WRONG = {
     "empty": (b"", "is empty"),
     "four bytes": (b"GGUF", "truncated"),
-    "not gguf": (b"GGML" + bytes(40), "no GGUF file"),
+    "not gguf": (b"GGML" + bytes(40), "not a GGUF file"),
     "version 1": (header(version=1), "version 1 cannot be read"),
     "big endian": (header(version=3 << 24), "big endian"),
     "huge number of tensors": (header(n_tensors=HUGE), f"{HUGE} tensors in"),
@@ -211,20 +211,20 @@ WRONG = {
         header(n_fields=1, data=struct.pack("<Q", HUGE) + DATA, alignment=1),
         f"asks for byte {24 + 8 + HUGE} of",
     ),
-    "long name": (header(("a" * 300, 4, bytes(4))), "is no name of a setting"),
-    "no name": (header(("", 4, bytes(4))), "no name of a setting"),
+    "long name": (header(("a" * 300, 4, bytes(4))), "is not a name of a setting"),
+    "no name": (header(("", 4, bytes(4))), "not a name of a setting"),
     "huge text": (header(("a", 8, struct.pack("<Q", HUGE)), data=DATA), "asks for byte"),
     "huge array": (header(("a", 9, array(4, HUGE, DATA))), "items in 'a'"),
     "huge array of texts": (header(("a", 9, array(8, 2**40, DATA))), "items in 'a'"),
-    "array of arrays": (header(("a", 9, array(9, 1, array(4, 1, DATA)))), "no kind of value"),
-    "unknown kind": (header(("a", 13, DATA)), "no kind of value that there is"),
-    "text that is no UTF-8": (header(("a", 8, text(b"\xff\xfe"))), "no UTF-8"),
-    "name with an escape": (header(("a\x1b[2J", 4, bytes(4))), "no name of a setting"),
+    "array of arrays": (header(("a", 9, array(9, 1, array(4, 1, DATA)))), "unknown value type"),
+    "unknown kind": (header(("a", 13, DATA)), "unknown value type"),
+    "text that is no UTF-8": (header(("a", 8, text(b"\xff\xfe"))), "not UTF-8"),
+    "name with an escape": (header(("a\x1b[2J", 4, bytes(4))), "is not a name of a setting"),
     "setting twice": (header(("a", 4, bytes(4)), ("a", 4, bytes(4))), "two settings 'a'"),
-    "alignment 0": (header(("general.alignment", 4, bytes(4))), "no power of 2"),
-    "alignment 3": (header(("general.alignment", 4, struct.pack("<I", 3))), "no power of 2"),
-    "alignment huge": (header(("general.alignment", 4, struct.pack("<I", 2**31))), "no power of 2"),
-    "alignment a text": (header(("general.alignment", 8, text("32"))), "no power of 2"),
+    "alignment 0": (header(("general.alignment", 4, bytes(4))), "not a power of 2"),
+    "alignment 3": (header(("general.alignment", 4, struct.pack("<I", 3))), "not a power of 2"),
+    "alignment huge": (header(("general.alignment", 4, struct.pack("<I", 2**31))), "not a power of 2"),
+    "alignment a text": (header(("general.alignment", 8, text("32"))), "not a power of 2"),
     "tensor twice": (header(tensors=[("t", (4,), F32, 0), ("t", (4,), F32, 32)], data=DATA), "two tensors 't'"),
     "no dimension": (header(tensors=[("t", (), F32, 0)], data=DATA), "has 0 dimensions"),
     "five dimensions": (header(tensors=[("t", (1,) * 5, F32, 0)], data=DATA), "has 5 dimensions"),
@@ -233,10 +233,10 @@ WRONG = {
     "dimension beyond the end": (header(tensors=[("t", (17,), F32, 0)], data=DATA), "'t' ends at byte"),
     "offset beyond the end": (header(tensors=[("t", (16,), F32, 32)], data=DATA), "'t' ends at byte"),
     "offset huge": (header(tensors=[("t", (1,), F32, 2**64 - 32)], data=DATA), "'t' ends at byte"),
-    "offset that is not aligned": (header(tensors=[("t", (1,), F32, 4)], data=DATA), "no multiple of 32"),
+    "offset that is not aligned": (header(tensors=[("t", (1,), F32, 4)], data=DATA), "not a multiple of 32"),
     "unknown number type": (
         header(tensors=[("t", (1,), 4, 0)], data=DATA),
-        r"number type that is not known here \(4\)",
+        r"unknown tensor type \(4\)",
     ),
     "rows that are no blocks": (header(tensors=[("t", (16, 2), Q.Q4_0.value, 0)], data=DATA), "in Q4_0"),
 }
@@ -318,4 +318,4 @@ def test_huge_numbers_anywhere_are_a_clear_error_or_another_file(place, value, w
 
 def test_number_types_are_those_of_the_gguf_package():
     for kind in Q:
-        assert NUMBER_TYPES[kind] == (kind, kind.name, *GGML_QUANT_SIZES[kind])
+        assert TENSOR_TYPES[kind] == (kind, kind.name, *GGML_QUANT_SIZES[kind])

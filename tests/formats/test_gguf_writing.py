@@ -68,7 +68,7 @@ def test_floats_come_back_as_they_were(dtype, tmp_path):
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
 def test_packed_types_are_the_packages_own(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf_writing, "PIECE", 130)  # two rows at a time
+    monkeypatch.setattr(gguf_writing, "VALUES_PER_CHUNK", 130)  # two rows at a time
     write(tmp_path / "a.gguf", SETTINGS, layout(kind), tensors())
     file = GGUFFile(tmp_path / "a.gguf", torch.float32)
     number_type, data = file.raw("matrix")
@@ -81,7 +81,7 @@ def test_packed_types_are_the_packages_own(kind, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_floats_of_another_type_are_rounded_as_torch_does(kind, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf_writing, "PIECE", 130)  # two rows at a time
+    monkeypatch.setattr(gguf_writing, "VALUES_PER_CHUNK", 130)  # two rows at a time
     matrix = MATRIX.to(dtype)
     write(tmp_path / "a.gguf", SETTINGS, layout(kind), tensors(matrix))
     found = GGUFFile(tmp_path / "a.gguf").tensor("matrix")
@@ -105,7 +105,7 @@ def test_numbers_that_a_type_cannot_hold_are_refused_and_the_old_file_stays(kind
     path.write_bytes(b"GGUF: the old one")
     broken = MATRIX.clone()
     broken[3, 3] = number
-    with pytest.raises(LuthierError, match=f"'matrix' holds numbers that {kind} cannot"):
+    with pytest.raises(LuthierError, match=f"'matrix' has values that {kind} cannot"):
         write(path, SETTINGS, layout(kind), tensors(broken))
     assert path.read_bytes() == b"GGUF: the old one"
     assert [file.name for file in tmp_path.iterdir()] == ["a.gguf"]
@@ -150,7 +150,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_text_that_is_no_unicode_is_named(tmp_path):
-    with pytest.raises(LuthierError, match=r"cannot write .*a\.gguf: 'x.ud800' holds half of a surrogate pair"):
+    with pytest.raises(LuthierError, match=r"cannot write .*a\.gguf: 'x.ud800' contains half of a surrogate pair"):
         write(tmp_path / "a.gguf", SETTINGS | {"a.text": "x\ud800"}, layout("F32"), tensors())
     assert list(tmp_path.iterdir()) == []
 

@@ -166,17 +166,17 @@ def test_functions_beyond_plain_tensors_are_refused(call, tmp_path):
     ("content", "complaint"),
     [
         (b"\x80\x04\x8c\x05posix\x8c\x06system\x93.", "PROTO 4"),
-        (b"\x80\x02U\x05posixU\x06system\x93.", "not of the kind that torch.save writes"),
-        (b"(iposix\nsystem\n.", "not of the kind that torch.save writes"),
+        (b"\x80\x02U\x05posixU\x06system\x93.", "not written by torch.save"),
+        (b"(iposix\nsystem\n.", "not written by torch.save"),
         (b"\x80\x02\xff", "pickle cannot be read"),
         (b"\x80\x02X\xff\xff\xff\xffabc.", "pickle cannot be read"),
         (b"", "pickle cannot be read"),
         (b"\x80\x02}", "pickle cannot be read"),
         (b"\x80\x02h\x07.", "pickle cannot be read"),
-        (b"\x80\x02].", "holds no named tensors but a list"),
-        (b"\x80\x02}.", "holds no tensors"),
-        (b"\x80\x02}X\x01\0\0\0aK\x07s.", "'a' is no named tensor but a int"),
-        (b"\x80\x02}K\x07K\x07s.", "7 is no named tensor but a int"),
+        (b"\x80\x02].", "contains a list instead of named tensors"),
+        (b"\x80\x02}.", "contains no tensors"),
+        (b"\x80\x02}X\x01\0\0\0aK\x07s.", "'a' is a int, not a named tensor"),
+        (b"\x80\x02}K\x07K\x07s.", "7 is a int, not a named tensor"),
         (b"\x80\x02})" + b"\x85" * 100_000 + b"K\x07s.", "nested too deep"),
     ],
 )
@@ -216,7 +216,7 @@ def tensor_pickle(shape, strides, offset=0, numbers=16, key="0", storage=torch.F
         ({"shape": (4,), "strides": (1,), "offset": 2**62}, "damaged"),
         ({"shape": (4,), "strides": (1,), "key": "../../etc/passwd"}, "damaged"),
         ({"shape": (4,), "strides": (1,), "key": "1"}, "damaged"),
-        ({"shape": (2**30, 2**20), "strides": (0, 0)}, "'w' claims more numbers than the file holds"),
+        ({"shape": (2**30, 2**20), "strides": (0, 0)}, "'w' claims more elements than the file contains"),
     ],
 )
 def test_tensors_that_claim_more_than_the_file_has_are_refused(claims, complaint, tmp_path):
@@ -228,7 +228,7 @@ def test_tensors_that_share_their_numbers_again_and_again_are_refused(tmp_path):
     """Each alone is within the file; a model of them would not be."""
     names = [f"w{number}" for number in range(20)]
     content = tensor_pickle((10_000,), (1,), numbers=10_000, names=names)
-    with pytest.raises(LuthierError, match="share their numbers"):
+    with pytest.raises(LuthierError, match="share storage"):
         PthFile(with_pickle(tmp_path, content, bytes(40_000)))
 
 
@@ -241,7 +241,7 @@ def test_what_claims_the_right_thing_is_read(tmp_path):
 def test_files_of_other_kinds_are_refused(tmp_path):
     old = tmp_path / "old.pth"
     torch.save(WEIGHTS, old, _use_new_zipfile_serialization=False)
-    with pytest.raises(LuthierError, match=r"old\.pth is no file of weights.*older than PyTorch 1\.6"):
+    with pytest.raises(LuthierError, match=r"old\.pth is not a file of weights.*older than PyTorch 1\.6"):
         PthFile(old)
     (tmp_path / "text.pth").write_text("hello")
     (tmp_path / "folder.pth").mkdir()
@@ -250,7 +250,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", b"\x80\x02}.")
         archive.writestr("x/data/0", bytes(10**7))
-    with pytest.raises(LuthierError, match=r"text\.pth is no file of weights"):
+    with pytest.raises(LuthierError, match=r"text\.pth is not a file of weights"):
         PthFile(tmp_path / "text.pth")
     with pytest.raises(LuthierError, match=r"folder\.pth cannot be read"):
         PthFile(tmp_path / "folder.pth")
@@ -268,7 +268,7 @@ def test_a_zip_of_too_many_entries_is_refused_before_they_are_in_memory(by, tmp_
     with zipfile.ZipFile(path) as archive:
         size = path.stat().st_size - archive.start_dir
     assert size - 98 <= pth_files.directory_size(path) < size
-    monkeypatch.setattr(pth_files, "LARGEST_DIRECTORY", 100)
+    monkeypatch.setattr(pth_files, "MAX_DIRECTORY", 100)
     with pytest.raises(LuthierError, match="too many entries"):
         PthFile(path)
 
@@ -280,7 +280,7 @@ def test_a_program_of_torchscript_is_refused(tmp_path):
 
 
 def test_a_pickle_too_large_for_names_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pth_files, "LARGEST_PICKLE", 100)
+    monkeypatch.setattr(pth_files, "MAX_PICKLE", 100)
     with pytest.raises(LuthierError, match="too large for names and shapes"):
         PthFile(saved(tmp_path, WEIGHTS))
 

@@ -103,7 +103,7 @@ def test_a_shard_name_cannot_leave_the_folder(name, tmp_path):
     folder = tmp_path / "inner"
     folder.mkdir()
     save_file({"a": torch.ones(1)}, tmp_path / "secret.safetensors")
-    with pytest.raises(LuthierError, match=r"no name of a \.safetensors file in this folder"):
+    with pytest.raises(LuthierError, match=r"not the name of a \.safetensors file in this folder"):
         SafetensorsFolder(shards(folder, {"a": name}))
 
 
@@ -119,7 +119,7 @@ def test_a_missing_shard_and_a_doubled_tensor_are_named(tmp_path):
     with pytest.raises(LuthierError, match=r"two\.safetensors is missing"):
         SafetensorsFolder(tmp_path)
     save_file({"a": torch.ones(1)}, tmp_path / "two.safetensors")
-    with pytest.raises(LuthierError, match="tensor 'a' lies in two files"):
+    with pytest.raises(LuthierError, match="tensor 'a' is in two files"):
         SafetensorsFolder(tmp_path)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.errors import LuthierError
-from luthier.formats.tensorflow_bundle import LARGEST_NAME, TensorFlowBundle
+from luthier.formats.tensorflow_bundle import MAX_NAME, TensorFlowBundle
 from writers import tensorflow as writer
 
 quick = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -54,7 +54,7 @@ def test_every_flipped_bit_of_the_numbers_is_found(tmp_path):
     content = bytearray((tmp_path / DATA).read_bytes())
     content[-1] ^= 1
     (tmp_path / DATA).write_bytes(content)
-    with pytest.raises(LuthierError, match=r"'model/wte' do not have their checksum"):
+    with pytest.raises(LuthierError, match=r"checksum of 'model/wte' is wrong"):
         TensorFlowBundle(tmp_path / "x").tensor("model/wte")
 
 
@@ -70,9 +70,9 @@ def put(folder: Path, *pairs: tuple[bytes, bytes], header: bytes = writer.field(
     [
         ((2, 4), 64, 32, "truncated"),
         ((2, 4), 2**63, 32, "truncated"),
-        ((2, 4), 0, 64, "truncated or not of one"),
-        ((2**39, 2**39, 2**39), 0, 32, "truncated or not of one"),
-        ((2**40,), 0, 32, "beyond bounds"),
+        ((2, 4), 0, 64, "truncated or belong"),
+        ((2**39, 2**39, 2**39), 0, 32, "truncated or belong"),
+        ((2**40,), 0, 32, "too large"),
         ((2**64 - 1,), 0, 32, "negative"),
         ((1,) * 9, 0, 4, "9 dimensions"),
     ],
@@ -89,8 +89,8 @@ def test_a_variable_that_lies_elsewhere_is_refused_before_memory_is_taken(shape,
         (writer.field(1, 0), [], "0 data files"),
         (writer.field(1, 2**31), [], "data files"),
         (writer.field(1, 1) + writer.field(2, 1), [], "big-endian"),
-        (writer.field(1, b"x"), [], "number was expected"),
-        (writer.field(1, 1), [(b"v", writer.field(2, 7))], "message was expected"),
+        (writer.field(1, b"x"), [], "expected an integer"),
+        (writer.field(1, 1), [(b"v", writer.field(2, 7))], "expected a message"),
         (writer.field(1, 1), [(b"v", writer.field(7, b"slice"))], "slices"),
         (writer.field(1, 1), [(b"v", b"\xff" * 11)], "more than 64 bits"),
         (writer.field(1, 1), [(b"v", b"\x0b")], "unknown wire type"),
@@ -109,7 +109,7 @@ def test_an_index_that_makes_no_sense_says_why(header, pairs, complaint, tmp_pat
 
 def test_a_type_without_numbers_is_named_when_it_is_read(tmp_path):
     read = put(tmp_path, (b"text", writer.entry(7, (1,), 0, bytes(4))))
-    with pytest.raises(LuthierError, match="'text' is of TensorFlow's type number 7"):
+    with pytest.raises(LuthierError, match="'text' has TensorFlow's type number 7"):
         read.tensor("text")
 
 
@@ -122,7 +122,7 @@ def test_a_missing_data_file_is_named(tmp_path):
 
 def test_names_that_grow_from_few_bytes_are_bounded(tmp_path):
     """Each key keeps all of the one before it: a small file would hold gigabytes of names."""
-    first = b"a" * (LARGEST_NAME + 1)
+    first = b"a" * (MAX_NAME + 1)
     with pytest.raises(LuthierError, match="too long"):
         put(tmp_path, (first, b""), *((first + bytes([n]), b"") for n in range(9)))
 
@@ -142,8 +142,8 @@ def with_block(content: bytes, compression: int = 0) -> bytes:
     ("content", "complaint"),
     [
         (with_block(writer.block([(b"", b"")]), compression=1), "compressed"),
-        (with_block(b"\xff\xff\xff\xff"), "smaller than it says"),
-        (with_block(b"\x05\x01\x00" + b"a" + bytes(4) + b"\x01\0\0\0"), "keeps more"),
+        (with_block(b"\xff\xff\xff\xff"), "smaller than it declares"),
+        (with_block(b"\x05\x01\x00" + b"a" + bytes(4) + b"\x01\0\0\0"), "shares more"),
         (with_block(b"\x00\x7f\x00" + b"a" + bytes(4) + b"\x01\0\0\0"), "ends too early"),
         (with_block(writer.block([(b"b", b""), (b"a", b"")])), "out of order"),
         (b"nothing", "truncated"),

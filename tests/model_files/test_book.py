@@ -200,7 +200,7 @@ def test_gpt2s_vocabulary_brings_gpt2s_tokenizer_if_it_can_be_had(monkeypatch):
         ),
         (lambda weights: weights.update({"trf_blocks.7.norm1.scale": torch.ones(128)}), "not numbered from 0 on"),
         (lambda weights: weights.update({"tok_emb.weight": torch.ones(61, 128).long()}), "holds int64, not floats"),
-        (lambda weights: weights.clear(), "holds no tensors"),
+        (lambda weights: weights.clear(), "contains no tensors"),
     ],
 )
 def test_files_of_other_models_are_refused(change, complaint, tmp_path):

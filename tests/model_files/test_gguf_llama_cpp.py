@@ -14,7 +14,7 @@ import torch
 from gguf_models import CONFIGS, random_model
 
 from luthier.model_files import gguf
-from luthier.model_files.weights import Opened
+from luthier.model_files.weights import LoadedModel
 from luthier.tokenizers.core.train import train_bpe
 
 pytestmark = [
@@ -72,7 +72,7 @@ def near(tolerance: float, expected: list[tuple[int, float]]) -> list[tuple[int,
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_model_of_ours_writes_the_same_in_llama_cpp(kind, characters, tmp_path):
     model = random_model(CONFIGS[kind])
-    gguf.write(tmp_path / "a.gguf", Opened(model, CONFIGS[kind], characters))
+    gguf.write(tmp_path / "a.gguf", LoadedModel(model, CONFIGS[kind], characters))
     tolerance = 5e-3 if kind.startswith(GELU) else 1e-5  # its GELU is a table of 16 bits
     assert llama_cpp(tmp_path / "a.gguf", PROMPT, n_predict=STEPS) == near(tolerance, ours(model, PROMPT, STEPS))
 
@@ -81,7 +81,7 @@ def test_a_model_of_ours_writes_the_same_in_llama_cpp(kind, characters, tmp_path
 def test_llama_cpp_opens_each_number_type(kind, characters, tmp_path):
     """Within what its own rounding of the inputs to 8 or 16 bits makes of it."""
     config = CONFIGS["llama4"]
-    gguf.write(tmp_path / "a.gguf", Opened(random_model(config), config, characters), quantize=kind)
+    gguf.write(tmp_path / "a.gguf", LoadedModel(random_model(config), config, characters), quantize=kind)
     model = gguf.read(tmp_path / "a.gguf", torch.device("cpu"), torch.float32).model.eval()
     assert llama_cpp(tmp_path / "a.gguf", PROMPT, n_predict=1) == near(0.1, ours(model, PROMPT, 1))
 
@@ -90,6 +90,6 @@ def test_llama_cpp_reads_a_text_as_we_do(tmp_path):
     tokenizer = train_bpe(["the cat sat on the mat. " * 20, "un café, s'il vous plaît"], vocab_size=290)
     config = replace(CONFIGS["llama"], vocab_size=tokenizer.vocab_size)
     model = random_model(config)
-    gguf.write(tmp_path / "a.gguf", Opened(model, config, tokenizer))
+    gguf.write(tmp_path / "a.gguf", LoadedModel(model, config, tokenizer))
     text = "the cat's café  sat"
     assert llama_cpp(tmp_path / "a.gguf", text, n_predict=1) == near(1e-5, ours(model, tokenizer.encode(text), 1))

@@ -21,7 +21,7 @@ from luthier.formats import gguf_writing
 from luthier.formats.gguf_file import GGUFFile
 from luthier.model.rope_scaling import RopeScaling
 from luthier.model_files import gguf
-from luthier.model_files.weights import Opened
+from luthier.model_files.weights import LoadedModel
 from luthier.tokenizers.core.train import train_bpe
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ ALL = {**CONFIGS, **OURS}
 def test_what_is_written_is_what_is_opened(kind, dtype, tmp_path):
     config = ALL[kind]
     model = random_model(config).to(dtype)
-    gguf.write(tmp_path / "a.gguf", Opened(model, config, None))
+    gguf.write(tmp_path / "a.gguf", LoadedModel(model, config, None))
     assert gguf.recognizes(tmp_path / "a.gguf")
     again, found, tokenizer = gguf.read(tmp_path / "a.gguf", CPU, None)
     assert found == config
@@ -53,7 +53,7 @@ def test_packed_files_hold_the_model_as_near_as_their_bits_allow(family, kind, t
     config = CONFIGS[family]
     model = random_model(config)
     path = tmp_path / "a.gguf"
-    gguf.write(path, Opened(model, config, None), quantize=kind)
+    gguf.write(path, LoadedModel(model, config, None), quantize=kind)
     found = gguf.read(path, CPU, torch.float32).model.state_dict()
     for name, weight in model.state_dict().items():
         error = (found[name] - weight).square().mean().sqrt() / weight.std()
@@ -67,7 +67,7 @@ def test_what_must_not_be_packed_is_not(tmp_path):
     path = tmp_path / "a.gguf"
     kinds = {}
     for config in (CONFIGS["gpt2-course"], CONFIGS["llama4, two experts a token"]):
-        gguf.write(path, Opened(random_model(config), config, None), quantize="q4_0")
+        gguf.write(path, LoadedModel(random_model(config), config, None), quantize="q4_0")
         reader = GGUFReader(path)
         kinds |= {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
         assert reader.fields["general.file_type"].contents() == 2
@@ -85,21 +85,21 @@ def test_what_must_not_be_packed_is_not(tmp_path):
 
 def test_an_unknown_number_type_is_a_wrong_setting(tmp_path):
     config = CONFIGS["llama"]
-    with pytest.raises(UsageError, match="quantize 'Q2' is not to be had; there are F32, F16"):
-        gguf.write(tmp_path / "a.gguf", Opened(random_model(config), config, None), quantize="Q2")
+    with pytest.raises(UsageError, match="quantize 'Q2' is not supported; there are F32, F16"):
+        gguf.write(tmp_path / "a.gguf", LoadedModel(random_model(config), config, None), quantize="Q2")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_someone_can_watch(tmp_path):
     config, seen = CONFIGS["llama"], []
-    gguf.write(tmp_path / "a.gguf", Opened(random_model(config), config, None), lambda *at: seen.append(at))
+    gguf.write(tmp_path / "a.gguf", LoadedModel(random_model(config), config, None), lambda *at: seen.append(at))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
 
 
 def test_a_model_without_biases_gets_zeros_and_comes_back_without(tmp_path):
     config = CONFIGS["gpt2-course"]
-    gguf.write(tmp_path / "a.gguf", Opened(random_model(config), config, None))
+    gguf.write(tmp_path / "a.gguf", LoadedModel(random_model(config), config, None))
     bias = GGUFFile(tmp_path / "a.gguf").tensor("blk.0.attn_qkv.bias")
     assert bias.shape == (96,)
     assert not bias.any()
@@ -109,7 +109,7 @@ def test_the_settings_have_the_names_of_llama_cpp(tmp_path):
     """As its own converter writes them for each family."""
     found = {}
     for kind in ("gpt2", "llama 3.1", "llama4"):
-        gguf.write(tmp_path / "a.gguf", Opened(random_model(CONFIGS[kind]), CONFIGS[kind], None))
+        gguf.write(tmp_path / "a.gguf", LoadedModel(random_model(CONFIGS[kind]), CONFIGS[kind], None))
         found |= GGUFFile(tmp_path / "a.gguf").fields
     expected = {
         "gpt2.context_length": 64,
@@ -140,7 +140,7 @@ def test_the_settings_have_the_names_of_llama_cpp(tmp_path):
 
 def foreign(path: Path, config, drop: tuple[str, ...] = ("luthier.",), tensors=(), **changes: object) -> Path:
     """A file without our own keys, with settings changed (None: dropped) and tensors added or replaced."""
-    gguf.write(path, Opened(random_model(config), config, None))
+    gguf.write(path, LoadedModel(random_model(config), config, None))
     file = GGUFFile(path)
     fields = {name: value for name, value in file.fields.items() if not name.startswith(drop)} | changes
     held = {name: file.tensor(name).clone() for name in file.shapes()} | dict(tensors)
@@ -239,7 +239,7 @@ def test_a_setting_of_the_architecture_that_is_not_understood_draws_a_remark(tmp
 )
 def test_what_the_format_has_no_words_for_is_named_and_nothing_written(config, message, tmp_path):
     with pytest.raises(LuthierError, match=f"GGUF has no setting for {message}"):
-        gguf.write(tmp_path / "a.gguf", Opened(random_model(config), config, None))
+        gguf.write(tmp_path / "a.gguf", LoadedModel(random_model(config), config, None))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -371,7 +371,7 @@ def test_the_tokenizer_and_its_chat_template_come_along(tmp_path):
     tokenizer = train_bpe(["abc abd " * 20], vocab_size=290)
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     config = replace(CONFIGS["llama"], vocab_size=tokenizer.vocab_size + 7)
-    gguf.write(tmp_path / "a.gguf", Opened(random_model(config), config, tokenizer))
+    gguf.write(tmp_path / "a.gguf", LoadedModel(random_model(config), config, tokenizer))
     assert len(GGUFFile(tmp_path / "a.gguf").fields["tokenizer.ggml.tokens"]) == config.vocab_size
     again = gguf.read(tmp_path / "a.gguf", CPU, None).tokenizer
     assert again.encode("abd é\n") == tokenizer.encode("abd é\n")
@@ -418,9 +418,9 @@ def test_the_presets_of_meta_need_no_caution():
 def whole(tmp_path_factory):
     config = CONFIGS["llama 3.1"]
     path = tmp_path_factory.mktemp("whole") / "a.gguf"
-    gguf.write(path, Opened(random_model(config), config, None), quantize="Q8_0")
+    gguf.write(path, LoadedModel(random_model(config), config, None), quantize="Q8_0")
     file = GGUFFile(path)
-    return path, path.read_bytes(), min(place.start for place in file.places.values())
+    return path, path.read_bytes(), min(place.start for place in file.infos.values())
 
 
 NUMBERS = st.sampled_from([0, 1, 2, 2**16, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1]).map(

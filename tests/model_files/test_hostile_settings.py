@@ -38,7 +38,7 @@ SHAPES = {"tok_emb.weight": (31, 128), "pos_emb.weight": (16, 128), "trf_blocks.
 READERS = {
     "llama": (LLAMA, lambda values: meta.read_config(values, vocab_size=31, tied=False)),
     "llama4": (LLAMA4, lambda values: meta.read_config(values, vocab_size=31, tied=False)),
-    "openai": (HPARAMS, openai.NAMES.settings.read),
+    "openai": (HPARAMS, openai.SPEC.settings.read),
     "book": (
         {"n_heads": 2, "drop_rate": 0.1},
         lambda values: book.read_config(SHAPES, values, tied=False, file="model.json"),

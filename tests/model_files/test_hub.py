@@ -104,7 +104,7 @@ def test_one_file_of_a_model_can_be_named(address: str, tmp_path: Path) -> None:
 
 def test_what_the_hub_does_not_have_is_one_line(address: str, tmp_path: Path) -> None:
     said = fetch("hf:org/other", tmp_path, HF_ENDPOINT=address)
-    assert said == "error: hf:org/other: the hub has no such thing, or keeps it private: then set HF_TOKEN"
+    assert said == "error: hf:org/other: the hub has no such model or file; if it is private, set HF_TOKEN"
 
 
 def test_offline_the_way_out_is_named(tmp_path: Path) -> None:
@@ -115,5 +115,5 @@ def test_offline_the_way_out_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["hf:", "hf:name", "hf:../../etc", "hf:a/b/c", "hf:org/name/../x.gguf@", "hf:o/n@"])
 def test_what_is_no_name_says_so(name: str) -> None:
-    with pytest.raises(UsageError, match="is no name on the hub"):
+    with pytest.raises(UsageError, match="is not a name on the hub"):
         hub.fetch(name)

@@ -18,7 +18,7 @@ from luthier.architectures import registry
 from luthier.errors import LuthierError, UsageError
 from luthier.formats.pth_files import PthFile
 from luthier.model_files import hugging_face, meta
-from luthier.model_files.weights import Opened
+from luthier.model_files.weights import LoadedModel
 from luthier.tokenizers.core.train import characters
 from luthier.tokenizers.formats.tiktoken_model import FAMILIES as FAMILIES_OF_TOKENIZERS
 from luthier.tokenizers.formats.tiktoken_model import build, read_tiktoken
@@ -120,7 +120,7 @@ def test_what_is_written_has_metas_names_and_numbers(kind, tmp_path):
 def test_the_dtype_stays(dtype, tmp_path):
     config = our_llama.Config(31, 16, 8, 12, 2, 2, 1)
     model = registry.build(config, dtype=dtype)
-    meta.write(tmp_path, Opened(model, config, None))
+    meta.write(tmp_path, LoadedModel(model, config, None))
     again = meta.read(tmp_path, CPU, None).model
     assert again.embedding.weight.dtype == dtype
     assert_same(again, model)
@@ -186,7 +186,7 @@ def test_every_width_of_a_feed_forward_can_be_written(dim):
 def test_layers_that_no_step_describes_come_back(tmp_path):
     config = our_llama4.Config(31, 16, 8, 8, 12, 4, 2, 1, n_experts=2, moe_layers=(0, 3), global_layers=())
     model = registry.build(config)
-    meta.write(tmp_path, Opened(model, config, None))
+    meta.write(tmp_path, LoadedModel(model, config, None))
     again = meta.read(tmp_path, CPU, None)
     assert again.config == config
     assert_same(again.model, model)
@@ -249,14 +249,14 @@ def test_settings_that_do_not_fit_are_named(changes, complaint, tmp_path):
 def test_gpt2_is_refused_and_nothing_is_written(tmp_path):
     config = our_gpt2.Config(31, 16, 8, 2, 2)
     with pytest.raises(UsageError, match="Meta's format is for llama and llama4, not for gpt2"):
-        meta.write(tmp_path / "out", Opened(registry.build(config), config, None))
+        meta.write(tmp_path / "out", LoadedModel(registry.build(config), config, None))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_hugging_face_folder_is_not_written_into(tmp_path):
     """It would go on being opened as what it was."""
     config = our_llama.Config(31, 16, 8, 12, 2, 2, 1)
-    opened = Opened(registry.build(config), config, None)
+    opened = LoadedModel(registry.build(config), config, None)
     hugging_face.write(tmp_path, opened)
     with pytest.raises(UsageError, match="holds a Hugging Face model"):
         meta.write(tmp_path, opened)
@@ -265,14 +265,14 @@ def test_a_hugging_face_folder_is_not_written_into(tmp_path):
 def test_an_error_on_the_way_leaves_the_old_folder(tmp_path, monkeypatch):
     config = our_llama.Config(31, 16, 8, 12, 2, 2, 1)
     old, new = registry.build(config, seed=1), registry.build(config, seed=2)
-    meta.write(tmp_path, Opened(old, config, None))
+    meta.write(tmp_path, LoadedModel(old, config, None))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(meta.pth_files, "padding", full)
     with pytest.raises(LuthierError, match=r"cannot write .*No space left"):
-        meta.write(tmp_path, Opened(new, config, None))
+        meta.write(tmp_path, LoadedModel(new, config, None))
     assert_same(meta.read(tmp_path, CPU, None).model, old)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "consolidated.00.pth",
@@ -284,7 +284,7 @@ def test_an_error_on_the_way_leaves_the_old_folder(tmp_path, monkeypatch):
 def test_progress_counts_all_bytes(tmp_path):
     config = our_llama.Config(31, 16, 8, 12, 2, 2, 1)
     seen = []
-    meta.write(tmp_path, Opened(registry.build(config), config, None), lambda *counts: seen.append(counts))
+    meta.write(tmp_path, LoadedModel(registry.build(config), config, None), lambda *counts: seen.append(counts))
     total = sum(tensor.nbytes for tensor in PthFile(tmp_path / "consolidated.00.pth").tensors.values())
     assert seen[-1] == (total, total)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
@@ -294,7 +294,7 @@ def test_progress_counts_all_bytes(tmp_path):
 def test_the_tokenizer_goes_with_the_model(family, tmp_path):
     tokenizer = build({bytes([byte]): byte for byte in range(256)}, FAMILIES_OF_TOKENIZERS[family])
     config = our_llama.Config(tokenizer.vocab_size, 16, 8, 12, 2, 2, 1)
-    meta.write(tmp_path, Opened(registry.build(config), config, tokenizer))
+    meta.write(tmp_path, LoadedModel(registry.build(config), config, tokenizer))
     again = meta.read(tmp_path, CPU, None).tokenizer
     assert again.fingerprint == tokenizer.fingerprint
     assert (again.eos_ids, again.pad_id, again.adds_bos) == (tokenizer.eos_ids, tokenizer.pad_id, False)
@@ -317,7 +317,7 @@ def test_a_tokenizer_of_llama_2s_kind_is_written_for_sentencepiece(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(content.getvalue())
     tokenizer = load_tokenizer(tmp_path / "tokenizer.model")
     config = our_llama.Config(tokenizer.vocab_size, 16, 8, 12, 2, 2, 1)
-    meta.write(tmp_path / "meta", Opened(registry.build(config), config, tokenizer))
+    meta.write(tmp_path / "meta", LoadedModel(registry.build(config), config, tokenizer))
     processor = sentencepiece.SentencePieceProcessor(str(tmp_path / "meta/tokenizer.model"))
     for text in ("small words", "  of é\n"):
         ids = meta.read(tmp_path / "meta", CPU, None).tokenizer.encode(text)
@@ -328,7 +328,7 @@ def test_a_tokenizer_of_another_kind_is_written_as_tokenizer_json(tmp_path):
     tokenizer = characters(["hello"])
     config = our_llama.Config(tokenizer.vocab_size, 16, 8, 12, 2, 2, 1)
     (tmp_path / "tokenizer.model").write_text("of an earlier model")
-    meta.write(tmp_path, Opened(registry.build(config), config, tokenizer))
+    meta.write(tmp_path, LoadedModel(registry.build(config), config, tokenizer))
     assert not (tmp_path / "tokenizer.model").exists()
     assert meta.read(tmp_path, CPU, None).tokenizer.encode("hello") == tokenizer.encode("hello")
 

@@ -62,7 +62,7 @@ def test_shards_open_by_their_index(tmp_path):
     with pytest.raises(LuthierError, match=r"pytorch_model-00002-of-00002\.bin is missing"):
         luthier.load(folder)
     index.write_text(json.dumps({"weight_map": {"a": "../../etc/passwd.bin"}}))
-    with pytest.raises(LuthierError, match=r"is no name of a \.bin file in this folder"):
+    with pytest.raises(LuthierError, match=r"is not the name of a \.bin file in this folder"):
         luthier.load(folder)
     index.unlink()
     with pytest.raises(LuthierError, match=r"and no pytorch_model\.bin\.index\.json"):
@@ -136,7 +136,7 @@ def test_a_broken_scale_in_a_packed_file_is_said(tmp_path):
     peer.save_pretrained(tmp_path / "a")
     path = tmp_path / "a.gguf"
     luthier.load(tmp_path / "a").save(path, "gguf", quantize="Q4_0")
-    place = GGUFFile(path).places["blk.0.ffn_up.weight"]
+    place = GGUFFile(path).infos["blk.0.ffn_up.weight"]
     content = bytearray(path.read_bytes())
     content[place.start + 18 : place.start + 20] = b"\x00\x7e"  # the scale of the second block: NaN in float16
     path.write_bytes(content)

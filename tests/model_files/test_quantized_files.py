@@ -18,8 +18,8 @@ from luthier.errors import LuthierError
 from luthier.formats import gguf_writing
 from luthier.formats.gguf_file import GGUFFile
 from luthier.generation.decoding_session import DecodingSession
-from luthier.model_files import four_bits, gguf, hugging_face, quantized
-from luthier.model_files.weights import Opened
+from luthier.model_files import gguf, gguf_int4, hugging_face, quantized
+from luthier.model_files.weights import LoadedModel
 from luthier.native import build
 from luthier.native.blocks import BlockEmbedding, BlockLinear
 from luthier.quantize.linear import Int4Linear, Int8Linear
@@ -47,7 +47,7 @@ def _alone(monkeypatch):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_without_the_library_four_bits_of_a_file_stay_what_they_are(tmp_path, name):
     config = CONFIGS[name]
-    gguf.write(tmp_path / "m.gguf", Opened(random_model(config), config, None), quantize="Q4_0")
+    gguf.write(tmp_path / "m.gguf", LoadedModel(random_model(config), config, None), quantize="Q4_0")
     plain = gguf.read(tmp_path / "m.gguf", CPU, torch.float32)
     packed = quantized.read(tmp_path / "m.gguf", "int4")
     assert packed.config == config
@@ -73,12 +73,12 @@ def same_logits(plain, packed, vocab_size):
 
 def file_of(path, config, kinds):
     """A file whose matrices are of the kinds of blocks, in turn."""
-    gguf.write(path, Opened(random_model(config), config, None), quantize="F32")
+    gguf.write(path, LoadedModel(random_model(config), config, None), quantize="F32")
     plain = GGUFFile(path)
     writer = GGUFWriter(path.with_suffix(".blocks"), plain.fields["general.architecture"])
     for name, value in plain.fields.items():
         gguf_writing.add_setting(writer, name, value)
-    for number, (name, place) in enumerate(plain.places.items()):
+    for number, (name, place) in enumerate(plain.infos.items()):
         if len(place.shape) == 1 or name.startswith("position"):
             writer.add_tensor(name, plain.tensor(name).numpy())
             continue
@@ -127,7 +127,7 @@ def test_blocks_are_read_as_gguf_reads_them():
     weight = np.random.default_rng(0).normal(size=(6, 96)).astype(np.float32)
     for kind in (library.GGMLQuantizationType.Q4_0, library.GGMLQuantizationType.Q4_1):
         data = library.quants.quantize(weight, kind)
-        numbers, scales, zeros = four_bits.blocks(kind, data)
+        numbers, scales, zeros = gguf_int4.unpack_blocks(kind, data)
         found = (numbers.float().view(6, 3, 32) - 8) * scales[..., None] + zeros[..., None]
         np.testing.assert_allclose(found.view(6, 96), library.quants.dequantize(data, kind), rtol=1e-5, atol=1e-6)
 
@@ -136,7 +136,7 @@ def test_blocks_are_read_as_gguf_reads_them():
 def test_a_folder_is_quantized(tmp_path, kind):
     config = CONFIGS["llama"]
     model = random_model(config)
-    hugging_face.write(tmp_path / "m", Opened(copy.deepcopy(model), config, None))
+    hugging_face.write(tmp_path / "m", LoadedModel(copy.deepcopy(model), config, None))
     found = quantized.read(tmp_path / "m", kind).model
     layer = found.layers[1].attention.key
     if build.has_library():
@@ -148,7 +148,7 @@ def test_a_folder_is_quantized(tmp_path, kind):
 
 def test_widths_that_no_block_divides_are_packed_by_rows(tmp_path):
     config = llama.Config(**LLAMA)  # hidden_dim 48: rows of `down` are F16 in the file
-    gguf.write(tmp_path / "m.gguf", Opened(registry.build(config), config, None), quantize="Q4_0")
+    gguf.write(tmp_path / "m.gguf", LoadedModel(registry.build(config), config, None), quantize="Q4_0")
     model = quantized.read(tmp_path / "m.gguf", "int4").model
     assert isinstance(model.layers[0].feed_forward.down, Int8Linear)
 

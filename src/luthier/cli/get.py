@@ -101,9 +101,9 @@ def check(name: str, folder: Path) -> None:
     from luthier.architectures import registry
     from luthier.files.json_files import read_json
     from luthier.formats.tensorflow_bundle import TensorFlowBundle
-    from luthier.model_files.openai import NAMES
+    from luthier.model_files.openai import SPEC
 
-    config = NAMES.settings.read(read_json(folder / "hparams.json"))
+    config = SPEC.settings.read(read_json(folder / "hparams.json"))
     if config != registry.preset(name):
         raise LuthierError(f"{folder / 'hparams.json'} is not that of {name}")
     bundle = TensorFlowBundle(folder / PREFIX)

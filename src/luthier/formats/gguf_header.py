@@ -2,7 +2,7 @@
 
     "GGUF", version, number of tensors, number of metadata entries
     each entry: name, value type, value (a number, a string, or an array of either)
-    each tensor: name, dimensions (fastest-varying first, the reverse of torch's), number type, offset
+    each tensor: name, dimensions (fastest-varying first, the reverse of torch's), type, offset
     the tensors' data, from the next multiple of general.alignment
 
 Numbers are little-endian. The file is untrusted: every count, length and offset is checked against the available bytes
@@ -23,19 +23,19 @@ from luthier.formats.weight_table import Shape
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-LARGEST_HEADER = 2**26  # bytes: the metadata of the largest vocabularies takes some 20 MB
-LARGEST_ENTRIES = 2**16  # metadata entries, and tensors
-LARGEST_NAME = 256  # characters; llama.cpp allows 63 for tensors
-LARGEST_ITEMS = 2**22  # of all arrays together: tokens and merges of the largest vocabularies are some 1.3 million
-LARGEST_DIMENSIONS = 4
-LARGEST_ALIGNMENT = 2**16
+MAX_HEADER = 2**26  # bytes: the metadata of the largest vocabularies takes some 20 MB
+MAX_ENTRIES = 2**16  # metadata entries, and tensors
+MAX_NAME = 256  # characters; llama.cpp allows 63 for tensors
+MAX_ITEMS = 2**22  # of all arrays together: tokens and merges of the largest vocabularies are some 1.3 million
+MAX_DIMENSIONS = 4
+MAX_ALIGNMENT = 2**16
 NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
 STRING, ARRAY = 8, 9
 LENGTH = struct.Struct("<Q")
 
 
-class NumberType(NamedTuple):
-    """A number type: `block` numbers are stored in `block_bytes` bytes."""
+class TensorType(NamedTuple):
+    """A tensor type (GGMLQuantizationType): `block` values are stored in `block_bytes` bytes."""
 
     number: int  # of the type, in files
     name: str
@@ -44,8 +44,8 @@ class NumberType(NamedTuple):
 
 
 # the same as the `gguf` package's own table (tested); importing it takes longer than reading a header
-NUMBER_TYPES = {
-    number: NumberType(number, name, block, block_bytes)
+TENSOR_TYPES = {
+    number: TensorType(number, name, block, block_bytes)
     for block, types in {
         1: "0 F32 4, 1 F16 2, 24 I8 1, 25 I16 2, 26 I32 4, 27 I64 8, 28 F64 8, 30 BF16 2",
         32: "2 Q4_0 18, 3 Q4_1 20, 6 Q5_0 22, 7 Q5_1 24, 8 Q8_0 34, 9 Q8_1 40, 20 IQ4_NL 18, 39 MXFP4 17",
@@ -60,10 +60,10 @@ NUMBER_TYPES = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """A tensor of the file: number type, shape in torch's order, and position."""
+class TensorInfo:
+    """A tensor of the file: its type, shape in torch's order, and position."""
 
-    kind: NumberType
+    kind: TensorType
     shape: Shape
     start: int  # byte offset from the beginning of the file
     nbytes: int
@@ -109,7 +109,7 @@ class Cursor:
         try:
             return str(self.take(size), "utf-8")
         except UnicodeDecodeError:
-            raise LuthierError(f"the file is broken: {what} is no UTF-8") from None
+            raise LuthierError(f"the file is broken: {what} is not UTF-8") from None
 
     def texts(self, what: str, count: int) -> list[str]:
         """Read `count` strings: a fast version of `text`, for vocabularies of a hundred thousand tokens."""
@@ -130,10 +130,10 @@ class Cursor:
         return found
 
     def name(self, what: str) -> str:
-        """Read a name. Names appear in error messages on a terminal, so control characters are refused."""
+        """Read a name. Names appear in error messages on a terminal, so control characters are rejected."""
         name = self.text(f"the name of a {what}")
-        if not 0 < len(name) <= LARGEST_NAME or not name.isprintable():
-            raise LuthierError(f"the file is broken: {name!r:.60} is no name of a {what}")
+        if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+            raise LuthierError(f"the file is broken: {name!r:.60} is not a name of a {what}")
         return name
 
     def value(self, name: str) -> Any:
@@ -143,13 +143,13 @@ class Cursor:
             return self.values(name)
         if kind == STRING:
             return self.text(f"'{name:.60}'")
-        return self.number(number_kind(name, kind))
+        return self.number(value_dtype(name, kind))
 
     def values(self, name: str) -> list[Any]:
-        """Read the items of an array. (Nested arrays occur in no model, and llama.cpp refuses them.)"""
+        """Read the items of an array. (No model has nested arrays, and llama.cpp rejects them.)"""
         kind, what = self.number("<u4"), f"'{name:.60}'"
-        dtype = "<u8" if kind == STRING else number_kind(name, kind)  # a string begins with its length
-        count = self.count(f"items in {what}", np.dtype(dtype).itemsize, LARGEST_ITEMS - self.items)
+        dtype = "<u8" if kind == STRING else value_dtype(name, kind)  # a string begins with its length
+        count = self.count(f"items in {what}", np.dtype(dtype).itemsize, MAX_ITEMS - self.items)
         self.items += count
         if kind == STRING:
             return self.texts(what, count)
@@ -157,60 +157,61 @@ class Cursor:
         return numbers
 
 
-def number_kind(name: str, kind: int) -> str:
+def value_dtype(name: str, kind: int) -> str:
     """NumPy dtype of a metadata value type."""
     if kind not in NUMBERS:
-        raise LuthierError(f"the file is broken: '{name:.60}' is of no kind of value that there is ({kind})")
+        raise LuthierError(f"the file is broken: '{name:.60}' has an unknown value type ({kind})")
     return NUMBERS[kind]
 
 
-def read_header(data: Any) -> tuple[dict[str, Any], dict[str, Place]]:
+def read_header(data: Any) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     """Read (metadata, tensors) from a file's bytes, which may be mapped. Raises a LuthierError that names the fault."""
-    cursor = Cursor(memoryview(data)[:LARGEST_HEADER])
+    cursor = Cursor(memoryview(data)[:MAX_HEADER])
     if bytes(cursor.take(4)) != MAGIC:
-        raise LuthierError("this is no GGUF file")
+        raise LuthierError("this is not a GGUF file")
     version = cursor.number("<u4")
     if version not in VERSIONS:
         order = " (it may be big endian)" if version % 2**16 == 0 else ""
         raise LuthierError(f"GGUF version {version}{order} cannot be read, only {' and '.join(map(str, VERSIONS))}")
-    n_tensors = cursor.count("tensors", 32, LARGEST_ENTRIES)
-    n_settings = cursor.count("settings", 13, LARGEST_ENTRIES)
+    n_tensors = cursor.count("tensors", 32, MAX_ENTRIES)
+    n_settings = cursor.count("settings", 13, MAX_ENTRIES)
     settings: dict[str, Any] = {}
     for _ in range(n_settings):
         name = cursor.name("setting")
         if name in settings:
             raise LuthierError(f"the file is broken: two settings '{name:.60}'")
         settings[name] = cursor.value(name)
-    return settings, read_places(cursor, n_tensors, settings.get("general.alignment", 32), data.size)
+    return settings, read_tensor_infos(cursor, n_tensors, settings.get("general.alignment", 32), data.size)
 
 
-def read_places(cursor: Cursor, n_tensors: int, alignment: object, file_size: int) -> dict[str, Place]:
-    """Read the position of each tensor, checked against the size of the file."""
-    if not isinstance(alignment, int) or not 0 < alignment <= LARGEST_ALIGNMENT or alignment & (alignment - 1):
-        raise LuthierError(f"the file is broken: general.alignment {alignment!r:.60} is no power of 2")
-    found: dict[str, tuple[NumberType, Shape, int, int]] = {}  # with the offset in the data
+def read_tensor_infos(cursor: Cursor, n_tensors: int, alignment: object, file_size: int) -> dict[str, TensorInfo]:
+    """Read the type, shape and position of each tensor, checked against the size of the file."""
+    if not isinstance(alignment, int) or not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise LuthierError(f"the file is broken: general.alignment {alignment!r:.60} is not a power of 2")
+    found: dict[str, tuple[TensorType, Shape, int, int]] = {}  # with the offset in the data
     for _ in range(n_tensors):
         name = cursor.name("tensor")
         if name in found:
             raise LuthierError(f"the file is broken: two tensors '{name:.60}'")
         n_dimensions = cursor.number("<u4")
-        if not 1 <= n_dimensions <= LARGEST_DIMENSIONS:
+        if not 1 <= n_dimensions <= MAX_DIMENSIONS:
             raise LuthierError(f"the file is broken: '{name:.60}' has {n_dimensions} dimensions")
         dimensions = cursor.array("<u8", n_dimensions)
         number, offset = cursor.number("<u4"), cursor.number("<u8")
-        kind = NUMBER_TYPES.get(number)
+        kind = TENSOR_TYPES.get(number)
         if kind is None:
-            raise LuthierError(f"'{name:.60}' is of a number type that is not known here ({number})")
+            raise LuthierError(f"'{name:.60}' has an unknown tensor type ({number})")
         size = math.prod(dimensions)
         if size == 0 or dimensions[0] % kind.block:
             raise LuthierError(f"the file is broken: '{name:.60}' is {tuple(dimensions)}, in {kind.name}")
         if offset % alignment:
-            raise LuthierError(f"the file is broken: '{name:.60}' lies at {offset}, no multiple of {alignment}")
+            raise LuthierError(f"the file is broken: '{name:.60}' is at {offset}, not a multiple of {alignment}")
         found[name] = kind, tuple(reversed(dimensions)), offset, size // kind.block * kind.block_bytes
     data_start = -(-cursor.position // alignment) * alignment
     for name, (_, _, offset, nbytes) in found.items():
         if (end := data_start + offset + nbytes) > file_size:
             raise LuthierError(f"the file is truncated: '{name:.60}' ends at byte {end} of {file_size}")
     return {
-        name: Place(kind, shape, data_start + offset, nbytes) for name, (kind, shape, offset, nbytes) in found.items()
+        name: TensorInfo(kind, shape, data_start + offset, nbytes)
+        for name, (kind, shape, offset, nbytes) in found.items()
     }

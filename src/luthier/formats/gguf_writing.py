@@ -12,14 +12,14 @@ from torch import Tensor
 
 from luthier.errors import LuthierError
 from luthier.files.atomic_file import replacing_file
-from luthier.formats.gguf_file import FLOATS, PIECE
+from luthier.formats.gguf_file import FLOATS, VALUES_PER_CHUNK
 from luthier.formats.weight_table import Shape
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
-# largest magnitude that the 16-bit numbers and scales of a type can represent
-LARGEST = {"F16": 65504.0, "Q8_0": 127 * 65504.0, "Q4_0": 8 * 65504.0}
+# largest magnitude that the 16-bit floats and scales of a type can represent
+MAX_MAGNITUDE = {"F16": 65504.0, "Q8_0": 127 * 65504.0, "Q4_0": 8 * 65504.0}
 
 
 def write(
@@ -30,7 +30,7 @@ def write(
 ) -> None:
     """Write a file atomically.
 
-    settings: metadata as plain Python values, including "general.architecture". layout: number type ("F32", "F16",
+    settings: metadata as plain Python values, including "general.architecture". layout: type ("F32", "F16",
     "BF16", "Q8_0", "Q4_0") and shape of each tensor; `tensors` yields the same ones in the same order. Raises a
     LuthierError where a type cannot represent a tensor's values, or the file cannot be written.
     """
@@ -49,12 +49,12 @@ def write(
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            for (name, (kind, shape)), (came, tensor) in zip(layout.items(), tensors, strict=True):
-                if came != name or tuple(tensor.shape) != shape:
-                    raise ValueError(f"expected the tensor {name}, got {came}")
-                writer.write_tensor_data(packed(name, tensor.detach().cpu(), kind))
+            for (name, (kind, shape)), (actual, tensor) in zip(layout.items(), tensors, strict=True):
+                if actual != name or tuple(tensor.shape) != shape:
+                    raise ValueError(f"expected the tensor {name}, got {actual}")
+                writer.write_tensor_data(encode_tensor(name, tensor.detach().cpu(), kind))
         except UnicodeEncodeError as error:
-            raise LuthierError(f"cannot write {path}: {error.object!r:.60} holds half of a surrogate pair") from None
+            raise LuthierError(f"cannot write {path}: {error.object!r:.60} contains half of a surrogate pair") from None
         finally:
             writer.close()
 
@@ -71,8 +71,8 @@ def add_setting(writer: Any, name: str, value: Any) -> None:
     writer.add_key_value(name, value, kind)
 
 
-def packed(name: str, tensor: Tensor, kind: str) -> Any:
-    """Bytes of a tensor in a number type, as a uint8 array: a view if it already has that dtype."""
+def encode_tensor(name: str, tensor: Tensor, kind: str) -> Any:
+    """Encode a tensor as a GGUF type, a uint8 array: a view if it already has that dtype."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     if FLOATS.get(kind) == tensor.dtype:
@@ -81,17 +81,19 @@ def packed(name: str, tensor: Tensor, kind: str) -> Any:
     block, block_bytes = GGML_QUANT_SIZES[number_type]
     rows = tensor.reshape(-1, tensor.shape[-1])
     out = np.empty((len(rows), rows.shape[1] // block * block_bytes), np.uint8)
-    step = max(1, PIECE // rows.shape[1])
+    step = max(1, VALUES_PER_CHUNK // rows.shape[1])
     for start in range(0, len(rows), step):
         piece = rows[start : start + step].float()
-        if kind in LARGEST and not bool((piece.abs() <= LARGEST[kind]).all()):
-            raise LuthierError(f"'{name}' holds numbers that {kind} cannot: no numbers, or above {LARGEST[kind]:.0f}")
-        out[start : start + step] = packed_rows(piece, number_type)
+        if kind in MAX_MAGNITUDE and not bool((piece.abs() <= MAX_MAGNITUDE[kind]).all()):
+            raise LuthierError(
+                f"'{name}' has values that {kind} cannot represent: NaN, or above {MAX_MAGNITUDE[kind]:.0f}"
+            )
+        out[start : start + step] = encode_rows(piece, number_type)
     return out
 
 
-def packed_rows(rows: Tensor, number_type: GGMLQuantizationType) -> Any:
-    """Bytes of some rows of float32 in a number type."""
+def encode_rows(rows: Tensor, number_type: GGMLQuantizationType) -> Any:
+    """Encode float32 rows as a GGUF type, a uint8 array."""
     from gguf.quants import quantize
 
     if number_type.name in FLOATS:

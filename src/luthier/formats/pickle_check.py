@@ -12,7 +12,7 @@ from pathlib import Path
 
 from luthier.errors import LuthierError
 
-DEEPEST = 10_000  # levels; a list counts one per thousand items, as it is pickled in batches
+MAX_DEPTH = 10_000  # levels; a list counts one per thousand items, as it is pickled in batches
 UNKNOWN = ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")  # other imports; torch.save writes none
 
 
@@ -25,13 +25,13 @@ def check_pickle(path: Path, content: bytes, known: Collection[str]) -> None:
             name = operation.name
             if name in UNKNOWN or (name == "PROTO" and argument != 2):
                 raise LuthierError(
-                    f"{path}: its pickle is not of the kind that torch.save writes ({name} {argument or ''}); it was "
-                    "refused and nothing was executed"
+                    f"{path}: its pickle was not written by torch.save ({name} {argument or ''}); it was rejected "
+                    "and nothing was executed"
                 )
             if name == "GLOBAL" and argument not in known:
                 raise LuthierError(
-                    f"{path} asks for {str(argument).replace(' ', '.')!r:.80}, which is no part of plain tensors: it "
-                    "was refused and nothing was executed. If you trust the file, open it in PyTorch and save only "
+                    f"{path} asks for {str(argument).replace(' ', '.')!r:.80}, which plain tensors do not need: it "
+                    "was rejected and nothing was executed. If you trust the file, open it in PyTorch and save only "
                     "its state dict"
                 )
             if name.endswith("PUT"):
@@ -41,14 +41,14 @@ def check_pickle(path: Path, content: bytes, known: Collection[str]) -> None:
             elif name == "MARK":
                 stack.append(None)
             else:
-                step(operation, stack)
+                apply_opcode(operation, stack)
     except LuthierError:
         raise
     except Exception as error:  # mostly ValueError, and errors from decoding strings or an empty stack
         raise LuthierError(f"{path} is damaged: its pickle cannot be read ({error})") from None
 
 
-def step(operation: pickletools.OpcodeInfo, stack: list[int | None]) -> None:
+def apply_opcode(operation: pickletools.OpcodeInfo, stack: list[int | None]) -> None:
     """Apply an opcode to the stack of depths."""
     takes, used = operation.stack_before, [0]
     if pickletools.markobject in takes:
@@ -57,6 +57,6 @@ def step(operation: pickletools.OpcodeInfo, stack: list[int | None]) -> None:
         takes = takes[: takes.index(pickletools.markobject)]
     used += [stack.pop() or 0 for _ in takes]
     depth = max(used) + 1
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise ValueError("it is nested too deep")
     stack += [depth] * len(operation.stack_after)

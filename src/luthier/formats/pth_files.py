@@ -1,8 +1,8 @@
 """Weights in PyTorch's .pth and .pt files: a zip with a pickle of names and shapes, and the raw data.
 
 A pickle is a program. `torch.load(weights_only=True)` executes only what builds tensors; before that, the pickle is
-scanned without being executed and must import nothing but plain tensors, so that an error can name what it tried to
-import, and nothing in it can take more memory than the file has bytes.
+scanned without being executed and must import nothing but what plain tensors need, so that an error can name what it
+tried to import, and nothing in it can take more memory than the file has bytes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 from luthier.errors import LuthierError
 from luthier.formats.pickle_check import check_pickle
 
-LARGEST_DIRECTORY = 8 * 2**20  # bytes of a zip's central directory, some 100 per tensor
-LARGEST_PICKLE = 8 * 2**20  # bytes; a model of 100 layers with its optimizer has under one million
+MAX_DIRECTORY = 8 * 2**20  # bytes of a zip's central directory, some 100 per tensor
+MAX_PICKLE = 8 * 2**20  # bytes; a model of 100 layers with its optimizer has under one million
 NESTED = ("model_state_dict", "state_dict", "model")  # keys under which training programs nest the weights
 STORAGES = {
     torch.float32: torch.FloatStorage,
@@ -44,7 +44,7 @@ GLOBALS = {
     *(f"torch {name}" for name in OTHER_STORAGES),
     *(str(dtype).replace(".", " ") for dtype in STORAGES),
 }
-ALIGNMENT = 64  # bytes: alignment of each tensor in the files that we write, as in PyTorch's
+ALIGNMENT = 64  # bytes: alignment of each tensor in written files, as in PyTorch's
 
 
 class PthFile:
@@ -55,9 +55,9 @@ class PthFile:
         size = path.stat().st_size
         for name, tensor in self.tensors.items():  # with strides of 0, a shape can claim unlimited numbers
             if tensor.nbytes > tensor.untyped_storage().nbytes():
-                raise LuthierError(f"{path}: '{name}' claims more numbers than the file holds")
+                raise LuthierError(f"{path}: '{name}' claims more elements than the file contains")
         if sum(tensor.nbytes for tensor in self.tensors.values()) > 2 * size:  # 2: a tied matrix may occur twice
-            raise LuthierError(f"{path}: its tensors share their numbers; together they would be larger than the file")
+            raise LuthierError(f"{path}: its tensors share storage; together they would be larger than the file")
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
@@ -75,26 +75,28 @@ def load(path: Path) -> Any:
     except Exception as error:  # torch raises some ten kinds of errors for broken files
         # torch's message advises at length to trust the file; the fault comes after
         line = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
-        raise LuthierError(f"{path} is damaged or no file of weights ({type(error).__name__}: {line:.200})") from None
+        raise LuthierError(
+            f"{path} is damaged or not a file of weights ({type(error).__name__}: {line:.200})"
+        ) from None
 
 
 def read_pickle(path: Path) -> bytes:
     """Read the pickle in the zip. Raises a LuthierError for files that are not a zip as PyTorch writes it."""
     try:
-        if directory_size(path) > LARGEST_DIRECTORY:  # before all of its entries are in memory
-            raise LuthierError(f"{path} is a zip of too many entries")
+        if directory_size(path) > MAX_DIRECTORY:  # before all of its entries are in memory
+            raise LuthierError(f"{path} is a zip with too many entries")
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
             if len(pickles) != 1:
-                raise LuthierError(f"{path} is a zip without a PyTorch pickle in it")
+                raise LuthierError(f"{path} is a zip without a PyTorch pickle")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise LuthierError(
                     f"{path} is compressed, and PyTorch's files never are: save it again with torch.save"
                 )
             if sum(entry.file_size for entry in entries) > path.stat().st_size:
-                raise LuthierError(f"{path} says that it holds more bytes than it has")
-            if pickles[0].file_size > LARGEST_PICKLE:
+                raise LuthierError(f"{path} declares more bytes than it has")
+            if pickles[0].file_size > MAX_PICKLE:
                 raise LuthierError(
                     f"{path}: a pickle of {pickles[0].file_size:,} bytes is too large for names and shapes"
                 )
@@ -105,8 +107,8 @@ def read_pickle(path: Path) -> bytes:
         raise
     except Exception as error:  # a hostile zip causes errors of many kinds
         raise LuthierError(
-            f"{path} is no file of weights, or truncated ({error}). If it is older than PyTorch 1.6, open it there and "
-            "save it again with torch.save"
+            f"{path} is not a file of weights, or truncated ({error}). If it is older than PyTorch 1.6, open it "
+            "there and save it again with torch.save"
         ) from None
 
 
@@ -126,17 +128,19 @@ def directory_size(path: Path) -> int:
 def named_tensors(path: Path, found: Any) -> dict[str, Tensor]:
     """Find the state dict in a loaded object: the object itself, or a value under a common key."""
     if not isinstance(found, dict):
-        raise LuthierError(f"{path} holds no named tensors but a {type(found).__name__}: save model.state_dict()")
+        raise LuthierError(
+            f"{path} contains a {type(found).__name__} instead of named tensors: save model.state_dict()"
+        )
     weights = next((found[name] for name in NESTED if isinstance(found.get(name), dict)), found)
     tensors: dict[str, Tensor] = {}
     for name, value in weights.items():
         if value is None or isinstance(value, io.BytesIO):  # `_extra_state`
             continue
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise LuthierError(f"{path}: {name!r:.60} is no named tensor but a {type(value).__name__}")
+            raise LuthierError(f"{path}: {name!r:.60} is a {type(value).__name__}, not a named tensor")
         tensors[name] = value.detach()
     if not tensors:
-        raise LuthierError(f"{path} holds no tensors")
+        raise LuthierError(f"{path} contains no tensors")
     return tensors
 
 
@@ -146,7 +150,7 @@ def write(path: Path, layout: Mapping[str, Tensor], tensors: Iterable[tuple[str,
     layout: the same names in the same order, as `meta` tensors. (torch.save would hold all of them at once.)
     """
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{path.stem}/data.pkl", pickled(layout))
+        archive.writestr(f"{path.stem}/data.pkl", pickle_layout(layout))
         archive.writestr(f"{path.stem}/byteorder", "little")
         for number, (name, tensor) in enumerate(tensors):
             entry = zipfile.ZipInfo(f"{path.stem}/data/{number}")
@@ -194,7 +198,7 @@ class Pickler(pickle.Pickler):
         return torch._utils._rebuild_tensor_v2, (storage, 0, tuple(value.shape), strides, False, OrderedDict())
 
 
-def pickled(layout: Mapping[str, Tensor]) -> bytes:
+def pickle_layout(layout: Mapping[str, Tensor]) -> bytes:
     """Pickle of a state dict whose n-th tensor is stored in `data/n`."""
     content = io.BytesIO()
     Pickler(content).dump(dict(layout))

@@ -28,7 +28,7 @@ class PthFolder:
                 raise LuthierError(f"{path} is missing: {INDEX} names it")
             for tensor, value in PthFile(path).tensors.items():
                 if tensor in self.tensors:
-                    raise LuthierError(f"{folder}: tensor '{tensor}' lies in two files")
+                    raise LuthierError(f"{folder}: tensor '{tensor}' is in two files")
                 self.tensors[tensor] = value
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -49,8 +49,8 @@ def weight_files(folder: Path) -> list[str]:
         return [SINGLE]
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise LuthierError(f"{folder / INDEX}: no weight_map that says which file holds which tensor")
+        raise LuthierError(f"{folder / INDEX}: it has no weight_map from tensors to files")
     for shard in weight_map.values():
         if not isinstance(shard, str) or not PLAIN_NAME.fullmatch(shard):
-            raise LuthierError(f"{folder / INDEX}: {shard!r:.60} is no name of a .bin file in this folder")
+            raise LuthierError(f"{folder / INDEX}: {shard!r:.60} is not the name of a .bin file in this folder")
     return list(dict.fromkeys(weight_map.values()))

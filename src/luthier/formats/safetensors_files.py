@@ -2,7 +2,7 @@
 
 The format is 8 bytes of length, a JSON header {name: {dtype, shape, data_offsets}}, and the data. Files are read by the
 library, memory-mapped and with every offset checked. They are written here, because the library needs all tensors at
-once and ours are produced one at a time.
+once and the converter produces them one at a time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SafetensorsFolder:
             file = open_file(folder / name)
             for tensor in file.keys():  # noqa: SIM118 (not a dict)
                 if tensor in self.files:
-                    raise LuthierError(f"{folder}: tensor '{tensor}' lies in two files")
+                    raise LuthierError(f"{folder}: tensor '{tensor}' is in two files")
                 self.files[tensor] = file
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -62,21 +62,21 @@ def weight_files(folder: Path) -> list[str]:
         return [SINGLE]
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise LuthierError(f"{folder / INDEX}: no weight_map that says which file holds which tensor")
+        raise LuthierError(f"{folder / INDEX}: it has no weight_map from tensors to files")
     for shard in weight_map.values():
         if not isinstance(shard, str) or not PLAIN_NAME.fullmatch(shard):
-            raise LuthierError(f"{folder / INDEX}: {shard!r} is no name of a .safetensors file in this folder")
+            raise LuthierError(f"{folder / INDEX}: {shard!r} is not the name of a .safetensors file in this folder")
     return list(dict.fromkeys(weight_map.values()))
 
 
 def open_file(path: Path) -> Any:
-    """The library's handle on one file, with its header checked."""
+    """Open one file with the library, which checks its header."""
     try:
         return safe_open(path, framework="pt")
     except FileNotFoundError:
         raise LuthierError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
-        raise LuthierError(f"{path} cannot be read, it is truncated or no safetensors file: {error}") from None
+        raise LuthierError(f"{path} cannot be read, it is truncated or not a safetensors file: {error}") from None
 
 
 def write(
@@ -87,7 +87,7 @@ def write(
     layout: the same names in the same order, as `meta` tensors: the header precedes the data. A tensor larger than
     `shard_bytes` gets a shard of its own.
     """
-    shards = cut(layout, shard_bytes)
+    shards = split_into_shards(layout, shard_bytes)
     names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     stream = iter(tensors)
     for name, shard in zip(names if len(shards) > 1 else [SINGLE], shards, strict=True):
@@ -98,7 +98,7 @@ def write(
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def cut(layout: Mapping[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:
+def split_into_shards(layout: Mapping[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:
     """Partition the layout in order into shards, each as large as allowed."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
@@ -122,7 +122,7 @@ def write_file(path: Path, layout: Mapping[str, Tensor], stream: Iterator[tuple[
     text += b" " * (-len(text) % 8)  # data that starts at a multiple of 8 can be mapped
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for (name, expected), (came, tensor) in zip(layout.items(), islice(stream, len(layout)), strict=True):
-            if came != name or tensor.nbytes != expected.nbytes:
-                raise ValueError(f"expected the tensor {name}, got {came}")
+        for (name, expected), (actual, tensor) in zip(layout.items(), islice(stream, len(layout)), strict=True):
+            if actual != name or tensor.nbytes != expected.nbytes:
+                raise ValueError(f"expected the tensor {name}, got {actual}")
             file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

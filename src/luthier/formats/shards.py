@@ -1,7 +1,7 @@
 """Join checkpoints that were sharded for tensor parallelism.
 
 Each shard has every tensor: an even slice of it along one dimension, or a copy. Which of these follows from the shapes.
-A tensor may be several matrices stacked along dimension 0, its row_groups: then each band was sliced separately.
+A tensor may be several matrices stacked along dimension 0, its row_groups: then each group was sliced separately.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from luthier.formats.weight_table import Checkpoint, Shape
 class Shards:
     """Sharded checkpoints joined, one tensor at a time (a `weight_table.Checkpoint`).
 
-    whole: the shapes that the model needs. row_groups: for some tensors, the sizes of their row_groups.
+    target_shapes: the shapes that the model needs. row_groups: for some tensors, the sizes of their row_groups.
     """
 
     def __init__(
-        self, parts: Sequence[Checkpoint], whole: Mapping[str, Shape], row_groups: Mapping[str, tuple[int, ...]]
+        self, parts: Sequence[Checkpoint], target_shapes: Mapping[str, Shape], row_groups: Mapping[str, tuple[int, ...]]
     ) -> None:
-        self.parts, self.whole, self.row_groups = parts, whole, row_groups
+        self.parts, self.target_shapes, self.row_groups = parts, target_shapes, row_groups
         first, *others = [part.shapes() for part in parts]
         for number, shapes in enumerate(others, 1):
             if shapes != first:
@@ -36,35 +36,35 @@ class Shards:
         self.part_shapes = first
 
     def shapes(self) -> Mapping[str, Shape]:
-        """Shapes that the model needs, for tensors that can be joined so; otherwise those of the shards."""
-        return {name: self.whole[name] if self.fits(name) else part for name, part in self.part_shapes.items()}
+        """The required shapes for tensors that can be joined to them; otherwise the shards' shapes."""
+        return {name: self.target_shapes[name] if self.fits(name) else part for name, part in self.part_shapes.items()}
 
     def tensor(self, name: str) -> Tensor:
         parts = [part.tensor(name) for part in self.parts]
-        dim = self.cut_along(name)
+        dim = self.shard_dim(name)
         if dim != 0:
             return parts[0] if dim is None else torch.cat(parts, dim)
-        sizes = [band // len(parts) for band in self.bands_of(name)]
+        sizes = [group // len(parts) for group in self.row_groups_of(name)]
         row_groups = zip(*(torch.split(part, sizes) for part in parts), strict=True)
-        return torch.cat([piece for band in row_groups for piece in band])
+        return torch.cat([piece for group in row_groups for piece in group])
 
     def fits(self, name: str) -> bool:
         """Whether the shards are copies of the required tensor, or slices of it."""
-        return name in self.whole and (self.part_shapes[name] == self.whole[name] or self.cut_along(name) is not None)
+        return name in self.target_shapes and (
+            self.part_shapes[name] == self.target_shapes[name] or self.shard_dim(name) is not None
+        )
 
-    def cut_along(self, name: str) -> int | None:
-        """The dimension along which a tensor was sliced; None for copies, and where no slicing gives the required
-        shape.
-        """
-        part, whole, n = self.part_shapes[name], self.whole.get(name, ()), len(self.parts)
-        if part == whole or len(part) != len(whole):
+    def shard_dim(self, name: str) -> int | None:
+        """The dimension along which a tensor was sharded; None for copies, and if none gives the required shape."""
+        part, target, n = self.part_shapes[name], self.target_shapes.get(name, ()), len(self.parts)
+        if part == target or len(part) != len(target):
             return None
         for dim in range(len(part)):
             joined = (*part[:dim], part[dim] * n, *part[dim + 1 :])
-            if joined == whole and (dim != 0 or not any(band % n for band in self.bands_of(name))):
+            if joined == target and (dim != 0 or not any(group % n for group in self.row_groups_of(name))):
                 return dim
         return None
 
-    def bands_of(self, name: str) -> tuple[int, ...]:
-        """Sizes of a tensor's row_groups along dimension 0: a single band by default."""
-        return self.row_groups.get(name) or (self.whole[name][0],)
+    def row_groups_of(self, name: str) -> tuple[int, ...]:
+        """Sizes of a tensor's row_groups along dimension 0: a single group by default."""
+        return self.row_groups.get(name) or (self.target_shapes[name][0],)

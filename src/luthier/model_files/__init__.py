@@ -1,1 +1,1 @@
-"""A model with its config and tokenizer, read from each kind of file and written to it: a module a format."""
+"""Reading and writing a model with its config and tokenizer: one module per format."""

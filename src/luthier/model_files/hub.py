@@ -1,7 +1,7 @@
 """Models on the Hugging Face hub, by name: `hf:ORG/NAME`, `hf:ORG/NAME@REVISION`, or one file, `hf:ORG/NAME/FILE.gguf`.
 
-Needs the extra `hub`. Files are kept where `huggingface_hub` keeps them: HF_HOME says where, and with HF_HUB_OFFLINE=1
-only what is there already is used. What could hold code is never fetched: no pickles, no Python.
+Needs the extra `hub`. Files are stored in `huggingface_hub`'s cache (HF_HOME); with HF_HUB_OFFLINE=1 only cached files
+are used. Files that could contain code are never downloaded: no pickles, no Python.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ WANTED += ("tokenizer.model", "vocab.json", "merges.txt")
 
 
 def fetch(name: str) -> Path:
-    """The folder, or the .gguf file, that `hf:...` names, downloaded unless it is there already.
+    """The local folder or .gguf file of a name `hf:...`, downloaded unless it is cached.
 
-    Raises a LuthierError where the hub has no such model or cannot be reached.
+    Raises a LuthierError if the hub has no such model or cannot be reached.
     """
     found = NAME.fullmatch(name.removeprefix(PREFIX))
     parts = [part for text in found.groupdict().values() for part in (text or "").split("/")] if found else []
     if found is None or ".." in parts or "." in parts:
-        raise UsageError(f"'{name}' is no name on the hub: hf:ORG/NAME, hf:ORG/NAME@REVISION or hf:ORG/NAME/FILE.gguf")
+        raise UsageError(
+            f"'{name}' is not a name on the hub: hf:ORG/NAME, hf:ORG/NAME@REVISION or hf:ORG/NAME/FILE.gguf"
+        )
     try:
         from huggingface_hub import hf_hub_download, snapshot_download
     except ImportError:
@@ -50,7 +52,7 @@ def fetch(name: str) -> Path:
     try:
         if file:
             return Path(hf_hub_download(repo, file, revision=revision))
-        # patterns match in folders too, where repositories keep other kinds of the same weights
+        # patterns also match in subfolders, where repositories keep other formats of the same weights
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(WANTED), ignore_patterns=["*/*"]))
     except LocalEntryNotFoundError:
         raise LuthierError(
@@ -58,7 +60,7 @@ def fetch(name: str) -> Path:
             "try again with a network, or give a folder or file of your own"
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError):
-        raise LuthierError(f"{name}: the hub has no such thing, or keeps it private: then set HF_TOKEN") from None
+        raise LuthierError(f"{name}: the hub has no such model or file; if it is private, set HF_TOKEN") from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise LuthierError(f"{name}: {reason or type(error).__name__}") from None

@@ -1,7 +1,7 @@
-"""Hugging Face model folders, what `transformers` opens and saves.
+"""Hugging Face model folders, as `transformers` loads and saves them.
 
 config.json, generation_config.json, model.safetensors (or shards with an index), tokenizer.json, tokenizer_config.json.
-A training run is such a folder. Of older folders pytorch_model.bin is read, where there is no model.safetensors.
+A training run is such a folder. In older folders, pytorch_model.bin is read if there is no model.safetensors.
 """
 
 from __future__ import annotations
@@ -23,34 +23,42 @@ from luthier.formats.pth_folder import PthFolder
 from luthier.formats.safetensors_files import SHARD_BYTES, SafetensorsFolder
 from luthier.formats.weight_table import Checkpoint, names_without_prefixes
 from luthier.model_files.mxfp4 import UnpackedCheckpoint
-from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
+from luthier.model_files.weights import (
+    LoadedModel,
+    ProgressCallback,
+    external_layout,
+    external_tensors,
+    no_progress,
+    read_weights,
+    token_ids,
+)
 from luthier.tokenizers.core.tokenizer import STALE
 from luthier.tokenizers.load import load as load_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json")
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
-# what quantizes weights in other ways: the name in config.json, and the one that people know
-PACKED = {".qweight": "GPTQ or AWQ", ".absmax": "bitsandbytes", ".SCB": "bitsandbytes", ".biases": "MLX"}
+# other quantization methods: suffixes of their tensors, and names in config.json, with the programs' names
+QUANTIZED_SUFFIXES = {".qweight": "GPTQ or AWQ", ".absmax": "bitsandbytes", ".SCB": "bitsandbytes", ".biases": "MLX"}
 QUANTIZERS = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "fp8": "FP8"}
 WEIGHTS = ("model*.safetensors", safetensors_files.INDEX)  # patterns of the files with weights
 
 
 def recognizes(path: Path) -> bool:
-    """Whether a path looks like such a folder."""
+    """Whether a path looks like a Hugging Face model folder."""
     return (path / CONFIG).is_file() and (safetensors_files.has_weights(path) or pth_folder.has_weights(path))
 
 
-def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
-    """The model in a folder. dtype: that of the file unless given.
+def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+    """Load a folder. dtype: that of the file unless given.
 
-    Raises a LuthierError that names what is unsupported, missing, unknown or of another shape.
+    Raises a LuthierError that names what is unsupported, missing, unknown or of the wrong shape.
     """
     values = read_json(folder / CONFIG)
     try:
         config = read_config(values)
         checkpoint = open_weights(folder, values)
-        check_packed(checkpoint)
-        config = untied_if_it_differs(config, checkpoint)
+        check_not_quantized(checkpoint)
+        config = untie_if_different(config, checkpoint)
         model = read_weights(checkpoint, format_spec(config).tensors(config), config, device, dtype)
     except LuthierError as error:
         text = str(error)
@@ -58,21 +66,20 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
     if (folder / ADAPTER).is_file():
         remark(f"{folder}: its {ADAPTER} is not read, the model is opened without that adapter")
     found = any((folder / name).is_file() for name in TOKENIZER_FILES)
-    return Opened(model, config, load_tokenizer(folder) if found else None)
+    return LoadedModel(model, config, load_tokenizer(folder) if found else None)
 
 
 def open_weights(folder: Path, values: Mapping[str, Any]) -> Checkpoint:
-    """The weights in a folder. values: its config.json."""
+    """Open the weights of a folder. values: its config.json."""
     has_safetensors = safetensors_files.has_weights(folder)
     checkpoint: Checkpoint = SafetensorsFolder(folder) if has_safetensors else PthFolder(folder)
     return UnpackedCheckpoint(checkpoint) if is_mxfp4(values) else checkpoint
 
 
-def write(folder: Path, opened: Opened, watch: Watch = silent, *, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write a folder, the weights in their dtype and in files of at most `shard_bytes`.
-
-    The folder changes in one go at the end: an error on the way leaves it as it was.
-    """
+def write(
+    folder: Path, opened: LoadedModel, progress: ProgressCallback = no_progress, *, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write a folder atomically, with weights in their dtype, in files of at most `shard_bytes`."""
     model, config, tokenizer = opened
     names, ids = format_spec(config), token_ids(tokenizer, config.vocab_size)
     settings = names.settings.write(config)
@@ -81,13 +88,15 @@ def write(folder: Path, opened: Opened, watch: Watch = silent, *, shard_bytes: i
         write_json(staging / CONFIG, {**settings, "dtype": dtype, **ids})
         write_json(staging / "generation_config.json", ids)
         table = names.tensors(config)
-        safetensors_files.write(staging, layout_of(table, model), written(table, model, watch), shard_bytes)
+        safetensors_files.write(
+            staging, external_layout(table, model), external_tensors(table, model, progress), shard_bytes
+        )
         if tokenizer is not None:
             tokenizer.save(staging)
 
 
-def untied_if_it_differs(config: Config, checkpoint: Checkpoint) -> Config:
-    """The config without tied embeddings, where the file has an output matrix of its own. (So does transformers.)"""
+def untie_if_different(config: Config, checkpoint: Checkpoint) -> Config:
+    """The config with untied embeddings if the file has a different output matrix. (transformers does the same.)"""
     if not config.tie_embeddings:
         return config
     table = format_spec(config).tensors(config)
@@ -104,12 +113,12 @@ def untied_if_it_differs(config: Config, checkpoint: Checkpoint) -> Config:
 
 
 def format_spec(config: Config) -> FormatSpec[Config]:
-    """The names that weights and settings have in such a folder."""
+    """The FormatSpec of a config's family for this format."""
     return registry.format_spec(config, "hf")
 
 
 def read_config(values: Mapping[str, Any]) -> Config:
-    """The Config of a config.json. Nothing that it says is executed: `auto_map` is not looked at."""
+    """The Config of a config.json. Custom code (`auto_map`) is never executed."""
     check_quantization(values)
     known_names = registry.families_with("hf").values()
     types = {kind: names for names in known_names for kind in names.classes.values()}
@@ -124,10 +133,10 @@ def read_config(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def check_packed(checkpoint: Checkpoint) -> None:
-    """Raise a LuthierError for tensors that only quantized weights have, where no setting speaks of them."""
+def check_not_quantized(checkpoint: Checkpoint) -> None:
+    """Raise a LuthierError for tensors of quantized weights that config.json does not mention."""
     for name in checkpoint.shapes():
-        for ending, whose in PACKED.items():
+        for ending, whose in QUANTIZED_SUFFIXES.items():
             if name.endswith(ending):
                 raise LuthierError(
                     f"'{name:.80}': the weights are quantized by {whose}, which is not read: take the original model, "
@@ -142,7 +151,7 @@ def is_mxfp4(values: Mapping[str, Any]) -> bool:
 
 
 def check_quantization(values: Mapping[str, Any]) -> None:
-    """Raise a LuthierError for weights that were quantized by other programs: it names the program."""
+    """Raise a LuthierError that names the program for weights that another program quantized."""
     found = values.get("quantization_config") or values.get("quantization")
     if found is None or is_mxfp4(values):
         return

@@ -1,8 +1,8 @@
 """Meta's model folders: params.json, consolidated.NN.pth (one or several shards) and tokenizer.model.
 
-Read: Llama 2 to 3.3 and Llama 4's text part. Written: one consolidated.00.pth, params.json, and the tokenizer as
-tokenizer.json with tokenizer_config.json, which are preferred here; beside them a tokenizer.model for Meta's programs,
-where the tokenizer is of the kind of Llama 2, 3 or 4.
+Reads Llama 2 to 3.3 and Llama 4's language model. Writes one consolidated.00.pth, params.json, and the tokenizer as
+tokenizer.json with tokenizer_config.json, which Luthier prefers; also a tokenizer.model for Meta's code if the
+tokenizer's type is that of Llama 2, 3 or 4.
 """
 
 from __future__ import annotations
@@ -25,8 +25,16 @@ from luthier.formats import pth_files
 from luthier.formats.pth_files import PthFile
 from luthier.formats.shards import Shards
 from luthier.formats.weight_table import to_external
-from luthier.model_files.refusals import MISTRAL
-from luthier.model_files.weights import Opened, Watch, layout_of, read_weights, silent, token_ids, written
+from luthier.model_files.unsupported_paths import MISTRAL
+from luthier.model_files.weights import (
+    LoadedModel,
+    ProgressCallback,
+    external_layout,
+    external_tensors,
+    no_progress,
+    read_weights,
+    token_ids,
+)
 from luthier.tokenizers.core.tokenizer import STALE
 from luthier.tokenizers.formats.sentencepiece_writing import sentencepiece_file
 from luthier.tokenizers.formats.tiktoken_writing import tiktoken_file
@@ -41,14 +49,14 @@ EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 
 
 def recognizes(path: Path) -> bool:
-    """Whether a path looks like such a folder."""
+    """Whether a path looks like Meta's model folder."""
     return (path / PARAMS).is_file() and any(path.glob("consolidated*.pth"))
 
 
-def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
-    """The model in a folder. dtype: that of the file unless given.
+def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+    """Load a folder. dtype: that of the file unless given.
 
-    Raises a LuthierError that names what is unsupported, missing, unknown or of another shape.
+    Raises a LuthierError that names what is unsupported, missing, unknown or of the wrong shape.
     """
     params = read_json(folder / PARAMS)
     parts = [PthFile(folder / name) for name in shard_names(folder)]
@@ -66,20 +74,20 @@ def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opene
     except LuthierError as error:
         raise LuthierError(f"{folder}: {error}") from None
     found = any((folder / name).is_file() for name in TOKENIZER_FILES)
-    return Opened(model, config, load_tokenizer(folder) if found else None)
+    return LoadedModel(model, config, load_tokenizer(folder) if found else None)
 
 
 def read_config(params: Mapping[str, Any], *, vocab_size: int, tied: bool) -> Config:
     """The Config of a params.json.
 
-    vocab_size: rows of the embedding; in sharded models the file holds that of a part. tied: whether the output matrix
-    equals the embedding: Meta's files have both, also of models that have one.
+    vocab_size: rows of the embedding; in sharded models the file has a shard's. tied: whether the output matrix equals
+    the embedding: Meta's files have both, even for tied models.
     """
-    config: Config = names_in(params).settings.read(params, WeightInfo(vocab_size=vocab_size, tied=tied))
+    config: Config = spec_for(params).settings.read(params, WeightInfo(vocab_size=vocab_size, tied=tied))
     return config
 
 
-def names_in(params: Mapping[str, Any]) -> FormatSpec[Any]:
+def spec_for(params: Mapping[str, Any]) -> FormatSpec[Any]:
     """The FormatSpec of the family of a params.json. The family without distinctive keys is the default."""
     values = text_model_settings(params).values
     specs = sorted(registry.families_with(FORMAT).values(), key=lambda spec: not spec.distinctive_keys)
@@ -89,12 +97,12 @@ def names_in(params: Mapping[str, Any]) -> FormatSpec[Any]:
 
 
 def is_mistral(params: Mapping[str, Any]) -> bool:
-    """Whether a params.json is one of Mistral's: it says the width that Meta's leave to be computed."""
+    """Whether a params.json is Mistral's, which has the `hidden_dim` that is computed in Meta's format."""
     return "hidden_dim" in params and "multiple_of" not in params
 
 
 def shard_names(folder: Path) -> list[str]:
-    """The shards in order. Raises a LuthierError where one is missing in between."""
+    """File names of the shards in order. Raises a LuthierError if one is missing in between."""
     if (folder / SINGLE).is_file():
         return [SINGLE]
     found = {int(match[1]): path.name for path in folder.iterdir() if (match := SHARD.fullmatch(path.name))}
@@ -104,15 +112,15 @@ def shard_names(folder: Path) -> list[str]:
 
 
 def vocab_size(parts: list[PthFile]) -> int:
-    """The rows of the output matrix, which all of Meta's models cut along them."""
+    """Rows of the output matrix, which all of Meta's models shard by rows."""
     shape = parts[0].shapes().get(OUTPUT, ())
     if len(shape) != 2:
-        raise LuthierError(f"'{OUTPUT}' is missing or no matrix")
+        raise LuthierError(f"'{OUTPUT}' is missing or not a matrix")
     return shape[0] * len(parts)
 
 
 def is_tied(parts: list[PthFile]) -> bool:
-    """Whether the output matrix is the embedding, number by number. Most are told apart by their first row."""
+    """Whether the output matrix equals the embedding. The first row is compared first, for speed."""
     pairs = [(part.tensors.get(EMBEDDING), part.tensors[OUTPUT]) for part in parts if OUTPUT in part.tensors]
     return all(
         embedding is not None
@@ -123,11 +131,10 @@ def is_tied(parts: list[PthFile]) -> bool:
     )
 
 
-def write(folder: Path, opened: Opened, watch: Watch = silent) -> None:
-    """Write a folder, the weights in their dtype and in one file.
+def write(folder: Path, opened: LoadedModel, progress: ProgressCallback = no_progress) -> None:
+    """Write a folder atomically, with weights in their dtype in one file.
 
-    The folder changes in one go at the end: an error on the way leaves it as it was. What Meta's settings have no words
-    for (see architectures/params_json.py) is read back by us and not seen by Meta's programs.
+    Settings that Meta's format lacks (see architectures/params_json.py) are read by Luthier and ignored by Meta's code.
     """
     model, config, tokenizer = opened
     names = registry.format_spec(config, FORMAT)
@@ -137,7 +144,9 @@ def write(folder: Path, opened: Opened, watch: Watch = silent) -> None:
     with replacing(folder, stale=("consolidated*.pth", *TOKENIZER_FILES, *STALE), last=PARAMS) as staging:
         write_json(staging / PARAMS, names.settings.write(config))
         write_json(staging / "generation_config.json", token_ids(tokenizer, config.vocab_size))
-        pth_files.write(staging / "consolidated.00.pth", layout_of(table, model), written(table, model, watch))
+        pth_files.write(
+            staging / "consolidated.00.pth", external_layout(table, model), external_tensors(table, model, progress)
+        )
         if tokenizer is not None:
             tokenizer.save(staging)
             if for_meta := tiktoken_file(tokenizer) or sentencepiece_file(tokenizer):

@@ -15,7 +15,7 @@ from luthier.architectures import nanochat
 from luthier.errors import LuthierError, remark
 from luthier.files.json_files import read_json
 from luthier.formats.pth_files import PthFile
-from luthier.model_files.weights import Opened, read_weights
+from luthier.model_files.weights import LoadedModel, read_weights
 
 MODEL = re.compile(r"model_(\d{1,9})\.pt")
 SPEC = nanochat.FAMILY.formats["nanochat"]
@@ -39,7 +39,7 @@ def meta_of(file: Path) -> Path:
     return file.with_name(f"meta_{file.stem.partition('_')[2]}.json")
 
 
-def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
+def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
     """The model in a file, or in the last one of a folder. dtype: that of most weights in the file unless given.
 
     Raises a LuthierError that names what is missing, unknown or of another shape.
@@ -62,4 +62,4 @@ def read(path: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
     except LuthierError as error:
         raise LuthierError(f"{file}: {error}") from None
     remark(f"{file}: nanochat's tokenizer is not in it: the model opens without one")
-    return Opened(model, config, None)
+    return LoadedModel(model, config, None)

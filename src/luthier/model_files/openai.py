@@ -15,10 +15,10 @@ from luthier.architectures import gpt2
 from luthier.errors import LuthierError
 from luthier.files.json_files import read_json
 from luthier.formats.tensorflow_bundle import TensorFlowBundle
-from luthier.model_files.weights import Opened, read_weights
+from luthier.model_files.weights import LoadedModel, read_weights
 from luthier.tokenizers.load import load as load_tokenizer
 
-NAMES = gpt2.FAMILY.formats["openai"]
+SPEC = gpt2.FAMILY.formats["openai"]
 HPARAMS = "hparams.json"
 TOKENIZER_FILES = ("tokenizer.json", "encoder.json")
 NAMED = re.compile(rb'^model_checkpoint_path: "([A-Za-z0-9_.-]+)"', re.MULTILINE)  # a plain name: paths could leave
@@ -26,22 +26,22 @@ LARGEST_TEXT = 2**20  # bytes of `checkpoint`
 
 
 def recognizes(path: Path) -> bool:
-    """Whether a path looks like such a folder."""
+    """Whether a path looks like OpenAI's model folder."""
     return (path / HPARAMS).is_file() and any(path.glob("*.index"))
 
 
-def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Opened:
-    """The model in a folder. dtype: that of the file unless given.
+def read(folder: Path, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+    """Load a folder. dtype: that of the file unless given.
 
-    Raises a LuthierError that names what is missing, unknown, damaged or of another shape.
+    Raises a LuthierError that names what is missing, unknown, damaged or of the wrong shape.
     """
     try:
-        config = NAMES.settings.read(read_json(folder / HPARAMS))
-        model = read_weights(TensorFlowBundle(prefix_in(folder)), NAMES.tensors(config), config, device, dtype)
+        config = SPEC.settings.read(read_json(folder / HPARAMS))
+        model = read_weights(TensorFlowBundle(prefix_in(folder)), SPEC.tensors(config), config, device, dtype)
     except LuthierError as error:
         raise LuthierError(f"{folder}: {error}") from None
     found = any((folder / name).is_file() for name in TOKENIZER_FILES)
-    return Opened(model, config, load_tokenizer(folder) if found else None)
+    return LoadedModel(model, config, load_tokenizer(folder) if found else None)
 
 
 def prefix_in(folder: Path) -> Path:

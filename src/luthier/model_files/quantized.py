@@ -1,4 +1,4 @@
-"""Opening a model with its matrices in few bits. Blocks of a GGUF file go from there to memory, never unpacked."""
+"""Load a model quantized. A GGUF file's quantized blocks are loaded without dequantizing."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from luthier.errors import LuthierError
 from luthier.formats.gguf_file import GGUFFile
 from luthier.formats.weight_table import Rule, Table, to_internal
 from luthier.model.overrides import must_be_called
-from luthier.model_files import four_bits, gguf, kinds
-from luthier.model_files.unread import Unread
-from luthier.model_files.weights import Opened
+from luthier.model_files import auto, gguf, gguf_int4
+from luthier.model_files.partial_checkpoint import PartialCheckpoint
+from luthier.model_files.weights import LoadedModel
 from luthier.native.blocks import BITS, FILE_BLOCKS, BlockEmbedding, BlockLinear, Blocks, allocate_zeros, packed_size
 from luthier.native.build import has_library
 from luthier.quantize.quantize import Kind, is_wide, linears, quantize, replace
 from luthier.tokenizers.formats.gguf_vocabulary import from_gguf
 
-OUTER = ("embedding.weight", "output.weight")  # "int4" leaves them 8 bits
+OUTER = ("embedding.weight", "output.weight")  # 8 bits even with "int4"
 
 
-def read(path: Path, kind: Kind) -> Opened:
-    """Any model that opens, on the CPU, in bfloat16 but for its matrices: see `quantize`.
+def read(path: Path, kind: Kind) -> LoadedModel:
+    """Load any model on the CPU with quantized matrices, the rest in bfloat16: see `quantize`.
 
-    Matrices that a GGUF file holds in blocks (native/blocks.py) stay what they are, but for 8 bits with "int4". Where
-    the compiled library is not available, that is so for "int4" and blocks of Q4_0 and Q4_1, whose scales are rounded
-    from float16 to bfloat16. Raises what opening raises.
+    A GGUF file's quantized matrices keep their blocks (native/blocks.py), except 8-bit ones with "int4". If the
+    compiled library is not available, only "int4" keeps blocks of Q4_0 and Q4_1, whose scales are rounded from float16
+    to bfloat16. Raises the errors of loading.
     """
     if gguf.recognizes(path) and has_library():
         return read_blocks(path, kind)
     if gguf.recognizes(path) and kind == "int4":
-        return four_bits.read(path)
-    opened = kinds.read(path, torch.device("cpu"), torch.bfloat16)
+        return gguf_int4.read(path)
+    opened = auto.read(path, torch.device("cpu"), torch.bfloat16)
     return opened._replace(model=quantize(opened.model, kind))
 
 
-def read_blocks(path: Path, kind: Kind) -> Opened:
-    """A GGUF file as `gguf.read` opens it, its matrices in blocks never unpacked."""
+def read_blocks(path: Path, kind: Kind) -> LoadedModel:
+    """Load a GGUF file as `gguf.read` does, without dequantizing supported matrices."""
     file = GGUFFile(path)
     try:
         config = gguf.read_config(file.fields, file)
@@ -56,7 +56,7 @@ def read_blocks(path: Path, kind: Kind) -> Opened:
         packed = dict(blocks_of(file, kept))
         weights = {
             name: tensor.to(torch.bfloat16)
-            for name, tensor in to_internal(table, Unread(file, external), state)
+            for name, tensor in to_internal(table, PartialCheckpoint(file, external), state)
             if not tensor.is_meta
         }  # fmt: skip
         for name, blocks in packed.items():
@@ -71,27 +71,27 @@ def read_blocks(path: Path, kind: Kind) -> Opened:
     except LuthierError as error:
         raise LuthierError(f"{path}: {error}") from None
     registry.assign_weights(model, {**weights, **{n: t for n, t in model.state_dict().items() if not t.is_meta}})
-    return Opened(quantize(model, kind), config, tokenizer)
+    return LoadedModel(quantize(model, kind), config, tokenizer)
 
 
 def kept_rules(file: GGUFFile, table: Table, shapes: dict[str, tuple[int, ...]], kind: Kind) -> list[Rule]:
-    """The rules whose tensor stays in the file's blocks.
+    """The rules whose tensor keeps the file's blocks.
 
-    The rules of a table change the order of rows alone, and so can move bytes as well as numbers. One that does more
-    gives other shapes: then the matrix is unpacked, and packed again.
+    Most rules only permute rows, so they can be applied to rows of bytes. A rule that does more would give other
+    shapes: then the matrix is dequantized and quantized again.
     """
     kept = []
     for rule in table.rules:
         [name, *more] = rule.external
-        place = file.places.get(name)
-        if more or place is None or place.kind.name not in FILE_BLOCKS or len(place.shape) != 2:
+        info = file.infos.get(name)
+        if more or info is None or info.kind.name not in FILE_BLOCKS or len(info.shape) != 2:
             continue
-        if kind == "int4" and BITS[place.kind.name] > 6 and rule.internal[0] not in OUTER:
+        if kind == "int4" and BITS[info.kind.name] > 6 and rule.internal[0] not in OUTER:
             continue
-        block, block_bytes = FILE_BLOCKS[place.kind.name]
+        block, block_bytes = FILE_BLOCKS[info.kind.name]
         moved = [
-            rule.to_internal([torch.empty(place.shape[0], width, device="meta")])
-            for width in (place.shape[1], place.shape[1] // block * block_bytes)
+            rule.to_internal([torch.empty(info.shape[0], width, device="meta")])
+            for width in (info.shape[1], info.shape[1] // block * block_bytes)
         ]
         wanted = [shapes.get(internal) for internal in rule.internal]
         if wanted == [tuple(whole.shape) for whole in moved[0]] and wanted == [
@@ -102,11 +102,11 @@ def kept_rules(file: GGUFFile, table: Table, shapes: dict[str, tuple[int, ...]],
 
 
 def blocks_of(file: GGUFFile, rules: Sequence[Rule]) -> Iterator[tuple[str, Blocks]]:
-    """Matrices in a file's blocks, by our names. One is read at a time."""
+    """The matrices in the file's blocks, by internal name, read one at a time."""
     wanted = [
-        (file.places[rule.external[0]].kind.name, len(part), part.shape[1])
+        (file.infos[rule.external[0]].kind.name, len(part), part.shape[1])
         for rule in rules
-        for part in rule.to_internal([torch.empty(file.places[rule.external[0]].shape, device="meta")])
+        for part in rule.to_internal([torch.empty(file.infos[rule.external[0]].shape, device="meta")])
     ]
     numbers = allocate_zeros([packed_size(kind, rows, columns) for kind, rows, columns in wanted])
     made = iter([Blocks(*each, at) for each, at in zip(wanted, numbers, strict=True)])
@@ -117,4 +117,4 @@ def blocks_of(file: GGUFFile, rules: Sequence[Rule]) -> Iterator[tuple[str, Bloc
             blocks = next(made)
             blocks.pack_rows(rows)
             yield internal, blocks
-        file.forget(file.places[their])
+        file.release(file.infos[their])

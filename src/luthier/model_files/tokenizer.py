@@ -1,4 +1,4 @@
-"""A tokenizer by path or name, also the one in a GGUF file. No torch is loaded for the others."""
+"""Load a tokenizer by path or name, including from a GGUF file. torch is only imported for GGUF."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from luthier.tokenizers.load import load
 
 
 def open_tokenizer(name: str | Path) -> Tokenizer:
-    """What `tokenizers.load.load` opens, or a .gguf file's. Raises a LuthierError that says what is wrong."""
+    """Load a tokenizer as `tokenizers.load.load` does, or from a .gguf file. Raises a LuthierError."""
     path = Path(name)
     if path.suffix != ".gguf" or not path.is_file():
         return load(name)
@@ -26,5 +26,5 @@ def open_tokenizer(name: str | Path) -> Tokenizer:
     except LuthierError as error:
         raise LuthierError(f"{path}: {error}") from None
     if tokenizer is None:
-        raise LuthierError(f"{path} holds no tokenizer")
+        raise LuthierError(f"{path} has no tokenizer")
     return tokenizer

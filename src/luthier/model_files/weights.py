@@ -1,4 +1,4 @@
-"""What all kinds of file share: an opened model, and the way from a checkpoint's tensors to it and back."""
+"""What all file kinds share: a loaded model, and conversion between a checkpoint's tensors and the model's."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from luthier.model.transformer import Transformer
 from luthier.native.blocks import BlockEmbedding, BlockLinear, Blocks
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
-CHECKED_BYTES = 4 * 2**30  # of weights that are checked when a model opens
-Watch = Callable[[int, int], None]  # (bytes done, bytes in all)
+CHECKED_BYTES = 4 * 2**30  # of weights that are checked for NaN when a model is loaded
+ProgressCallback = Callable[[int, int], None]  # (bytes done, total bytes)
 
 
-class Opened(NamedTuple):
-    """What a file holds, or is to hold. tokenizer: None where a model came without one."""
+class LoadedModel(NamedTuple):
+    """A model as loaded from a file or to be written to one. tokenizer: None for a model without one."""
 
     model: Transformer
     config: Config
     tokenizer: Tokenizer | None
 
 
-def silent(done: int, total: int) -> None:
-    """Nobody watches."""
+def no_progress(done: int, total: int) -> None:
+    """A ProgressCallback that does nothing."""
 
 
 def read_weights(
     checkpoint: Checkpoint, table: Table, config: Config, device: torch.device, dtype: torch.dtype | None
 ) -> Transformer:
-    """The model with a checkpoint's weights, one tensor at a time, mapped where they need no conversion.
+    """Build a model with a checkpoint's weights, one tensor at a time, memory-mapped where they need no conversion.
 
-    dtype: None takes that of the first weight, the embedding. Raises a LuthierError that names what is missing,
-    unknown or of another shape.
+    dtype: None for that of the first weight, the embedding. Raises a LuthierError that names tensors that are missing,
+    unknown or of the wrong shape.
     """
     model = registry.build_on_meta(config)
     weights: dict[str, Tensor] = {}
@@ -48,12 +48,12 @@ def read_weights(
     return model
 
 
-def broken_weights(model: Transformer) -> list[str]:
-    """The names of the weights that hold NaN or infinite numbers: also the scales of packed ones.
+def nonfinite_weights(model: Transformer) -> list[str]:
+    """Names of weights with NaN or infinite values, including the scales of quantized ones.
 
-    Each tensor is summed up, which one such number spoils, in a few hundredths of a second for a model of 100 million.
-    Of models over CHECKED_BYTES, whose mapped files would all be read here, rows spread evenly over each tensor are
-    taken (`luthier verify` takes all).
+    Each tensor is summed, which any such value makes non-finite: a few hundredths of a second for 100 million
+    parameters. In models over CHECKED_BYTES, whose mapped files would all be read here, only evenly spaced rows of each
+    tensor are checked (`luthier verify` checks all).
     """
     tensors = [
         (name, tensor)
@@ -61,9 +61,9 @@ def broken_weights(model: Transformer) -> list[str]:
         if tensor.is_floating_point() and not tensor.is_meta and tensor.numel()
     ]
     step = -(-sum(tensor.nbytes for _, tensor in tensors) // CHECKED_BYTES)
-    sums = [total(tensor[::step] if tensor.ndim > 1 else tensor) for _, tensor in tensors]
+    sums = [tensor_sum(tensor[::step] if tensor.ndim > 1 else tensor) for _, tensor in tensors]
     suspects = torch.stack(sums).isfinite().logical_not().nonzero().flatten().tolist() if sums else []
-    # a sum can overflow where no number does
+    # a sum can overflow although no value does
     broken = [tensors[i][0] for i in suspects if not bool(tensors[i][1].isfinite().all())]
     for name, module in model.named_modules():
         match module:
@@ -73,42 +73,42 @@ def broken_weights(model: Transformer) -> list[str]:
                 matrix = Blocks(module.kind, module.num_embeddings, module.embedding_dim, module.packed_weight)
             case _:
                 continue
-        if not bool(sums_of_rows(matrix).isfinite().all()):
+        if not bool(row_sums(matrix).isfinite().all()):
             broken.append(f"{name}.weight")
     return broken
 
 
-def sums_of_rows(blocks: Blocks) -> Tensor:
-    """About the sum of each row of a matrix in blocks: infinite or NaN where one of its scales is."""
+def row_sums(blocks: Blocks) -> Tensor:
+    """Approximate sum of each row of a quantized matrix: non-finite if any of its scales is."""
     return blocks.matmul(torch.ones(1, blocks.columns), None, wide=False)
 
 
-def total(tensor: Tensor) -> Tensor:
-    """The sum of a tensor, a float32 scalar."""
+def tensor_sum(tensor: Tensor) -> Tensor:
+    """Sum of a tensor, a float32 scalar."""
     with torch.no_grad():
         # bfloat16 has the range of float32, and its own sum is six times faster than one in float32
-        kind = torch.bfloat16 if tensor.dtype == torch.bfloat16 else torch.float32
-        return tensor.sum(dtype=kind).float()
+        dtype = torch.bfloat16 if tensor.dtype == torch.bfloat16 else torch.float32
+        return tensor.sum(dtype=dtype).float()
 
 
-def layout_of(table: Table, model: Transformer) -> dict[str, Tensor]:
-    """Name, shape and dtype of every tensor that a file of this model has, as `meta` tensors."""
+def external_layout(table: Table, model: Transformer) -> dict[str, Tensor]:
+    """Name, shape and dtype of every tensor in a file of this model, as `meta` tensors."""
     return dict(to_external(table, {name: weight.to("meta") for name, weight in model.state_dict().items()}))
 
 
-def written(table: Table, model: Transformer, watch: Watch) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor as the format has it, one at a time, in the order of `layout_of`."""
-    total, done = sum(tensor.nbytes for tensor in layout_of(table, model).values()), 0
+def external_tensors(table: Table, model: Transformer, progress: ProgressCallback) -> Iterator[tuple[str, Tensor]]:
+    """Convert the model to the format's tensors, one at a time, in the order of `external_layout`."""
+    total, done = sum(tensor.nbytes for tensor in external_layout(table, model).values()), 0
     for name, tensor in to_external(table, model.state_dict()):
         yield name, tensor
         done += tensor.nbytes
-        watch(done, total)
+        progress(done, total)
 
 
 def token_ids(tokenizer: Tokenizer | None, vocab_size: int) -> dict[str, Any]:
-    """The special tokens by the names that Hugging Face gives them. Nulls are written: its defaults are others.
+    """Special token ids under their names in config.json. Nulls are written, since transformers has other defaults.
 
-    vocab_size: the model's. A padding token beyond it is left out: no embedding has it.
+    vocab_size: the model's. A padding token beyond it is left out, since it has no embedding.
     """
     if tokenizer is None:
         return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}

@@ -115,7 +115,7 @@ class TrainedRun:
 
     @cached_property
     def model(self) -> LanguageModel:
-        """The best weights, with the tokenizer. Opened once."""
+        """The best weights, with the tokenizer. LoadedModel once."""
         return load(self.folder)
 
     @property

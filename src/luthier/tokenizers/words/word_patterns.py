@@ -59,7 +59,7 @@ SIGN = re.compile(
 ESCAPED = {"r": "\r", "n": "\n", "t": "\t"}
 
 
-class Unread(Exception):  # noqa: N818 - never seen outside: it turns into None
+class PartialCheckpoint(Exception):  # noqa: N818 - never seen outside: it turns into None
     """A pattern with a sign that is not known here."""
 
 
@@ -118,7 +118,7 @@ def words_of(backend: Backend) -> Words | None:
     try:
         for pattern in patterns:
             re.compile(translated(pattern, ASCII))
-    except (Unread, re.error):
+    except (PartialCheckpoint, re.error):
         return None
     return Words(patterns) if patterns else None
 
@@ -132,7 +132,7 @@ def sooner(pattern: str) -> str:
 
 
 def translated(pattern: str, limit: int) -> str:
-    """A pattern for Python, for texts without a character beyond a limit. Raises Unread."""
+    """A pattern for Python, for texts without a character beyond a limit. Raises PartialCheckpoint."""
     return "".join(_signs(pattern, limit))
 
 
@@ -141,7 +141,7 @@ def _signs(pattern: str, limit: int) -> Iterator[str]:
     while place < len(pattern):
         sign = SIGN.match(pattern, place)
         if sign is None:
-            raise Unread
+            raise PartialCheckpoint
         place = sign.end()
         match sign.lastgroup, sign[0]:
             case "endings", _:

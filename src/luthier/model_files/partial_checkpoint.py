@@ -1,4 +1,4 @@
-"""A GGUF file some of whose matrices are read in another way."""
+"""A GGUF file without the matrices that are loaded in packed form."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from luthier.formats.gguf_file import GGUFFile
 from luthier.formats.weight_table import Shape
 
 
-class Unread:
-    """A GGUF file whose packed matrices come as `meta` tensors: a checkpoint for all the other weights."""
+class PartialCheckpoint:
+    """A GGUF file (a `weight_table.Checkpoint`) whose packed matrices are `meta` tensors: for all other weights."""
 
     def __init__(self, file: GGUFFile, packed: set[str]) -> None:
         self.file, self.packed = file, packed
@@ -20,5 +20,5 @@ class Unread:
 
     def tensor(self, name: str) -> Tensor:
         if name in self.packed:
-            return torch.empty(self.file.places[name].shape, dtype=torch.bfloat16, device="meta")
+            return torch.empty(self.file.infos[name].shape, dtype=torch.bfloat16, device="meta")
         return self.file.tensor(name)

@@ -155,5 +155,5 @@ def test_a_folder_that_lacks_something(files, message, tmp_path):
     "name", ["hf:a/b/../../../x.gguf", "hf:a/b/../x.gguf", "hf:a/b/./x.gguf", "hf:a/b@../x", "hf:../b", "hf:a/.."]
 )
 def test_a_name_on_the_hub_does_not_leave_its_model(name):
-    with pytest.raises(UsageError, match="is no name on the hub"):
+    with pytest.raises(UsageError, match="is not a name on the hub"):
         hub.fetch(name)

@@ -1,4 +1,4 @@
-"""What a path is that no reader opens, and what to do about it, in one line."""
+"""Error messages for paths that no reader supports: what it is and what to do, in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from luthier.errors import LuthierError
 from luthier.files.json_files import read_json
 from luthier.files.kind_of_file import check_download
 
-OPENS = (
+SUPPORTED = (
     "what opens is a training run, a folder of Hugging Face's (config.json, model.safetensors or pytorch_model.bin), "
     "Meta's (params.json, consolidated.00.pth) or OpenAI's (hparams.json, model.ckpt.index), a .gguf file, a .pth file "
     "of the book, or hf:ORG/NAME"
@@ -19,10 +19,10 @@ CACHED = re.compile(r"models--(?P<org>[\w.-]+?)--(?P<name>[\w.-]+)", re.ASCII)
 # files of a model that may be pointers or pages
 DOWNLOADED = ("*.safetensors", "*.bin", "*.pth", "*.gguf", "*.json", "*.model", "vocab.bpe", "*.index", "merges.txt")
 SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)")
-MOST_FILES = 500
-OF_A_FOLDER = ("config.json", "params.json", "hparams.json", "adapter_config.json")
+MAX_FILES = 500
+MODEL_CONFIGS = ("config.json", "params.json", "hparams.json", "adapter_config.json")
 OTHER_FILES = (
-    *OF_A_FOLDER,
+    *MODEL_CONFIGS,
     *("generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "checkpoint"),
 )
 OTHER_WEIGHTS = {
@@ -35,29 +35,29 @@ OTHER_WEIGHTS = {
 
 
 def check_files(path: Path) -> None:
-    """Raise a LuthierError where a file of a model is a Git LFS pointer or a web page."""
+    """Raise a LuthierError if a file of a model is a Git LFS pointer or a web page."""
     if path.is_file():
         check_download(path)
     elif path.is_dir():
         files = [file for pattern in DOWNLOADED for file in path.glob(pattern) if file.is_file()]
-        for file in sorted(files)[:MOST_FILES]:
+        for file in sorted(files)[:MAX_FILES]:
             check_download(file)
 
 
-def refusal(path: Path) -> LuthierError:
+def unsupported_path(path: Path) -> LuthierError:
     """The error for a path that no reader recognizes."""
     if not path.exists():
-        near = f"; did you mean hf:{path}?" if ON_THE_HUB.fullmatch(str(path)) else f": {OPENS}"
+        near = f"; did you mean hf:{path}?" if ON_THE_HUB.fullmatch(str(path)) else f": {SUPPORTED}"
         return LuthierError(f"there is no {path}{near}")
-    what = of_folder(path) if path.is_dir() else of_file(path)
-    return LuthierError(f"{path} {what}" if what else f"{path} holds no model that can be read: {OPENS}")
+    what = describe_folder(path) if path.is_dir() else describe_file(path)
+    return LuthierError(f"{path} {what}" if what else f"{path} holds no model that can be read: {SUPPORTED}")
 
 
-def of_file(path: Path) -> str | None:
-    """What a file is, and what to open instead."""
+def describe_file(path: Path) -> str | None:
+    """Describe an unsupported file, and what to open instead."""
     folder = path.parent
     if path.suffix in (".safetensors", ".bin", ".pth", ".pt", ".h5", ".msgpack") or path.name.endswith(".index.json"):
-        if any((folder / name).is_file() for name in OF_A_FOLDER):
+        if any((folder / name).is_file() for name in MODEL_CONFIGS):
             return f"is one file of a model: open its folder, {folder}"
         if path.suffix == ".safetensors":
             return "is a file of weights alone: it opens in a folder with the model's config.json beside it"
@@ -70,8 +70,8 @@ def of_file(path: Path) -> str | None:
     return None
 
 
-def of_folder(path: Path) -> str | None:
-    """What a folder is, and what to open instead."""
+def describe_folder(path: Path) -> str | None:
+    """Describe an unsupported folder, and what to open instead."""
     if cached := CACHED.fullmatch(path.resolve().name):
         return f"is where the hub's cache keeps a model: open hf:{cached['org']}/{cached['name']}"
     inside = sorted(item.name for item in [*path.glob("models--*"), *path.glob("hub/models--*")])
@@ -82,7 +82,7 @@ def of_folder(path: Path) -> str | None:
         more = f", or another of its {len(files)} .gguf files" if len(files) > 1 else ""
         return f"is a folder with a .gguf file in it: open that file, {files[0]}{more}"
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        return of_adapter(path / "adapter_config.json")
+        return describe_adapter(path / "adapter_config.json")
     shards = sorted(item.name for item in path.iterdir() if SHARD.fullmatch(item.name))
     if shards:
         index = f"{shards[0].partition('-')[0]}.{shards[0].rpartition('.')[2]}.index.json"
@@ -107,8 +107,8 @@ MISTRAL = (
 )
 
 
-def of_adapter(path: Path) -> str:
-    """What to do with PEFT's adapter."""
+def describe_adapter(path: Path) -> str:
+    """Describe a PEFT adapter, and what to open instead."""
     base = read_json(path).get("base_model_name_or_path")
     of = f" of {base!r:.100}" if isinstance(base, str) and base else ""
     return (
