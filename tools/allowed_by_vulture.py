@@ -31,3 +31,4 @@ _.CHARACTERS  # sentencepiece_file.Algorithm
 # people call them from Python; notebooks call _repr_html_
 _.frame, _.plot, _.report, _.samples
 _._repr_html_
+_._repr_png_

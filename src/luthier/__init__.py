@@ -16,12 +16,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from luthier import inspect
+    from luthier import figures, inspect
     from luthier.architectures.registry import build
     from luthier.errors import LuthierError
+    from luthier.evaluation.evaluate import evaluate
+    from luthier.inspect.compare_texts import compare
     from luthier.language_model import LanguageModel, load
     from luthier.run.forecast import plan
     from luthier.run.trained import TrainedRun, open_run, train
+    from luthier.run.verification import verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,11 +33,15 @@ __all__ = [
     "TrainedRun",
     "__version__",
     "build",
+    "compare",
+    "evaluate",
+    "figures",
     "inspect",
     "load",
     "open_run",
     "plan",
     "train",
+    "verify",
 ]
 
 _HOME = {
@@ -42,12 +49,18 @@ _HOME = {
     "LuthierError": "luthier.errors",
     "TrainedRun": "luthier.run.trained",
     "build": "luthier.architectures.registry",
+    "compare": "luthier.inspect.compare_texts",
+    "evaluate": "luthier.evaluation.evaluate",
     "load": "luthier.language_model",
     "open_run": "luthier.run.trained",
     "plan": "luthier.run.forecast",
     "train": "luthier.run.trained",
+    "verify": "luthier.run.verification",
 }
-_ROOMS = ("inspect",)  # modules, for names such as luthier.inspect.record
+_ROOMS = (
+    "figures",
+    "inspect",
+)  # modules, for names such as luthier.inspect.record
 
 
 def __getattr__(name: str) -> Any:

@@ -115,9 +115,9 @@ def test_what_cannot_be_compared_is_one_line(model, tmp_path):
         main([model, other, TEXT])
     with pytest.raises(LuthierError, match="the text has 200 tokens, and the context is 128: give a shorter text"):
         main([model, model, "x" * 200])
-    with pytest.raises(UsageError, match=r"--tolerance -1\.0 must be a number from 0 on"):
+    with pytest.raises(UsageError, match=r"tolerance=-1\.0 must be a number from 0 on"):
         main([model, model, TEXT, "--tolerance", "-1"])
-    with pytest.raises(UsageError, match="--tolerance inf must be"):
+    with pytest.raises(UsageError, match="tolerance=inf must be"):
         main([model, model, TEXT, "--tolerance", "inf"])
 
 

@@ -10,10 +10,10 @@ from scored_runs import runs_of
 from talking_models import byte_tokenizer, save_tiny
 
 import luthier
-from luthier.cli import eval as module
 from luthier.cli.main import main
 from luthier.data import chunks
 from luthier.data.sources import Texts
+from luthier.evaluation import evaluate
 from luthier.evaluation.perplexity import score
 from luthier.tokenizers.core.train import train_bpe
 
@@ -111,7 +111,7 @@ def test_a_long_text_is_read_in_chunks_and_its_tokens_are_the_same(merged, tmp_p
     path.write_text(TEXT * 9, encoding="utf-8")
     tokenizer = luthier.load(merged).tokenizer
     monkeypatch.setattr(chunks.Cutter.__init__, "__defaults__", (700,))
-    runs = list(module.runs(Texts((str(path),)), tokenizer))
+    runs = list(evaluate.token_spans(Texts((str(path),)), tokenizer))
     assert len(runs) > 5
     assert [run.ends for run in runs] == [False] * (len(runs) - 1) + [True]
     [whole] = runs_of(tokenizer, [TEXT * 9])

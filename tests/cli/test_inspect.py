@@ -56,7 +56,7 @@ def test_a_long_text_is_cut_with_a_word_about_it(model, tmp_path, capsys, option
 
 
 def test_what_cannot_be_done_is_one_line_and_leaves_no_file(model, tmp_path):
-    with pytest.raises(UsageError, match="--max-tokens 0 must be at least 1"):
+    with pytest.raises(UsageError, match="max_tokens 0 must be at least 1"):
         main([model, "a", "--max-tokens", "0"])
     with pytest.raises(LuthierError, match="there is no"):
         main([str(tmp_path / "none"), "a", "--out", str(tmp_path / "a.html")])

@@ -24,7 +24,11 @@ def public() -> Iterator[tuple[str, Any]]:
     for name in luthier.__all__:
         value = getattr(luthier, name)
         if isinstance(value, ModuleType):
-            yield from ((f"luthier.{name}.{inner}", getattr(value, inner)) for inner in value.__all__)
+            yield from (
+                (f"luthier.{name}.{inner}", getattr(value, inner))
+                for inner in value.__all__
+                if callable(getattr(value, inner))
+            )
         elif callable(value):
             yield f"luthier.{name}", value
         if name in METHODS:

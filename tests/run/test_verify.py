@@ -18,7 +18,7 @@ from luthier.files.unfinished import is_unfinished
 from luthier.language_model import LanguageModel
 from luthier.model.mask import Causal
 from luthier.run import train
-from luthier.run.verify import verify
+from luthier.run.verify import checks_of
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
 
@@ -42,7 +42,7 @@ class Leaky(Causal):
 
 
 def failures(path, lm=None):
-    return [check.name for check in verify(path, lm or luthier.load(path)) if not check.passed]
+    return [check.name for check in checks_of(path, lm or luthier.load(path)) if not check.passed]
 
 
 @pytest.mark.parametrize("preset", ["gpt2-nano", "llama-nano", "llama4-nano"])
@@ -61,7 +61,9 @@ def test_control_characters_that_training_removed_are_no_failure(book, tmp_path)
     lm = luthier.load(run)
     broken = lm.tokenizer.backend
     broken.normalizer = Replace("k", "q")
-    failed = [check for check in verify(run, LanguageModel(lm.model, Tokenizer(broken), lm.config)) if not check.passed]
+    failed = [
+        check for check in checks_of(run, LanguageModel(lm.model, Tokenizer(broken), lm.config)) if not check.passed
+    ]
     assert [check.name for check in failed] == ["text survives the tokenizer"]
     assert re.search(r"k.*' comes back as '.*q", failed[0].figure)
     assert len(failed[0].figure) < 150

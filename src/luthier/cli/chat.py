@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_model
+from luthier.cli.opening import open_draft, open_model
 from luthier.cli.screen import Screen
 from luthier.cli.texts import given_text
 from luthier.errors import LuthierError, UsageError, remark
 from luthier.generation.settings import GenerationSettings
+from luthier.opening import Device, NumberType, Quantize
 from luthier.terminal.printing import note
 from luthier.terminal.streams import is_terminal
 

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from luthier.cli.opening import Device, NumberType, Quantize, open_model
-from luthier.data.sources import Texts
 from luthier.data.text import Reading
 from luthier.errors import UsageError
-from luthier.terminal.characters import one_line
-from luthier.terminal.numbers import readable
+from luthier.opening import Device, NumberType, Quantize
 from luthier.terminal.printing import output, output_table
-from luthier.terminal.progress import progress
 from luthier.terminal.streams import is_terminal
+from luthier.terminal.tables import text_table
 
 if TYPE_CHECKING:
-    from luthier.evaluation.perplexity import TextScore
-    from luthier.evaluation.windows import TokenSpan
-    from luthier.language_model import LanguageModel
-    from luthier.tokenizers.core.tokenizer import Tokenizer
+    from luthier.evaluation.evaluate import Evaluation
 
 ABOUT = """Score a text with models: loss (nats a token, with its standard error), perplexity, bits per byte, tokens/s.
 The text comes last: a file, a folder, a glob, or a corpus by name (luthier data list). Models whose tokenizers differ
@@ -35,8 +29,6 @@ are compared by bits per byte.
     luthier eval runs/a runs/b SmolLM2-135M-Instruct.gguf the-verdict --context 512 --stride 256
     luthier eval runs/book texts/ --max-tokens 100000 --json scores.json
 """
-CONTEXT = 1024  # tokens: longer ones cost much and change little
-COLUMNS = ("model", "loss", "± error", "perplexity", "bits/byte", "tokens", "tokens/s", "context", "stride")
 
 
 @dataclass(frozen=True)
@@ -75,102 +67,33 @@ def main(arguments: list[str]) -> int:
     if len(given.names) < 2:
         raise UsageError("give a model and a text: luthier eval MODEL ... DATA")
     *models, data = given.names
-    texts = Texts((data,), **dataclasses.asdict(given.reading), document_separator=given.document_separator)
-    records = [evaluate(model, texts, given) for model in models]
+    from luthier.evaluation.evaluate import evaluate
+
+    results = [
+        evaluate(
+            name, data, context=given.context, stride=given.stride, batch_size=given.batch_size,
+            max_tokens=given.max_tokens, **dataclasses.asdict(given.reading),
+            document_separator=given.document_separator, device=given.device, dtype=given.dtype,
+            quantize=given.quantize,
+        )
+        for name in models
+    ]  # fmt: skip
     if given.json is not None:
         from luthier.files.atomic_file import write_file
 
+        records = [result.record() for result in results]
         content = json.dumps({"data": data, "models": records}, indent=2, allow_nan=False) + "\n"
         write_file(given.json, content, begins=b"{")
-    show(records)
+    show(results)
     return 0
 
 
-def evaluate(name: str, texts: Texts, given: Arguments) -> dict[str, Any]:
-    """The scores of one model."""
-    from luthier.evaluation.perplexity import score
-
-    lm = open_model(name, given.device, given.dtype, given.quantize)
-    context, stride = sizes(name, lm, given)
-    with progress(f"scoring with {name}", given.max_tokens) as advance:
-        found = score(
-            lm.model,
-            runs(texts, lm.tokenizer),
-            context_length=context,
-            stride=stride,
-            batch_size=given.batch_size,
-            max_tokens=given.max_tokens,
-            progress=advance,
-        )
-    return record(name, found, context, stride)
-
-
-def sizes(name: str, lm: LanguageModel, given: Arguments) -> tuple[int, int]:
-    """Context and stride of a model's windows."""
-    longest = lm.config.context_length
-    context = min(longest, CONTEXT) if given.context is None else given.context
-    if context > longest:
-        raise UsageError(f"--context is {context}, and {name} was made for {longest}: take at most that")
-    return context, max(1, context // 2) if given.stride is None else given.stride
-
-
-def runs(texts: Texts, tokenizer: Tokenizer) -> Iterator[TokenSpan]:
-    """The tokens of a text, without ever holding all of it. A document's are those that it has encoded whole."""
-    from luthier.data.chunks import Cutter
-    from luthier.evaluation.windows import token_span
-
-    cutter, starts = Cutter(tokenizer), True
-    for piece in texts:
-        chunks = list(cutter.push(piece.text))
-        if piece.ends:
-            chunks.append(cutter.finish())
-        rows = tokenizer.encode_arrays([chunk.before + chunk.text for chunk in chunks])
-        for number, (chunk, ids) in enumerate(zip(chunks, cutter.without_before(chunks, rows), strict=True), 1):
-            ends = piece.ends and number == len(chunks)
-            yield token_span(tokenizer, ids.tolist(), chunk.text, starts=starts, ends=ends)
-            starts = ends
-
-
-def record(name: str, found: TextScore, context: int, stride: int) -> dict[str, Any]:
-    """A model's scores by their names."""
-    perplexity = found.perplexity if found.perplexity < float("inf") else None
-    return {
-        "model": name,
-        "loss": found.loss,
-        "standard_error": found.standard_error,
-        "perplexity": perplexity,
-        "bits_per_byte": found.bits_per_byte,
-        "tokens": found.tokens,
-        "bytes": found.bytes,
-        "tokens_per_second": found.tokens_per_second,
-        "context": context,
-        "stride": stride,
-    }
-
-
-def row(scores: dict[str, Any]) -> tuple[str, ...]:
-    """A line of the table."""
-    error, perplexity = scores["standard_error"], scores["perplexity"]
-    return (
-        one_line(scores["model"]),
-        f"{scores['loss']:.4f}",
-        "-" if error is None else f"{error:.4f}",
-        "-" if perplexity is None else readable(perplexity, 3),
-        f"{scores['bits_per_byte']:.4f}",
-        f"{scores['tokens']:,}",
-        f"{scores['tokens_per_second']:,.0f}",
-        f"{scores['context']:,}",
-        f"{scores['stride']:,}",
-    )
-
-
-def show(records: Sequence[dict[str, Any]]) -> None:
+def show(results: Sequence[Evaluation]) -> None:
     """The table: with lines at a terminal, columns of plain text elsewhere."""
-    rows = [row(scores) for scores in records]
+    from luthier.evaluation.evaluate import COLUMNS
+
+    rows = [result.row() for result in results]
     if is_terminal("stdout"):
         output_table(rows, COLUMNS)
-        return
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
-    for name, *numbers in [COLUMNS, *rows]:
-        cells = (f"{cell:>{width}}" for cell, width in zip(numbers, widths[1:], strict=True))
-        output("  ".join([f"{name:<{widths[0]}}", *cells]))
+    else:
+        output(text_table(rows, COLUMNS))

@@ -38,18 +38,10 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Make the pictures and name each file."""
     given = tyro.cli(Arguments, prog="luthier figures", description=ABOUT, args=arguments)
-    from luthier.errors import UsageError
-    from luthier.figures.catalog import FIGURES
-    from luthier.figures.models import TEXT, Models
-    from luthier.figures.picture import write
+    from luthier.figures.show import draw
 
-    if unknown := [name for name in given.names if name not in FIGURES]:
-        raise UsageError(f"no picture '{unknown[0]}': there are {', '.join(FIGURES)}")
-    if given.out.exists() and not given.out.is_dir():
-        raise UsageError(f"{given.out} is a file: name a folder with --out")
-    with Models(given.model or None, text=given_text(given.text, "--text") or TEXT) as models:
-        for name in given.names or FIGURES:
-            picture = FIGURES[name](models)
-            png = write(picture, given.out, svg=given.svg)[0]
-            say(f"{png}  {picture.caption}")
+    draw(
+        *given.names, out=given.out, svg=given.svg, model=given.model or None, text=given_text(given.text, "--text"),
+        drawn=lambda path, picture: say(f"{path}  {picture.caption}"),
+    )  # fmt: skip
     return 0

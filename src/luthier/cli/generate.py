@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from luthier.cli.opening import Device, NumberType, Quantize, open_draft, open_model
+from luthier.cli.opening import open_draft, open_model
 from luthier.cli.screen import Screen
 from luthier.cli.texts import given_text, text_or_stdin
 from luthier.errors import UsageError, remark
 from luthier.generation.settings import GenerationSettings
+from luthier.opening import Device, NumberType, Quantize
 from luthier.terminal.printing import note
 
 if TYPE_CHECKING:

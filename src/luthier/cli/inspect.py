@@ -8,9 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from luthier.cli.opening import Device, NumberType, Quantize, open_model
 from luthier.cli.texts import text_or_stdin
-from luthier.errors import UsageError
+from luthier.opening import Device, NumberType, Quantize
 from luthier.terminal.printing import note
 
 ABOUT = """See inside a model as it reads a text: one HTML page that opens from disk, with no network. Surprise and
@@ -45,26 +44,14 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Write the page, and say where it is."""
     given = tyro.cli(Arguments, prog="luthier inspect", description=ABOUT, args=arguments)
-    if given.max_tokens < 1:
-        raise UsageError(f"--max-tokens {given.max_tokens} must be at least 1")
     text = text_or_stdin(given.text, "the text")
-    lm = open_model(given.model, given.device, given.dtype, given.quantize)
+    from luthier.inspect.show import show
 
-    from luthier.files.atomic_file import PAGE, write_file
-    from luthier.generation.generate import encode_prompts
-    from luthier.inspect.page import make_page, max_tokens
-
-    [tokens] = encode_prompts(lm.tokenizer, [text])
-    fitting = max_tokens(lm.model, min(given.max_tokens, lm.config.context_length))
-    n_truncated = ""
-    if len(tokens) > fitting:
-        n_truncated = f"The text has {len(tokens):,} tokens; the first {fitting} are shown."
-    page = make_page(
-        lm.model, lm.tokenizer, tokens[:fitting], name=Path(given.model).name or given.model, note=n_truncated
-    )
-    write_file(given.out, page, begins=PAGE)
-    size = len(page.encode()) / 1e6
-    note(f"{given.out}: {min(len(tokens), fitting)} tokens, {size:.1f} MB")
-    if n_truncated:
-        note(n_truncated)
+    page = show(
+        given.model, text, out=given.out, max_tokens=given.max_tokens, device=given.device, dtype=given.dtype,
+        quantize=given.quantize,
+    )  # fmt: skip
+    note(repr(page))
+    if page.truncated:
+        note(page.truncated)
     return 0

@@ -5,35 +5,20 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from luthier import opening
+from luthier.opening import Device, NumberType, Quantize
 
 if TYPE_CHECKING:
     from luthier.generation.draft import Draft
     from luthier.language_model import LanguageModel
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
-NumberType = Literal["auto", "float32", "bfloat16", "float16"]
-Quantize = Literal["no", "int8", "int4"]
-
 
 def open_model(path: str, device: Device, dtype: NumberType, quantize: Quantize = "no") -> LanguageModel:
-    """The model. device: auto takes cuda, then mps, then cpu. dtype: auto takes that of the model's file.
-
-    quantize: the matrices in 8 or 4 bits, the rest in bfloat16, on the CPU.
-    """
+    """The model, as `luthier.opening.open_model` opens it, without looking for garbage on the way."""
     with everything_stays():
-        import torch
-
-        from luthier.language_model import load
-        from luthier.training.machine import choose_device, keep_freed_memory
-
-        keep_freed_memory()
-        number_type = None if dtype == "auto" else getattr(torch, dtype)
-        if quantize == "no":
-            return load(path, device=choose_device(device), dtype=number_type)
-        return load(
-            path, device="cpu" if device == "auto" else choose_device(device), dtype=number_type, quantize=quantize
-        )
+        return opening.open_model(path, device, dtype, quantize)
 
 
 @contextmanager

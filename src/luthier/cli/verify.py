@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -33,18 +32,13 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Print a table of passes and figures."""
     given = tyro.cli(Arguments, prog="luthier verify", description=ABOUT, args=arguments)
-    import torch
+    from luthier.run.verification import verify
 
-    from luthier.language_model import load
-    from luthier.run.verify import verify
-    from luthier.training.machine import choose_device
-
-    dtype = None if given.dtype == "auto" else getattr(torch, given.dtype)
-    lm = load(given.model, device=choose_device(given.device), dtype=dtype)
-    checks = list(verify(Path(given.model), lm))
-    words = {True: ("pass", "green"), False: ("FAIL", "bold red")}
-    rows = [(words[each.passed], each.name, (each.figure, "dim" if each.passed else "")) for each in checks]
-    failed = sum(not each.passed for each in checks)
-    output_table(rows)
-    output("all holds" if not failed else f"{failed} of {len(rows)} checks failed")
-    return 1 if failed else 0
+    result = verify(given.model, device=given.device, dtype=given.dtype)
+    styles = {True: "green", False: "bold red"}
+    output_table([
+        ((word, styles[check.passed]), name, (figure, "dim" if check.passed else ""))
+        for check, (word, name, figure) in zip(result.checks, result.rows(), strict=True)
+    ])  # fmt: skip
+    output(result.summary)
+    return 0 if result.passed else 1

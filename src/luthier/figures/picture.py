@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from luthier.files.atomic_file import replacing_file, write_file
+from luthier.run.notebook_figure import png_of
 
 # Okabe and Ito's color-blind-safe colors; lines also differ by dash
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
@@ -29,7 +30,7 @@ DOTS_PER_INCH = 130
 BEGINS = {"png": b"\x89PNG", "svg": b"<?xml"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
     """A figure and its numbers: the columns of a table, all of one length."""
 
@@ -38,6 +39,12 @@ class Picture:
     caption: str
     figure: Figure
     table: Mapping[str, Sequence[Any]]
+
+    def __repr__(self) -> str:
+        return f"Picture({self.name!r}: {self.title})"
+
+    def _repr_png_(self) -> bytes:
+        return png_of(self.figure)
 
 
 def canvas(width: float = 10.0, height: float = 4.2) -> Figure:

@@ -28,12 +28,12 @@ def draw_losses(evaluations: Sequence[dict[str, Any]], title: str, path: Path) -
 
 def losses_figure(evaluations: Sequence[dict[str, Any]]) -> Figure:
     """The curves, without a title."""
-    from matplotlib.figure import Figure  # slow to import
+    from luthier.run.notebook_figure import NotebookFigure  # slow to import: matplotlib
 
     epochs = [each["epoch"] for each in evaluations]
     tokens = [each["tokens"] for each in evaluations]
     held_out = [each for each in evaluations if each.get("validation_loss") is not None]
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = NotebookFigure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, key, label in ((left, "loss", "loss (nats per token)"), (right, "perplexity", "perplexity")):
         shown = (lambda loss: loss) if key == "loss" else perplexity

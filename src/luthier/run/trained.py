@@ -156,7 +156,7 @@ class TrainedRun:
 
     def __repr__(self) -> str:
         (_, name), (_, parameters), (_, step), *best = self.facts()
-        last = "".join(f", best {measure} {value}" for measure, value in best)
+        last = "".join(f", {measure} {value}" for measure, value in best)
         return f"TrainedRun({str(self.folder)!r}: {name}, {parameters} parameters, step {step}{last})"
 
     def _repr_html_(self) -> str:
@@ -167,4 +167,4 @@ def best_of(run: RunRecord) -> list[tuple[str, str]]:
     """The lowest loss and its step, if anything has been measured."""
     if run.best is None:
         return []
-    return [(run.judged.replace("_", " "), f"{float(run.best[run.judged]):.4f} at step {run.best['step']:,}")]
+    return [(f"best {run.judged.replace('_', ' ')}", f"{float(run.best[run.judged]):.4f} at step {run.best['step']:,}")]

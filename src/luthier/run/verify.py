@@ -42,7 +42,7 @@ class Check(NamedTuple):
     figure: str
 
 
-def verify(path: Path, lm: LanguageModel) -> Iterator[Check]:
+def checks_of(path: Path, lm: LanguageModel) -> Iterator[Check]:
     """Every check of a model that was loaded from `path`, one after the other."""
     yield from check_files(path)
     yield check_finite(lm.model)
