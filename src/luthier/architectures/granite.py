@@ -104,8 +104,18 @@ class Shape(HeadDim, Protocol):
 
 def small(vocab_size: int, context_length: int, dim: int, hidden_dim: int, n_layers: int, n_heads: int) -> Config:
     """A Granite for a CPU."""
-    heads = {"n_heads": n_heads, "n_kv_heads": 2, "attention_multiplier": n_heads / dim, "rope_theta": 10_000.0}
-    return Config(vocab_size, context_length, dim, hidden_dim, n_layers, **heads)  # type: ignore[arg-type]
+    return Config(
+        vocab_size,
+        context_length,
+        dim,
+        hidden_dim,
+        n_layers,
+        n_heads,
+        n_kv_heads=2,
+        rope_theta=10_000.0,
+        attention_multiplier=n_heads / dim,
+        logits_scaling=1.0,  # the published ones, for wider models, slow the training of narrow ones down
+    )
 
 
 LARGER = {"dim": 4096, "hidden_dim": 12_800, "attention_multiplier": 0.0078125, "logits_scaling": 16.0}

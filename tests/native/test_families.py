@@ -1,0 +1,49 @@
+"""Which families the compiled step takes: it declines every part that it does not know, and never leaves one out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from luthier.architectures import registry
+from luthier.generation.decoding_session import DecodingSession
+from luthier.native import build
+from luthier.native.program import unsupported_reason
+
+TAKEN = {"gpt2", "llama", "mistral", "qwen2"}
+TEXTS = [[5, 17, 99, 3, 64], [7, 8]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled():
+    try:
+        build.library()
+    except build.Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+def lively(family: str) -> torch.nn.Module:
+    """The smallest size of a family in bfloat16, with weights that show every part that is left out."""
+    model = registry.build(registry.preset(f"{family}-nano"), dtype=torch.bfloat16).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            if weight.ndim == 1:
+                weight.add_(0.3 * noise)
+            else:
+                weight.copy_(1.5 * noise * (1 if "embedding" in name else weight.shape[-1] ** -0.5))
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("family", registry.FAMILIES)
+def test_a_family_is_computed_as_by_pytorch_or_declined(family):
+    model = lively(family)
+    with torch.inference_mode():
+        ours, plain = (DecodingSession(model, TEXTS, 20, vocab_size=512, native=native) for native in (True, False))
+        assert (ours.step is not None) == (family in TAKEN), unsupported_reason(model)
+        for _ in range(3):
+            found, expected = ours.logits(), plain.logits()
+            assert (found - expected).std() < 0.03 * expected.std()
+            for session in (ours, plain):
+                session.append(expected.argmax(-1))
