@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from tiny_runs import plan
 
+from luthier.architectures import llama, registry
+from luthier.data.batches import RandomWindows, evaluation_batches
+from luthier.data.shards import TokenShards
 from luthier.run import train
+from luthier.run.callbacks.evaluate import Evaluate
 from luthier.run.callbacks.expert_loads import ExpertLoads
 from luthier.run.callbacks.step_statistics import StepStatistics
 from luthier.run.callbacks.writer import BackgroundWriter
 from luthier.run.intervals import Intervals
+from luthier.run.token_splits import Split
 from luthier.training.callback import Callback, Callbacks, StepUndoneError
-from luthier.training.loop import StepResult
+from luthier.training.loop import StepResult, Trainer
+from luthier.training.objective import LanguageModeling
 from luthier.training.settings import Settings
 
 RESULT = StepResult(1.0, 2.0, 1e-3, 100, 0.5, [[0.25, 0.75]])
@@ -53,6 +61,52 @@ def test_the_state_of_all_callbacks_makes_the_next_evaluation_the_same():
     for one, other in zip(kept.callbacks, resumed.callbacks, strict=True):
         assert one.metrics() == other.metrics() != {}  # type: ignore[attr-defined]
         assert one.metrics() == {}  # type: ignore[attr-defined]
+
+
+class Notes(Callback):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[dict] = []
+
+    def evaluated(self, metrics):
+        self.told.append(dict(metrics))
+
+    def sampled(self, sample):
+        self.told.append(dict(sample))
+
+
+class TwoHalves(LanguageModeling):
+    """Language modelling that also reports half of the loss."""
+
+    def __call__(self, model, batch):
+        loss = super().__call__(model, batch)
+        return replace(loss, figures={"half": loss.sum / 2})
+
+
+def test_figures_of_an_objective_are_in_the_metrics():
+    tokens = TokenShards([np.arange(400, dtype=np.uint16) % 17], bytes=400)
+    settings = Settings(batch_size=2, steps=4, evaluate_every=2, precision="float32")
+    model = registry.build(llama.Config(17, 8, 8, 12, n_layers=1, n_heads=2, n_kv_heads=1))
+    source = RandomWindows(tokens, 8, 2, seed=1)
+    trainer = Trainer(model, source, settings, 4, objective=TwoHalves())
+    split = Split(tokens, lambda: evaluation_batches(tokens, 8, 2, 3))
+    notes, statistics = Notes(), StepStatistics(trainer, 10)
+    statistics.peak = 1e3
+    evaluate = Evaluate(
+        trainer, {"train": split, "validation": split}, Intervals.of(settings, 4, 10), at_start=True,
+        meters=(statistics,), loggers=(notes,), save_best=lambda: None, last_good=str,
+    )  # fmt: skip
+    callbacks = Callbacks(statistics, evaluate)
+    callbacks.begin()
+    while trainer.step < 4:
+        callbacks.after_step(trainer.train_step())
+    assert [each["step"] for each in notes.told] == [0, 1, 2, 3, 4]
+    for metrics in notes.told:
+        for split_name in ("train", "validation"):
+            assert metrics[f"{split_name}_half"] == pytest.approx(metrics[f"{split_name}_loss"] / 2, rel=1e-5)
+    assert notes.told[-1]["step_half"] == pytest.approx(notes.told[-1]["step_loss"] / 2, rel=1e-5)
+    assert "step_half" not in notes.told[0]
 
 
 @pytest.mark.parametrize(

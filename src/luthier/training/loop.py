@@ -145,23 +145,14 @@ class Trainer:
         yield
 
     def undo(self, losses: list[Tensor], norm: Tensor, place: dict[str, Any], generator: Tensor) -> NonFiniteError:
-        """Restore the state before the step. Returns the error that names the step and the faulty batch, counted from
-        1.
-        """
+        """Restore the state before the step. Returns the error that says what was not finite."""
         self.model.zero_grad()
         self.balancer.forget()
         self.batches.restore(place)
         self.generator.set_state(generator)
-        first, last = place["batches"] + 1, place["batches"] + len(losses)
-        wrong = [number for number, loss in enumerate(losses, first) if not loss.isfinite()]
-        if wrong:
-            what = f"the loss of batch {wrong[0]} is {losses[wrong[0] - first].item()}"
-        else:
-            which = f"batch {first}" if first == last else f"batches {first} to {last}"
-            what = f"the norm of the gradient of {which} is {norm.item()}"
         return NonFiniteError(
-            f"step {self.step + 1}: {what}: lower {setting('learning_rate')}, raise {setting('warmup')}, or "
-            f"lower {setting('clip')}"
+            f"step {self.step + 1}: {cause(losses, norm, place['batches'] + 1)}: lower {setting('learning_rate')}, "
+            f"raise {setting('warmup')}, or lower {setting('clip')}"
         )
 
     def skip(self) -> None:
@@ -205,6 +196,16 @@ class Trainer:
         self.generator.set_state(tensors["generator"])
         self.step, self.tokens = record["step"], record["tokens"]
         self.anchor = Anchor(*record["anchor"]) if record.get("anchor") else None
+
+
+def cause(losses: list[Tensor], norm: Tensor, first: int) -> str:
+    """What was NaN or infinite in a step: the loss of a batch, or the gradient. first: number of its first batch."""
+    for number, loss in enumerate(losses, first):
+        if not loss.isfinite():
+            return f"the loss of batch {number} is {loss.item()}"
+    last = first + len(losses) - 1
+    which = f"batch {first}" if first == last else f"batches {first} to {last}"
+    return f"the norm of the gradient of {which} is {norm.item()}"
 
 
 class Sums:
