@@ -253,4 +253,4 @@ def existing(device: torch.device | str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError):  # torch's errors here are long, and of both kinds
-        raise UsageError(f"device '{device}' is not to be had here; 'cpu' is") from None
+        raise UsageError(f"device '{device}' is not available here; 'cpu' is") from None

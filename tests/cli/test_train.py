@@ -87,7 +87,7 @@ def test_a_run_named_like_a_recipe_is_resumed_from_its_own_folder(capsys):
         (["book.txt", "--tokenizer", "characters", "--model.context-length", "5000"], 2, "--model.context-length to"),
         (["--recipe", "bad.toml"], 2, "bad.toml has no setting learnin_rate: did you mean learning_rate?"),
         (["--recipe", "bad2.toml"], 2, "bad2.toml: model is a table"),
-        (["book.txt", "--device", "cuda"], 1, "device cuda is not to be had here"),
+        (["book.txt", "--device", "cuda"], 1, "device cuda is not available"),
     ],
 )  # fmt: skip
 def test_a_wrong_command_says_what_is_right_and_leaves_nothing(arguments, code, complaint, capsys, monkeypatch):

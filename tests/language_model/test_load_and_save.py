@@ -128,7 +128,7 @@ def test_dtype_is_that_of_the_file_unless_given(folder):
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_a_device_that_is_not_there_is_a_wrong_setting(device, folder):
-    with pytest.raises(UsageError, match=f"device '{device}' is not to be had here"):
+    with pytest.raises(UsageError, match=f"device '{device}' is not available here"):
         luthier.load(folder, device=device)
 
 

@@ -134,7 +134,7 @@ Usage = namedtuple("Usage", "total used free")
         ({"model": {"dim": 9}}, UsageError, "dim 9"),
         ({"model": {"n_kv_heads": 3, "n_heads": 4}}, UsageError, "n_kv_heads 3"),
         ({"model": {"context_length": 4000}}, UsageError, "lower context_length"),
-        ({"device": "cuda"}, LuthierError, "device cuda is not to be had here: this machine has cpu"),
+        ({"device": "cuda"}, LuthierError, "device cuda is not available: this machine has cpu"),
         ({"sample_prompt": "ka" * 30}, UsageError, "the prompt has 60 tokens and the model's context holds 16"),
         ({"sample_prompt": "Ω"}, UsageError, "'Ω' \\(U\\+03A9\\), is not among"),
         ({"stride": 3}, UsageError, "stride is for sliding windows"),

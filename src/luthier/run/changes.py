@@ -1,4 +1,4 @@
-"""What may change when a run is resumed: one table, from which the help, the docs and the refusals are made."""
+"""Which settings may change when a run is resumed: one table, from which help, docs and errors are made."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def when(name: str) -> When:
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting that is not what it was."""
+    """A setting whose value has changed."""
 
     name: str
     before: Any
@@ -93,10 +93,10 @@ def changed_plan(
     *,
     anyway: bool = False,
 ) -> Plan:
-    """The plan of a run that goes on, with the changes that are asked for.
+    """The plan of a resumed run, with the requested changes.
 
-    options: fields of Settings; model: fields of the Config. A UsageError names each that may not change. New data are
-    compared later, by what they hold and not by their names: see corpus.
+    options: fields of Settings; model: fields of the Config. Raises a UsageError that names each
+    that may not change. New data are compared later, by content and not by name: see resumed_text.
     """
     changes = dict(options)
     if changes.get("steps"):
@@ -112,7 +112,7 @@ def changed_plan(
 
 
 def refuse(found: Iterable[Difference], *, anyway: bool) -> None:
-    """A UsageError that names the differences that may not be, if any. --anyway is advised only where it helps."""
+    """Raise a UsageError that names the forbidden differences, if any. --anyway is advised only where it helps."""
     found = list(found)
     never = [item for item in found if item.when == "never"]
     asked = [item for item in found if item.when == "anyway" and not anyway]

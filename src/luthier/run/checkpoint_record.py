@@ -1,4 +1,4 @@
-"""The record of a checkpoint (training_state.json): where a run stands, and the settings it was trained with.
+"""The record of a checkpoint (training_state.json): the state of a run besides tensors, and its settings.
 
 It is what a run resumes from; run.toml is a copy for people. Version 0.1 wrote no settings, decisions and checksum into
 it, and is read too: then run.toml says the settings.
@@ -37,7 +37,7 @@ class Step(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TrainerState(msgspec.Struct, forbid_unknown_fields=True):
-    """Where the trainer stands, besides its tensors."""
+    """State of the trainer besides its tensors."""
 
     step: Count
     tokens: Count
@@ -46,7 +46,7 @@ class TrainerState(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Decisions(msgspec.Struct, forbid_unknown_fields=True):
-    """What `auto` settings came to: a resumed run takes the same, so that its numbers are the same."""
+    """Outcome of the settings that are `auto`: a resumed run uses the same, so that its numbers are the same."""
 
     device: str
     threads: Count
@@ -56,7 +56,7 @@ class Decisions(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CheckpointRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """All fields of the record. Those with a default are not in records of version 0.1."""
+    """All fields of the record. Those with a default may be missing, as in records of version 0.1."""
 
     format: Literal["luthier-checkpoint-2"] | None = None
     step: Count
@@ -77,18 +77,18 @@ class CheckpointRecord(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        """The table of run.toml, as this checkpoint was trained; None in a record of version 0.1."""
+        """Settings of this checkpoint as the table of run.toml; None in a record of version 0.1."""
         if self.settings is None or self.model is None:
             return None
         return {"data": self.data, **self.settings, "model": self.model}
 
 
 class NewerFormatError(LuthierError):
-    """A checkpoint that a newer version wrote: it is not damaged."""
+    """The checkpoint was written by a newer version; it is not damaged."""
 
 
 def parse(record: dict[str, Any], folder: Path) -> CheckpointRecord:
-    """A record with every field checked. A LuthierError says which is unknown, missing or of another type."""
+    """Validate a record. Raises a LuthierError that names a field which is unknown, missing or of a wrong type."""
     wrong = f"{folder} cannot be resumed: {RECORD} is damaged"
     version = record.get("format") if isinstance(record, dict) else None
     if isinstance(version, str) and version != FORMAT and is_intact(record):
@@ -114,7 +114,7 @@ def parse(record: dict[str, Any], folder: Path) -> CheckpointRecord:
 
 
 def read_record(folder: Path) -> CheckpointRecord:
-    """The record of one checkpoint; the files beside it are not read."""
+    """Read the record of a checkpoint, and none of the files beside it."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except OSError as error:
@@ -125,12 +125,12 @@ def read_record(folder: Path) -> CheckpointRecord:
 
 
 def whole_checkpoints(checkpoints: Path) -> list[Path]:
-    """The complete checkpoints of a folder, the oldest first."""
+    """Complete checkpoints of a folder, the oldest first."""
     return sorted(path.parent for path in checkpoints.glob(f"step-*/{RECORD}"))
 
 
 def newest_record(run: Path) -> CheckpointRecord | None:
-    """The record of a run's newest checkpoint whose record is sound, or None."""
+    """Record of the newest checkpoint with a valid record, or None."""
     for checkpoint in reversed(whole_checkpoints(run / "checkpoints")):
         try:
             return read_record(checkpoint)

@@ -1,4 +1,4 @@
-"""What a run says before its first step and after its last."""
+"""Messages of a run before its first step and after its last."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from luthier.training.loop import Trainer
 
 
 def headline(plan: Plan, trainer: Trainer, training_tokens: int, peak: float) -> str:
-    """What is about to happen, in two lines. peak: FLOP/s of the machine's matrix products."""
+    """Model, data and steps, in two lines. peak: FLOP/s of the machine's matrix products."""
     settings = plan.settings
     total, active = registry.count_parameters(plan.model)
     active_too = f" ({active:,} active)" if active != total else ""
@@ -33,9 +33,9 @@ def headline(plan: Plan, trainer: Trainer, training_tokens: int, peak: float) ->
 def closing_text(
     folder: RunFolder, evaluations: list[dict[str, Any]], seconds: float, prompt: str, failed: Mapping[Path, str]
 ) -> str:
-    """The table by epoch, where everything lies, what to do next. failed: what could not be written, and why."""
+    """Table by epoch, paths of the results, and the next command. failed: what could not be written, and why."""
     kind = "validation" if "validation_loss" in evaluations[-1] else "train"
-    best = min(evaluations, key=lambda look: float(look[f"{kind}_loss"]))
+    best = min(evaluations, key=lambda each: float(each[f"{kind}_loss"]))
     run = shlex.quote(str(folder.path))
     pages = [str(page) for page in (folder.picture, folder.report) if page not in failed]
     generate = f"luthier generate {run} {shlex.quote(prompt)}"

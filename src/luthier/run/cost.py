@@ -1,4 +1,4 @@
-"""What a run costs before it starts: parameters, arithmetic, memory, disk and time."""
+"""Estimated cost of a run: parameters, FLOPs, memory and disk."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Cost:
 
     @property
     def memory(self) -> int:
-        """Bytes of a training step in all."""
+        """Total bytes of a training step."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
 def estimate(plan: Plan) -> Cost:
-    """Count on the meta device: nothing of the model's size is taken."""
+    """Estimate on the meta device, without allocating the model."""
     model = registry.build_on_meta(plan.model)
     parameters, active = registry.count_parameters(plan.model)
     moments = sum(
@@ -60,7 +60,7 @@ def estimate(plan: Plan) -> Cost:
 
 
 def activation_bytes(model: Transformer, plan: Plan) -> int:
-    """What the backward pass needs of the forward one, for one batch, in bytes.
+    """Bytes of activations that the backward pass of one batch needs.
 
     With activation checkpointing that is the input of each block, and all of one block. Only one piece of the logits is
     there at a time.
@@ -95,7 +95,7 @@ def block_bytes(block: Block, plan: Plan, product: int) -> int:
 
 
 def hidden_width(feed_forward: nn.Module) -> int:
-    """The hidden elements of one token: of all the experts that it meets, or of the one feed-forward."""
+    """The hidden elements of one token: of all experts that it is routed to, or of the feed-forward."""
     if isinstance(feed_forward, MoE):
         shared = 0 if feed_forward.shared is None else hidden_width(feed_forward.shared)
         return feed_forward.experts.down.shape[1] * feed_forward.experts_per_token + shared
@@ -103,7 +103,7 @@ def hidden_width(feed_forward: nn.Module) -> int:
 
 
 def check(plan: Plan, folder: RunFolder, device: torch.device) -> list[str]:
-    """Warnings about a run that starts now. A LuthierError when the disk cannot hold it."""
+    """Warnings about a run that starts now. Raises a LuthierError if the disk is too small."""
     cost = estimate(plan)
     folder.check_space(cost.weights + 2 * cost.checkpoint)  # the best, the last, and the next being written
     there = total_memory(device)

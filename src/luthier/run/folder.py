@@ -1,11 +1,11 @@
-"""Where things lie in a run's folder.
+"""Layout of a run's folder.
 
 runs/demo/
     config.json model.safetensors tokenizer.json ...    the best weights, as a Hugging Face model folder
     checkpoints/step-00000500/                          the last weights, likewise, with what resuming needs, and a
                                                         manifest: training_state.json, with the sha256 of each file
     run.toml                                            the recipe of this run, every setting resolved
-    metrics.jsonl samples.jsonl                         what was measured, and what the model said
+    metrics.jsonl samples.jsonl                         evaluations and samples
     losses.png report.html                              the curves; a page with everything about the run
     tokens/                                             the text as ids
 """
@@ -44,7 +44,7 @@ LOCK = ".lock"
 
 
 class RunFolder:
-    """The paths of a run, and its checkpoints."""
+    """Paths of a run, and its checkpoints."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,12 +55,12 @@ class RunFolder:
 
     @property
     def tokens(self) -> Path:
-        """The text as ids: that of the newest checkpoint."""
+        """Folder of token shards, as the newest checkpoint names it."""
         record = newest_record(self.path)
         return self.path / ("tokens" if record is None else record.tokens)
 
     def forget_tokens(self, keep: Path) -> None:
-        """Remove the tokens of texts that no checkpoint was trained on any more."""
+        """Remove token shards that no checkpoint refers to."""
         wanted = {keep.name}
         for checkpoint in self.whole_checkpoints():
             try:
@@ -72,7 +72,7 @@ class RunFolder:
                 remove_folder(path)
 
     def make(self) -> None:
-        """Make the folder. A LuthierError when it cannot be written."""
+        """Make the folder. Raises a LuthierError if it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with unfinished(self.path / "probe"):
@@ -82,7 +82,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out. The system lets go of the lock when its process dies, so none is ever stale."""
+        """Lock the folder against other processes. The system releases the lock of a process that dies."""
         lock = FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0)
@@ -99,7 +99,7 @@ class RunFolder:
             lock.release()
 
     def check_space(self, needed: int) -> None:
-        """A LuthierError when the disk has less than `needed` bytes free."""
+        """Raise a LuthierError if the disk has less than `needed` bytes free."""
         free = shutil.disk_usage(self.path).free
         if free < needed:
             raise LuthierError(
@@ -108,9 +108,9 @@ class RunFolder:
             )
 
     def save_checkpoint(self, lm: LanguageModel, tensors: dict[str, Tensor], record: dict[str, Any], keep: int) -> Path:
-        """Write weights and training state as one folder, which takes its name when it is whole and on the disk.
+        """Write weights and training state as one folder, which gets its name once all of it is on disk.
 
-        Of the older ones, `keep` - 1 stay.
+        Only the newest `keep` checkpoints are kept.
         """
         target = self.checkpoint_at(record["step"])
         if (target / RECORD).is_file():
@@ -131,7 +131,7 @@ class RunFolder:
         return target
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest `keep` checkpoints, and what is left of older ones that were half removed."""
+        """Remove all but the newest `keep` checkpoints, and remains of older ones."""
         whole = self.whole_checkpoints()
         kept = whole[-keep:]
         half = [path for path in self.checkpoints.glob("step-????????") if path not in whole and path < kept[0]]
@@ -141,17 +141,17 @@ class RunFolder:
             clear_leftovers(path.with_name(path.name.split(".")[1]))
 
     def checkpoint_at(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Path of the checkpoint of a step."""
         return self.checkpoints / f"step-{step:08d}"
 
     def whole_checkpoints(self) -> list[Path]:
-        """Those that are complete, the oldest first."""
+        """Complete checkpoints, the oldest first."""
         return whole_checkpoints(self.checkpoints)
 
     def newest_checkpoint(self) -> tuple[Path, dict[str, Tensor], CheckpointRecord]:
-        """The last one whose files are all as they were written, and its state. A damaged one is named and put aside.
+        """The newest undamaged checkpoint and its state. Damaged ones are reported and renamed.
 
-        A LuthierError when there is none.
+        Raises a LuthierError if there is none.
         """
         problem = f"{self.path} stopped before its first checkpoint: delete it and start again"
         for path in reversed(self.whole_checkpoints()):
@@ -168,6 +168,6 @@ class RunFolder:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
-    """A checkpoint's training state. A LuthierError names a file, or a field of the record, that is damaged."""
+    """Training state of a checkpoint. Raises a LuthierError that names a damaged file or field."""
     tensors, record = read_state(path)
     return tensors, parse(record, path)

@@ -1,4 +1,4 @@
-"""Settings of a run that do nothing beside its other settings: they are said, never dropped without a word."""
+"""Settings that have no effect in combination with others: they are reported, never ignored silently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from luthier.training.settings import Settings
 
 
 class Rule(NamedTuple):
-    """Settings that do nothing where `holds`, and why."""
+    """Settings that have no effect where `holds`, and why."""
 
     names: tuple[str, ...]
     holds: Callable[[Settings, Config], bool]
@@ -80,7 +80,7 @@ OF_TEXT = (
 
 
 def idle_settings(plan: Plan, *, prepared: bool = False, processes: int = 1) -> Iterator[str]:
-    """What is set and does nothing, and why, one line each.
+    """Settings that are given and have no effect, with the reason, a line each.
 
     prepared: the text is a prepared folder. processes: that train together.
     """
@@ -112,7 +112,7 @@ def idle_settings(plan: Plan, *, prepared: bool = False, processes: int = 1) -> 
 
 
 def say_idle(plan: Plan, *, prepared: bool, processes: int) -> None:
-    """Remark on the settings that do nothing."""
+    """Remark on settings that have no effect."""
     for line in idle_settings(plan, prepared=prepared, processes=processes):
         remark(line)
 

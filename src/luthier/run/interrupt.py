@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, and under torchrun SIGHUP, during a run: the step is finished and saved first."""
+"""Signals during a run (Ctrl-C, SIGTERM, under torchrun SIGHUP): the step is finished and saved first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def how_to_resume(folder: Path) -> str:
 
 @contextmanager
 def finish_on_signal() -> Iterator[list[int]]:
-    """Yields a list that a first signal fills, so that the step can end. A second one interrupts at once."""
+    """Yield a list to which a first signal is added, so that the step can end. A second one interrupts at once."""
     received: list[int] = []
 
     def handle(number: int, frame: object) -> None:

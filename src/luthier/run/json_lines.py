@@ -13,14 +13,14 @@ from luthier.terminal.printing import warn
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add a line of JSON; a number that is none becomes null."""
+    """Append a line of JSON; NaN and infinity become null."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(clean, ensure_ascii=False) + "\n")
 
 
 def parse_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], list[bytes]]:
-    """The lines of a .jsonl file: (those that are records with a step, as (line, record), and those that are not)."""
+    """Lines of a .jsonl file: (valid records that have a step, as (line, record); other lines)."""
     records, bad = [], []
     for line in path.read_bytes().split(b"\n") if path.exists() else []:
         if not line.strip():
@@ -38,12 +38,12 @@ def parse_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], list[by
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a .jsonl file; lines that are none are left out."""
+    """Valid records of a .jsonl file."""
     return [record for _, record in parse_lines(path)[0]]
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the records after `step`: a run that resumes makes them again. Lines that are no records are kept aside."""
+    """Remove records after `step`, which a resumed run writes again. Invalid lines are moved to another file."""
     if not path.exists():
         return
     records, bad = parse_lines(path)

@@ -1,4 +1,4 @@
-"""The picture and the page that a run writes when it has ended."""
+"""The picture and the report that a run writes at its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from luthier.run.report import write_report
 
 
 def write_pages(folder: RunFolder, evaluations: list[dict[str, Any]]) -> dict[Path, str]:
-    """Write the picture and the page of a run. Returns what could not be written, and why: the run is whole without."""
+    """Write the picture and the report of a run. Returns what could not be written, with the reason."""
     failed = {}
     writers: dict[Path, Callable[[], object]] = {
         folder.picture: lambda: draw_losses(evaluations, folder.path.name, folder.picture),

@@ -1,4 +1,4 @@
-"""Which launch a run's folder belongs to: what a launch made it may remove again, and nothing else.
+"""The launch that a run's folder belongs to: a launch may remove what it made, and nothing else.
 
 A launch is one command of a person. torchrun starts its processes anew when one fails (--max-restarts): that is the
 same launch, known by torchrun's run id and by the processes of torchrun itself, which outlive a restart. A launch marks
@@ -45,14 +45,14 @@ class Launch:
 
 
 def this_launch(world: World) -> Launch:
-    """The launch that this process belongs to. Every process must ask."""
+    """The launch that this process belongs to (collective: every process must call it)."""
     under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     starter = process_name(os.getppid() if under_torchrun else os.getpid())
     return Launch(os.environ.get("TORCHELASTIC_RUN_ID", ""), tuple(sorted(set(world.gather(starter)))))
 
 
 def process_name(number: int) -> str:
-    """What tells a process from all others, those of the same number after it and on other machines too."""
+    """Identifies a process among all machines, also when its number is reused."""
     machine, began = platform.node(), ""
     with suppress(OSError, IndexError):  # only Linux has these
         machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -61,13 +61,13 @@ def process_name(number: int) -> str:
 
 
 def may_go_on(folder: RunFolder, launch: Launch) -> bool:
-    """Whether torchrun has started this very launch again, after it had saved a checkpoint."""
+    """Whether torchrun has restarted this launch after it had saved a checkpoint."""
     marked = marker(folder.path)
     return restarted() and marked is not None and marked[0].is_same(launch) and bool(folder.whole_checkpoints())
 
 
 def check_free(folder: RunFolder, launch: Launch) -> None:
-    """A LuthierError when the folder holds anything but an unfinished run that nothing can go on with. Changes nothing.
+    """Raise a LuthierError if the folder holds anything but a run without checkpoints. Changes nothing.
 
     Such a run was killed before its first checkpoint: its launch marked the folder, and no weights in it were trained.
     """
@@ -86,7 +86,7 @@ def check_free(folder: RunFolder, launch: Launch) -> None:
         raise LuthierError(f"{path} exists: go on with {setting('resume')}, or name another folder ({setting('out')})")
     if marked is not None and marked[0].is_same(launch) and restarted():
         return
-    if list(folder.checkpoints.glob("[!.]*")) or any(look.get("step") for look in read_lines(folder.metrics)):
+    if list(folder.checkpoints.glob("[!.]*")) or any(each.get("step") for each in read_lines(folder.metrics)):
         raise LuthierError(
             f"{path} holds weights of a run that stopped before its first checkpoint: "
             f"move it elsewhere, or name another folder ({setting('out')})"
@@ -95,7 +95,7 @@ def check_free(folder: RunFolder, launch: Launch) -> None:
 
 @contextmanager
 def taken(folder: RunFolder, launch: Launch) -> Iterator[None]:
-    """The folder, made, locked and marked for this launch. The checks of `check_free` hold under the lock."""
+    """Make, lock and mark the folder for this launch. The checks of `check_free` are repeated under the lock."""
     check_free(folder, launch)  # before a lock is left in a folder of somebody else
     created = not folder.path.exists()
     folder.make()
@@ -112,7 +112,7 @@ def taken(folder: RunFolder, launch: Launch) -> Iterator[None]:
 
 @contextmanager
 def discarded_on_error(folder: RunFolder) -> Iterator[None]:
-    """Until a run has begun, an error or Ctrl-C leaves nothing, so that the same command can be given again."""
+    """Remove the folder on an error or Ctrl-C before the run has begun, so that the command can be repeated."""
     try:
         yield
     except BaseException:
@@ -134,7 +134,7 @@ def discard(folder: RunFolder) -> None:
 
 
 def clear(folder: RunFolder) -> None:
-    """Remove what a run wrote into its folder, but for the mark of its launch."""
+    """Remove what a run wrote into its folder, except the mark of its launch."""
     for path in folder.path.iterdir():
         ours = is_unfinished(path) or any(path.match(pattern) for pattern in MADE)
         if ours and path.name != LAUNCH:
@@ -142,12 +142,12 @@ def clear(folder: RunFolder) -> None:
 
 
 def contents(path: Path) -> list[Path]:
-    """What is in a run's folder, but for its lock and what dead processes left."""
+    """Contents of a run's folder, without its lock and unfinished files of dead processes."""
     return sorted(item for item in path.iterdir() if item.name != LOCK and not is_unfinished(item))
 
 
 def mark(path: Path, launch: Launch, created: bool) -> None:
-    """Write whose folder this is. created: whether the launch made the folder."""
+    """Mark the folder as that of a launch. created: whether the launch made the folder."""
     write_file(path / LAUNCH, json_text({**asdict(launch), "created": created}))
 
 

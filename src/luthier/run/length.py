@@ -1,4 +1,4 @@
-"""How long a run is that nobody gave a length: about three minutes on this machine, by timing a few steps.
+"""The default length of a run: about three minutes on this machine, from a few timed steps.
 
 Version 0.1 passed over the text once, which is four steps for a short story and hours for a large corpus.
 """
@@ -21,7 +21,7 @@ from luthier.training.machine import has_fast_bfloat16
 from luthier.training.settings import Settings
 
 SECONDS = 180.0
-MOST_EPOCHS = 100  # passes over a text: a short one is known by heart long before (docs/experiments.md)
+MOST_EPOCHS = 100  # passes over a text: a model overfits a short one long before (docs/experiments.md)
 FEWEST = 50  # steps, with which a model that is large for its machine learns at least what letters are frequent
 EVALUATIONS = 20  # in a run whose settings do not say how often
 FORWARD = 1 / 3  # of the time of a step, which goes backward too
@@ -29,7 +29,7 @@ FORWARD = 1 / 3  # of the time of a step, which goes backward too
 
 @dataclass(frozen=True)
 class Length:
-    """The steps of a run, and what they come to."""
+    """Number of steps of a run, with its estimated time and epochs."""
 
     steps: int
     seconds: float  # estimated, with the evaluations
@@ -37,7 +37,7 @@ class Length:
     epoch_steps: int
 
     def text(self) -> str:
-        """In words, with the way to another length."""
+        """A message that also says how to choose another length."""
         passes = f"{self.epochs:,.1f} passes" if self.epochs >= 1 else f"{self.epochs:.1%}"
         return (
             f"{self.steps:,} steps, about {duration(self.seconds)} here and {passes} of the text, as "
@@ -48,14 +48,14 @@ class Length:
 
 @dataclass(frozen=True)
 class Amount:
-    """How much text there is."""
+    """Amount of text, in steps."""
 
     epoch_steps: float  # that see it once
     evaluation_steps: float  # whose rows an evaluation has
 
 
 def amount_of(settings: Settings, context_length: int, text: TokenSplits) -> Amount:
-    """The text of a run, in its steps."""
+    """Measure a text in steps."""
     batches = text.training_batches(settings, context_length)
     rows = settings.batch_size * settings.accumulation
     wanted = (settings.evaluate_batches or 8) * rows
@@ -64,12 +64,12 @@ def amount_of(settings: Settings, context_length: int, text: TokenSplits) -> Amo
 
 
 def is_open(settings: Settings) -> bool:
-    """Whether the settings give a run no length."""
+    """Whether the settings leave the length open."""
     return not settings.steps and not settings.epochs
 
 
 def choose_length(plan: Plan, amount: Amount, device: torch.device) -> Length | None:
-    """The length for a run, from timed steps; None for a model that this machine cannot hold."""
+    """Choose a length from timed steps; None for a model that does not fit into this machine's memory."""
     memory = total_memory(device)
     if memory and estimate(plan).memory > 0.8 * memory:
         return None
@@ -80,7 +80,7 @@ def choose_length(plan: Plan, amount: Amount, device: torch.device) -> Length | 
 
 
 def length_of(settings: Settings, step: float, amount: Amount) -> Length:
-    """The length of a run whose steps take so many seconds."""
+    """Length of a run whose steps take `step` seconds each."""
     most = max(1, math.ceil(MOST_EPOCHS * amount.epoch_steps))
     evaluation = amount.evaluation_steps * FORWARD * step
     if settings.evaluate_every:

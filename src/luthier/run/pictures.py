@@ -63,7 +63,7 @@ def losses_figure(evaluations: Sequence[dict[str, Any]]) -> Figure:
 
 
 def short(value: float) -> str:
-    """Large numbers as people read them: 1.2M."""
+    """Format a large number: 1.2M."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"

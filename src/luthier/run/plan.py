@@ -1,4 +1,4 @@
-"""What a run will be: every setting resolved, from a recipe, a preset and the command line.
+"""The plan of a run: every setting resolved, from a recipe, a preset and the command line.
 
 A recipe is a TOML file: the fields of training.Settings, `data`, and a table [model] with fields of the architecture's
 Config. Each run writes the recipe that it resolved, so a run can be made again from its own folder.
@@ -77,7 +77,7 @@ ALWAYS_WRITTEN = [
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides a run, but for the text itself."""
+    """Everything that determines a run, except the text itself."""
 
     data: tuple[str, ...]
     settings: Settings
@@ -144,7 +144,7 @@ def resolve(
 
 
 def with_vocabulary(plan: Plan, vocab_size: int) -> Plan:
-    """The plan for the tokenizer that it turned out to have. A model that the run goes on with keeps its vocabulary,
+    """The plan with the vocabulary of its tokenizer. A model that the run goes on with keeps its vocabulary,
     which may be padded beyond that of its tokenizer.
     """
     if plan.settings.from_model:
@@ -172,7 +172,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The recipe of a run: as its newest checkpoint holds it, else as run.toml says. A LuthierError when there is none.
+    """The recipe of a run, from its newest checkpoint or from run.toml. Raises a LuthierError if there is none.
 
     run.toml counts only where no checkpoint holds settings: before the first one, and in runs of version 0.1. It must
     be whole then: one that a full disk or a kill cut short must not be taken for the defaults.
@@ -212,7 +212,7 @@ def write_recipe(folder: Path, plan: Plan) -> None:
 
 
 def edits(folder: Path, plan: Plan) -> list[str]:
-    """What run.toml, the copy for people, says otherwise than the plan: each difference, or that it cannot be read."""
+    """Differences of run.toml, the copy for people, from the plan; or that it cannot be read."""
     try:
         table = read_toml(folder / RECIPE)
     except LuthierError as error:

@@ -1,4 +1,4 @@
-"""The text of a run that is resumed: its own tokens, checked, or those of another text when that is asked for."""
+"""The text of a resumed run: its own tokens, verified, or those of another text if that is requested."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def choose(
 
 
 def refuse(differing: list[str], *, anyway: bool) -> None:
-    """A UsageError that names the differences, unless they are wanted."""
+    """Raise a UsageError that names the differences, unless they are wanted."""
     if not differing:
         return
     more = f"; and {len(differing) - MOST_NAMED:,} more" if len(differing) > MOST_NAMED else ""
@@ -105,7 +105,7 @@ def check_own(plan: Plan, own: Path, folder: RunFolder, record: CheckpointRecord
 
 
 def recorded(tokens: Path) -> list[SourceFile] | None:
-    """What the tokens were read from; None when it was not recorded, or cannot be read."""
+    """The files that the tokens were read from; None if they were not recorded."""
     try:
         kept: Any = read_index(tokens).settings.get("sources")
         return None if kept is None else msgspec.convert(kept, list[SourceFile])
@@ -114,5 +114,5 @@ def recorded(tokens: Path) -> list[SourceFile] | None:
 
 
 def name_of(sources: list[SourceFile]) -> str:
-    """Eight letters that tell one text from another."""
+    """Eight hexadecimal digits that identify a text."""
     return hashlib.sha256("".join(source.sha256 for source in sources).encode()).hexdigest()[:8]

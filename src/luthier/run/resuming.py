@@ -1,4 +1,4 @@
-"""What changed settings mean for a run that goes on: for its optimizer, batches, learning rate and speed."""
+"""Effects of changed settings on a resumed run: on its optimizer, batches, learning rate and speed."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def adapted(
     trainer: Trainer,
     batches_before: Callable[[], BatchSource] | None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint's training state, for a trainer of which the settings `changed` are not those of the checkpoint.
+    """Adapt the training state of a checkpoint to a trainer whose settings `changed` differ from it.
 
-    batches_before: the batches as they were; None when the text is another, whose batches begin anew.
+    batches_before: the batches of the checkpoint; None for another text, whose batches start from the first.
     """
     tensors, state = dict(tensors), dict(state)
     if "optimizer" in changed:
@@ -57,7 +57,7 @@ def adapted(
 
 
 def continue_schedule(trainer: Trainer, before: Plan, total_before: int, changed: set[str]) -> None:
-    """Let `--schedule continue` begin where the run stands, and say when the learning rate of the next step jumps."""
+    """Anchor the schedule `continue` at the current step, and warn if the learning rate jumps."""
     settings, step = trainer.settings, trainer.step
     if step == 0:
         return
@@ -80,7 +80,7 @@ def continue_schedule(trainer: Trainer, before: Plan, total_before: int, changed
 
 
 def decide(trainer: Trainer, plan: Plan, decided: Decisions | None, changed: set[str]) -> tuple[Plan, bool]:
-    """(the plan with its precision decided, whether to compile): as before, or anew where settings have changed."""
+    """(plan with its precision decided, whether to compile): as before, or anew if settings have changed."""
     plan = replace(plan, settings=speed.choose_precision(trainer, plan.settings))
     asked = plan.settings.compile
     if asked != "auto":
@@ -91,7 +91,7 @@ def decide(trainer: Trainer, plan: Plan, decided: Decisions | None, changed: set
 
 
 def take_threads(count: int) -> None:
-    """Compute with as many threads as the run did, where there are so many cores: sums may round otherwise."""
+    """Use as many threads as the run did, if there are enough cores: another number may round sums differently."""
     now = torch.get_num_threads()
     if now == count:
         return

@@ -1,4 +1,4 @@
-"""The number type and the compilation that are fastest here, chosen by timing the first steps."""
+"""Choice of precision and compilation, by timing."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ COMPILING = 30.0  # seconds, at most, seen here for the three families
 
 
 def choose_precision(trainer: Trainer, settings: Settings) -> Settings:
-    """Settings with `precision` decided: bfloat16 where the machine has units for it and a step proves faster.
+    """Settings with `precision` decided: bfloat16 if the machine has hardware for it and a step is faster.
 
-    The weights, the generators and the place in the data stay as they were.
+    Weights, generators and the position in the data are unchanged.
     """
     if settings.precision != "auto":
         return settings
@@ -52,7 +52,7 @@ def time_gradients(trainer: Trainer, dtype: torch.dtype) -> float:
 
 
 def choose_compiling(trainer: Trainer, settings: Settings) -> bool:
-    """Whether to compile the blocks: as asked, or when what is left of the run is long enough to win the time back.
+    """Whether to compile the blocks: as set, or if the rest of the run is long enough to be worth it.
 
     Decided before the next step, by timing: a run that stops and resumes must not decide in its middle.
     """
@@ -73,7 +73,7 @@ def choose_compiling(trainer: Trainer, settings: Settings) -> bool:
 
 
 def compile_blocks(trainer: Trainer) -> bool:
-    """Tell the trainer to compile with its next step, if a trial shows that the machine can. Returns whether."""
+    """Compile the trainer, if a trial shows that the machine can. Returns whether it did."""
     if not has_compiler(trainer.device):
         say("no C++ compiler here: training uncompiled, which is up to a third slower (install g++ or clang)")
         return False

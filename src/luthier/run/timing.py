@@ -1,4 +1,4 @@
-"""The seconds of a training step here, by doing a few on ids that mean nothing."""
+"""Time of a training step on this machine, measured on random ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST = 30.0  # seconds given to timing
 
 
 class RandomIds:
-    """Batches of a plan's shape with nothing to learn."""
+    """Batches of random ids in the shape of a plan."""
 
     epoch, batches_per_epoch = 0.0, 1
 
@@ -26,7 +26,7 @@ class RandomIds:
         self.batch = Batch(ids[:, :-1], ids[:, 1:])
 
     def next_batch(self) -> Batch:
-        """The same each time."""
+        """The same batch each time."""
         return self.batch
 
     def state(self) -> dict[str, int]:
@@ -38,7 +38,7 @@ class RandomIds:
 
 
 def time_steps(plan: Plan, device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds of one batch, forward, backward and the optimizer, the best of a few."""
+    """Seconds of one batch (forward, backward and optimizer), the minimum of a few."""
     trainer = Trainer(registry.build(plan.model, device=device), RandomIds(plan), plan.settings, TIMED, dtype)
     times = [trainer.train_step().seconds]
     while len(times) < TIMED and sum(times) + times[-1] < LONGEST:

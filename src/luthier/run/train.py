@@ -1,4 +1,4 @@
-"""Start a training run, or go on with one: the folder, the text, the model, and several processes."""
+"""Starting and resuming a training run: folder, text, model and processes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def first_weights(
 
 
 def with_some_length(plan: Plan, tokens: Path, tokenizer: Tokenizer, device: torch.device, world: World) -> Plan:
-    """The plan, with a length chosen and said when it has none. Several processes would time each other: one epoch."""
+    """The plan with a length: chosen if it has none. With several processes, which would time each other, one epoch."""
     if not length.is_open(plan.settings):
         return plan
     chosen = None
@@ -119,9 +119,9 @@ def with_some_length(plan: Plan, tokens: Path, tokenizer: Tokenizer, device: tor
 def resume(
     out: Path, options: dict[str, Any], model: dict[str, Any], data: tuple[str, ...], *, anyway: bool = False
 ) -> Path:
-    """Go on with a run where its last checkpoint stands, on as many processes as there are now.
+    """Resume a run from its last checkpoint, on any number of processes.
 
-    options, model: what is to change. data: the text, when it is named. anyway: let what changes.ANYWAY lists change.
+    options, model: settings to change. data: the text, if it is named. anyway: allow changes of changes.ANYWAY.
     """
     folder = RunFolder(out)
     before = resolve(recipe=read_run(out), where=str(folder.recipe))
@@ -134,7 +134,7 @@ def resume(
 
 
 def resumed_device(plan: Plan, out: Path) -> torch.device:
-    """The device that is asked for, or the one that the run was trained on; a remark when it is not here."""
+    """The device that is set, or the one that the run was trained on; warns if that is not available."""
     record = newest_record(out)
     chosen = choose_device(plan.settings.device)
     if plan.settings.device != "auto" or record is None or record.decisions is None:
@@ -148,7 +148,7 @@ def resumed_device(plan: Plan, out: Path) -> torch.device:
 
 
 def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World, data: tuple[str, ...] = ()) -> Run:
-    """A run as its newest whole checkpoint holds it, with the settings of `plan`. data: the text, when it is named."""
+    """The run of the newest whole checkpoint, with the settings of `plan`. data: the text, if it is named."""
     checkpoint, tensors, record = newest(folder, world)
     before = resolve(recipe=record.recipe or read_run(folder.path), where=str(checkpoint))
     lm = load(checkpoint, device=resumed_device(plan, folder.path))
@@ -177,7 +177,7 @@ def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World, data: tuple
 
 
 def mention_edits(folder: RunFolder, before: Plan) -> None:
-    """Name what run.toml says otherwise than the checkpoint, and keep the edited file: the checkpoint holds."""
+    """Report edits of run.toml, and keep the edited file aside: the checkpoint's settings are used."""
     edited = edits(folder.path, before)
     if not edited:
         return
@@ -191,7 +191,7 @@ def mention_edits(folder: RunFolder, before: Plan) -> None:
 
 
 def prepare_process(plan: Plan, world: World) -> None:
-    """Its threads, its memory, and whether it prints."""
+    """Set this process's threads and memory allocation, and whether it prints."""
     if plan.settings.threads:
         torch.set_num_threads(plan.settings.threads)
     keep_freed_memory()

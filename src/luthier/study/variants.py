@@ -28,7 +28,7 @@ TOLERANCE = 0.02  # of the parameters
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model is made of. With none of them it is GPT-2, with all it is Llama 4."""
+    """Parts of a model. With none of them it is GPT-2, with all it is Llama 4."""
 
     rms_norm: bool = False
     """RMSNorm for LayerNorm."""
@@ -63,7 +63,7 @@ class Shape:
 
     @property
     def attention_chunk(self) -> int:
-        """Tokens that a local layer sees at most."""
+        """Chunk size of a local layer, in tokens."""
         return max(1, self.context_length // 2)
 
 
@@ -86,7 +86,7 @@ def variants() -> dict[str, Parts]:
 
 
 def join(parts: Parts, shape: Shape, hidden_dim: int) -> Transformer:
-    """A model of these parts, with weights that are not yet set. hidden_dim: of the feed-forward, or of each expert."""
+    """Build a model of these parts with uninitialized weights. hidden_dim: of the feed-forward, or of each expert."""
     return Transformer(
         empty_embedding(shape.vocab_size, shape.dim),
         [join_block(parts, shape, hidden_dim, layer) for layer in range(shape.n_layers)],
@@ -97,7 +97,7 @@ def join(parts: Parts, shape: Shape, hidden_dim: int) -> Transformer:
 
 
 def join_block(parts: Parts, shape: Shape, hidden_dim: int, layer: int) -> Block:
-    """Block number `layer`, counted from 0."""
+    """Build block number `layer`, counted from 0."""
     is_global = not parts.local_layers or (layer + 1) % shape.global_every == 0
     attention = Attention(
         shape.dim,
@@ -112,13 +112,13 @@ def join_block(parts: Parts, shape: Shape, hidden_dim: int, layer: int) -> Block
 
 
 def norm(parts: Parts, shape: Shape) -> nn.Module:
-    """The norm before each half of a block, and before the output."""
+    """A norm, as before attention, feed-forward and output."""
     kind = RMSNorm if parts.rms_norm else nn.LayerNorm
     return kind(shape.dim, eps=shape.norm_eps)
 
 
 def qk_steps(parts: Parts, shape: Shape, *, is_global: bool) -> tuple[nn.Module, ...]:
-    """What happens to queries and keys before the scores."""
+    """Modules applied to queries and keys before the scores."""
     if parts.local_layers and is_global:
         return (QueryTemperature(),)
     if not parts.rope:
@@ -128,7 +128,7 @@ def qk_steps(parts: Parts, shape: Shape, *, is_global: bool) -> tuple[nn.Module,
 
 
 def feed_forward(parts: Parts, shape: Shape, hidden_dim: int) -> nn.Module:
-    """The layer that works on each token alone."""
+    """The feed-forward layer, dense or a mixture."""
     if parts.experts:
         return MoE(
             SigmoidRouter(shape.dim, shape.n_experts, experts_per_token=1),
@@ -140,7 +140,7 @@ def feed_forward(parts: Parts, shape: Shape, hidden_dim: int) -> nn.Module:
 
 
 def build(parts: Parts, shape: Shape, hidden_dim: int, seed: int, device: torch.device | str = "cpu") -> Transformer:
-    """A model of these parts with fresh weights: those that GPT-2 and Llama would draw from this seed."""
+    """Build and initialize a model of these parts, as GPT-2 and Llama are from this seed."""
     model = on_meta(parts, shape, hidden_dim).to_empty(device="cpu")
     model.tie()
     generator = seeded(seed)
@@ -151,7 +151,7 @@ def build(parts: Parts, shape: Shape, hidden_dim: int, seed: int, device: torch.
 
 
 def on_meta(parts: Parts, shape: Shape, hidden_dim: int) -> Transformer:
-    """The model with shapes and no memory."""
+    """Build the model on the meta device, without memory."""
     with torch.device("meta"):
         return join(parts, shape, hidden_dim)
 
@@ -168,8 +168,8 @@ def budget(shape: Shape) -> int:
 
 
 def hidden_dim_for(parts: Parts, shape: Shape, parameters: int) -> int:
-    """The width that brings the model nearest to so many parameters; a multiple of 32, 16, 8 ... where that costs
-    less than half a percent. A UsageError when none comes within 2%.
+    """The width that brings the model nearest to a number of parameters; a multiple of 32, 16, 8 ... if that costs
+    less than half a percent. Raises a UsageError if none comes within 2%.
     """
     one, two = (count(on_meta(parts, shape, width))[0] for width in (1, 2))
     exact = 1 + (parameters - one) / (two - one)

@@ -23,7 +23,7 @@ def choose_device(name: str = "auto") -> torch.device:
         name = next(device for device, available in there.items() if available)
     if not there.get(name, False):
         known = ", ".join(device for device, available in there.items() if available)
-        raise LuthierError(f"device {name} is not to be had here: this machine has {known}")
+        raise LuthierError(f"device {name} is not available: this machine has {known}")
     return torch.device(name)
 
 
