@@ -129,3 +129,13 @@ def test_other_tokens_are_an_error_that_says_where(model, tmp_path):
     LanguageModel(registry.build(config), tokenizer, config).save(tmp_path / "m")
     with pytest.raises(LuthierError, match=r"into other tokens, from token 0 on.*luthier eval"):
         main([model, str(tmp_path / "m"), TEXT])
+
+
+def test_settings_without_effect_are_said(model, tmp_path, capsys):
+    with pytest.warns(Remark, match=r"dtype='bfloat16' is for .*tiny: with quantize='int8' the other computes in bfl"):
+        assert main([model, model, TEXT, "--quantize", "int8", "--dtype", "bfloat16"]) == 0
+    config = llama.Config(258, 64, dim=16, hidden_dim=24, n_layers=1, n_heads=2, n_kv_heads=1)
+    LanguageModel(registry.build(config), byte_tokenizer(), config).save(tmp_path / "other")
+    with pytest.warns(Remark, match=r"tolerance=0\.5 has no effect: the models have no layers in common"):
+        assert main([model, str(tmp_path / "other"), TEXT, "--tolerance", "0.5"]) == 0
+    assert main([model, str(tmp_path / "other"), TEXT]) == 0

@@ -9,7 +9,7 @@ import pytest
 from talking_models import byte_tokenizer, save_tiny
 
 from luthier.cli.inspect import main
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, Remark, UsageError
 
 OPENING = '<script type="application/json" id="data">'
 
@@ -65,3 +65,19 @@ def test_what_cannot_be_done_is_one_line_and_leaves_no_file(model, tmp_path):
     with pytest.raises(LuthierError, match="is a folder"):
         main([model, "a", "--out", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_tokens_than_a_page_can_show_are_a_remark(model, tmp_path):
+    out = str(tmp_path / "a.html")
+    with pytest.warns(Remark, match=r"max_tokens=5000 has no effect beyond 128: the model's context is no longer"):
+        assert main([model, "x" * 300, "--out", out, "--max-tokens", "5000"]) == 0
+    assert main([model, "x" * 30, "--out", out, "--max-tokens", "5000"]) == 0  # a bound, and not an order
+
+
+def test_a_page_of_many_heads_says_so(tmp_path, monkeypatch):
+    from luthier.inspect import page
+
+    monkeypatch.setattr(page, "ATTENTION_BYTES", 400)
+    many = save_tiny(tmp_path / "many", byte_tokenizer())
+    with pytest.warns(Remark, match=r"has no effect beyond \d+: a page holds no more of so many heads"):
+        assert main([many, "x" * 300, "--out", str(tmp_path / "a.html"), "--max-tokens", "100"]) == 0

@@ -8,7 +8,7 @@ import matplotlib.image
 import pytest
 
 from luthier.cli import figures as command
-from luthier.errors import LuthierError, UsageError
+from luthier.errors import LuthierError, Remark, UsageError
 from luthier.figures.catalog import FIGURES
 from luthier.figures.models import Models
 from luthier.figures.picture import canvas, finish, label, plain_log, write
@@ -94,6 +94,17 @@ def test_a_given_model_is_looked_into_where_it_can_be(models, run):
         assert FIGURES["training"](given).table["step"] == [0, 2, 4, 6]
     with Models(models.trained("gpt2-nano")) as given:
         assert given.with_positions is given.given
+
+
+def test_a_model_or_a_text_that_no_picture_shows_is_a_remark(run, tmp_path):
+    options = ["--out", str(tmp_path), "--model", str(run)]
+    with pytest.warns(Remark) as said:
+        command.main(["gelu", "swiglu", *options, "--text", "a list"])
+    assert [str(each.message) for each in said] == [
+        f"model='{run}' has no effect: nothing of it is in gelu, swiglu",
+        "text='a list' has no effect: nothing of it is in gelu, swiglu",
+    ]
+    command.main(["gelu", "training", *options])
 
 
 def test_a_text_too_short_is_refused(models, run):

@@ -59,7 +59,8 @@ class Models:
         model: dict[str, Any] | None = None,
         told: Callable[[str], None] = say,
     ) -> None:
-        self.path, self.text, self.data, self.told = given, text, data, told
+        self.path, self._text, self.data, self.told = given, text, data, told
+        self.read_model = self.read_text = False
         self.options, self.model = (
             {**RECIPE, "steps": STEPS, **(options or {})},
             {"context_length": 64, **(model or {})},
@@ -81,25 +82,38 @@ class Models:
         return None if self.path is None else load(self.path, dtype=torch.float32)
 
     @property
+    def text(self) -> str:
+        """What the models read. read_text is true from here on."""
+        self.read_text = True
+        return self._text
+
+    def given_if(self, suits: Callable[[LanguageModel], bool]) -> LanguageModel | None:
+        """The given model if it suits a figure; read_model is then true from here on."""
+        if self.given is None or not suits(self.given):
+            return None
+        self.read_model = True
+        return self.given
+
+    @property
     def lm(self) -> LanguageModel:
         """The given model, or a small GPT-2."""
-        return self.gpt2 if self.given is None else self.given
+        return self.given_if(lambda lm: True) or self.gpt2
 
     @property
     def with_positions(self) -> LanguageModel:
         """A model with learned positions."""
-        return self.lm if self.lm.model.position_embedding is not None else self.gpt2
+        return self.given_if(lambda lm: lm.model.position_embedding is not None) or self.gpt2
 
     @property
     def with_experts(self) -> LanguageModel:
         """A model with a mixture of experts."""
-        mixed = self.given is not None and any(isinstance(part, MoE) for part in self.given.model.modules())
-        return self.given if self.given is not None and mixed else self.llama4
+        return self.given_if(lambda lm: any(isinstance(part, MoE) for part in lm.model.modules())) or self.llama4
 
     @property
     def looks(self) -> list[dict[str, Any]]:
         """Evaluation records of the model's training; of a small GPT-2 if the given model has none."""
         logged = [] if self.path is None else read_lines(RunFolder(Path(self.path)).metrics)
+        self.read_model |= bool(logged)
         return logged or read_lines(RunFolder(self.trained("gpt2-nano")).metrics)
 
     @cached_property

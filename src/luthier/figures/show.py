@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from luthier.errors import UsageError, setting
+from luthier.errors import UsageError, remark, setting
 from luthier.figures.catalog import FIGURES
 from luthier.figures.models import TEXT, Models
 from luthier.figures.picture import Picture, write
@@ -63,3 +63,7 @@ def models_for(names: tuple[str, ...], model: str | os.PathLike[str] | None, tex
         raise UsageError(f"no picture '{unknown[0]}': there are {', '.join(FIGURES)}")
     with Models(None if model is None else os.fspath(model), text=text or TEXT) as models:
         yield models
+        drawn = ", ".join(names or FIGURES)
+        for name, given, read in (("model", model, models.read_model), ("text", text, models.read_text)):
+            if given and not read:
+                remark(f"{setting(name, os.fspath(given))} has no effect: nothing of it is in {drawn}")

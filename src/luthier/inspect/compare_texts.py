@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from luthier.errors import LuthierError, UsageError, setting
+from luthier.errors import LuthierError, UsageError, remark, setting
 from luthier.generation.generate import encode_prompts
 from luthier.inspect.compare import Comparison
 from luthier.inspect.compare import compare as compare_activations
 from luthier.inspect.printable import printable
 from luthier.language_model import LanguageModel
 from luthier.opening import Device, NumberType, Quantize, name_of, opened
+
+TOLERANCE = 1e-3
+DTYPE: NumberType = "float32"
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,9 +102,9 @@ def compare(
     model_b: str | os.PathLike[str] | LanguageModel,
     text: str,
     *,
-    tolerance: float = 1e-3,
+    tolerance: float = TOLERANCE,
     device: Device = "auto",
-    dtype: NumberType = "float32",
+    dtype: NumberType = DTYPE,
     quantize: Quantize = "no",
 ) -> TextComparison:
     """Run two models on a text, and find the first layer whose outputs differ.
@@ -123,9 +126,14 @@ def compare(
         b = model_b
     else:
         b = opened(model_b, device, dtype if quantize == "no" else "auto", quantize)
+    if quantize != "no" and dtype != DTYPE:
+        others = setting("quantize", quantize)
+        remark(f"{setting('dtype', dtype)} is for {name_of(model_a)}: with {others} the other computes in bfloat16")
     tokens = same_tokens(a, b, text)
     pieces = [printable(a.tokenizer.piece(token)) for token in tokens]
     found = compare_activations(a.model, b.model, tokens)
+    if not found.differences and tolerance != TOLERANCE:
+        remark(f"{setting('tolerance', tolerance)} has no effect: the models have no layers in common")
     return TextComparison(name_of(model_a), name_of(model_b), tokens, pieces, found, tolerance)
 
 

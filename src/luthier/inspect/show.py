@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from luthier.errors import UsageError, setting
+from luthier.errors import UsageError, remark, setting
 from luthier.files.atomic_file import PAGE, write_file
 from luthier.generation.generate import encode_prompts
 from luthier.inspect.page import make_page
@@ -15,6 +15,7 @@ from luthier.inspect.page import max_tokens as most_tokens
 from luthier.language_model import LanguageModel
 from luthier.opening import Device, NumberType, Quantize, opened, short_name
 
+MAX_TOKENS = 256  # where none are given
 HEIGHT = 800  # pixels, in a notebook
 
 
@@ -46,7 +47,7 @@ def show(
     text: str,
     *,
     out: str | os.PathLike[str] = "report.html",
-    max_tokens: int = 256,
+    max_tokens: int = MAX_TOKENS,
     device: Device = "auto",
     dtype: NumberType = "auto",
     quantize: Quantize = "no",
@@ -64,7 +65,12 @@ def show(
         raise UsageError(f"{setting('max_tokens')} {max_tokens} must be at least 1")
     lm = opened(model, device, dtype, quantize)
     [tokens] = encode_prompts(lm.tokenizer, [text])
-    fitting = min(len(tokens), most_tokens(lm.model, min(max_tokens, lm.config.context_length)))
+    context = lm.config.context_length
+    most = most_tokens(lm.model, min(max_tokens, context))
+    if len(tokens) > most and most < max_tokens != MAX_TOKENS:
+        reason = "the model's context is no longer" if most == context else "a page holds no more of so many heads"
+        remark(f"{setting('max_tokens', max_tokens)} has no effect beyond {most}: {reason}")
+    fitting = min(len(tokens), most)
     page = Page(Path(out), "", fitting, len(tokens))
     html = make_page(lm.model, lm.tokenizer, tokens[:fitting], name=short_name(model), note=page.truncated)
     write_file(page.path, html, begins=PAGE)
