@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -23,23 +24,55 @@ FOLDER = Path(__file__).resolve().parent.parent / "tests" / "house"
 WIDTH = "1000"  # columns, so that no option is broken over two lines
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 FRAME = " │|"
+INTERNAL = {  # returned too, and used by Luthier's own code
+    "luthier.model.transformer", "luthier.generation.draft", "luthier.run.plan", "luthier.tokenizers.core.pieces",
+    "luthier.tokenizers.core.stream",
+}  # fmt: skip
 # an option with its other names and its values, or an argument in capitals; two spaces stand before what it means
 ENTRY = re.compile(r"(--?[a-z]\S*(?: [A-Z{\[]\S*)*(?: \.\.\.)?(?:, --\S+)*|[A-Z\[][A-Z_ .\[\]]*?)(?:  |$)")
 
 
 def python_names() -> str:
-    """Each name of `luthier` and of the modules among them: signatures, and the public members of classes."""
+    """Each name of `luthier` and of the modules among them: signatures, and the public members of classes.
+
+    Then those of the classes that they return: what people hold in their hands.
+    """
     import luthier
 
-    return "".join(f"{line}\n" for name in sorted(luthier.__all__) for line in _lines(f"luthier.{name}", luthier, name))
+    public = {f"luthier.{name}": getattr(luthier, name) for name in luthier.__all__}
+    for path, module in [(path, value) for path, value in public.items() if isinstance(value, ModuleType)]:
+        del public[path]
+        public |= {f"{path}.{name}": getattr(module, name) for name in module.__all__}
+    lines = [line for path in sorted(public) for line in _lines(path, public[path])]
+    known = {value for value in public.values() if inspect.isclass(value)}
+    waiting = sorted(public.values(), key=str)
+    returned: dict[str, type] = {}
+    while waiting:
+        for kind in _returned(waiting.pop()) - known:
+            known.add(kind)
+            waiting.append(kind)
+            returned[f"{kind.__module__}.{kind.__qualname__}"] = kind
+    lines += ["", "returned:", ""]
+    lines += [line for path in sorted(returned) for line in _lines(path, returned[path])]
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _lines(path: str, home: Any, name: str) -> Iterator[str]:
-    value = getattr(home, name)
-    if isinstance(value, ModuleType):
-        for inner in sorted(value.__all__):
-            yield from _lines(f"{path}.{inner}", value, inner)
-    elif inspect.isclass(value):
+def _returned(value: Any) -> set[type]:
+    """Luthier's classes in the return annotations of a function, or of the public methods and properties of a class."""
+    if inspect.isclass(value):
+        members = [inspect.getattr_static(value, name, None) for name in vars_of(value)]
+        functions = [getattr(each, "fget", None) or getattr(each, "func", None) or each for each in members]
+    else:
+        functions = [value]
+    found: set[type] = set()
+    for function in filter(inspect.isfunction, functions):
+        words = re.findall(r"\w+", str(function.__annotations__.get("return", "")))
+        found |= {function.__globals__[word] for word in words if inspect.isclass(function.__globals__.get(word))}
+    return {kind for kind in found if kind.__module__.startswith("luthier.") and kind.__module__ not in INTERNAL}
+
+
+def _lines(path: str, value: Any) -> Iterator[str]:
+    if inspect.isclass(value):
         yield f"class {path}{_signature(value)}"
         for member in sorted(vars_of(value)):
             yield from _member(path, value, member)
@@ -61,11 +94,12 @@ def _member(path: str, kind: type, name: str) -> Iterator[str]:
         yield f"    {type(value).__name__} {name}{_signature(value.__func__)}"
     elif isinstance(value, FunctionType):
         yield f"    {name}{_signature(value)}"
-    elif isinstance(value, property) and value.fget is not None:
-        yield f"    {name} -> {value.fget.__annotations__.get('return', '')}  (property)"
+    elif isinstance(value, (property, cached_property)):
+        function: Any = value.fget if isinstance(value, property) else value.func
+        yield f"    {name} -> {_plain(function.__annotations__.get('return', ''))}  (property)"
     else:
         kinds = [base.__annotations__[name] for base in kind.__mro__ if name in vars(base).get("__annotations__", {})]
-        yield f"    {name}: {kinds[0]}" if kinds else f"    {name}"
+        yield f"    {name}: {_plain(kinds[0])}" if kinds else f"    {name}"
 
 
 def _signature(value: Any) -> str:
@@ -88,6 +122,7 @@ def _signature(value: Any) -> str:
 
 def _plain(value: Any, *, quoted: bool = False) -> str:
     """An annotation or a default without what changes from run to run."""
+    value = getattr(value, "__forward_arg__", value)
     if isinstance(value, str):
         return repr(value) if quoted else value
     return value.__name__ if isinstance(value, (type, FunctionType)) else repr(value)
