@@ -1,1 +1,1 @@
-"""HTML pages that open from disk without a network: one skeleton, tables and charts; the pages of runs. Records in."""
+"""HTML pages that open from disk without a network: one skeleton, tables, charts; the pages of runs from records."""

@@ -1,1 +1,1 @@
-"""A training run as a folder: plan, corpus, evaluation, checkpoints, resuming, forecast, verification, reports."""
+"""A training run as a folder: plan, corpus, the loop over callbacks, checkpoints, resuming, forecast, verification."""

@@ -1,1 +1,1 @@
-"""Training: settings, optimizers, schedules, expert balance, the loop, several processes, checkpoints."""
+"""Training: objectives, optimizers, schedules, expert balance, the trainer, callbacks, processes, checkpoints."""
