@@ -1,4 +1,4 @@
-"""Flat dataclasses to and from TOML and JSON tables. A wrong key or value is one line that says what is right."""
+"""Convert flat dataclasses to and from TOML and JSON tables, with one-line errors for wrong keys and values."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import tomli_w
 from luthier.errors import LuthierError, UsageError
 
 Table = TypeVar("Table")
-NONE = "none"  # None in a table, where it is not the default
-PLACE = re.compile(r"(.*) - at `\$\.(.*)`")  # how msgspec says what is wrong where
+NONE = "none"  # represents None in a table where None is not the default
+PLACE = re.compile(r"(.*) - at `\$\.(.*)`")  # msgspec's error message: problem and location
 
 
 def from_table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table:
@@ -42,7 +42,7 @@ def from_table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table
 
 
 def check_table(kind: type[Table], table: Mapping[str, Any], where: str) -> None:
-    """Raise what `from_table` would; where it is about values beside each other, `where` is named too."""
+    """Raise the errors that `from_table` would; errors about combinations of values name `where` too."""
     try:
         from_table(kind, table, where)
     except UsageError as error:
@@ -50,8 +50,8 @@ def check_table(kind: type[Table], table: Mapping[str, Any], where: str) -> None
 
 
 def to_table(instance: Any) -> dict[str, Any]:
-    """A table of a dataclass's fields. TOML has no null: a field that is None by default is left out, and another that
-    is None is "none".
+    """A table of a dataclass's fields. TOML has no null: a field that is None is left out if that is its default, and
+    written as "none" otherwise.
     """
     named = optional(type(instance))
     table = {key: NONE if value is None and key in named else value for key, value in asdict(instance).items()}
@@ -59,12 +59,12 @@ def to_table(instance: Any) -> dict[str, Any]:
 
 
 def optional(kind: type[Any]) -> list[str]:
-    """The fields that may be None and are not by default."""
+    """The fields that may be None but are not by default."""
     return [field.name for field in fields(kind) if "None" in str(field.type) and field.default is not None]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. A LuthierError names the file and, where it is no TOML, the line."""
+    """Read a TOML file. Raises a LuthierError that names the file and, for invalid TOML, the line."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Errors for people: one clear line that names the thing and the way out; and remarks, which stop nothing.
+"""Errors and warnings for users: one clear line that names the problem and the solution.
 
-A message names a setting as its reader writes it: `--batch-size` on the command line, `batch_size` in Python and in a
-recipe. `setting` knows which.
+A message names a setting as the user writes it: `--batch-size` on the command line, `batch_size` in Python and in a
+recipe, see `setting`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from dataclasses import dataclass
 
 
 class LuthierError(Exception):
-    """Something the user can mend. The command line prints its message on one line and exits with `exit_code`."""
+    """An error that the user can fix. The command line prints its message on one line and exits with `exit_code`."""
 
     exit_code = 1
 
 
 class UsageError(LuthierError):
-    """A wrong command line, or a setting outside its range."""
+    """A wrong command line, or a setting out of its range."""
 
     exit_code = 2
 
 
 class Remark(UserWarning):
-    """Something that a person should know and that stops nothing. The command line prints it as one line on stderr."""
+    """A warning for the user. The command line prints it as one line on stderr."""
 
 
 def remark(text: str) -> None:
@@ -36,20 +36,20 @@ def remark(text: str) -> None:
 
 @dataclass(frozen=True)
 class Interface:
-    """How the reader of a message names settings. As it is: by Python's names, which are those of recipes too."""
+    """How the user names settings. Default: by their names in Python and in recipes."""
 
     options: bool = False  # --batch-size
-    model_options: bool = False  # --model.context-length, where the command has options for a model's settings
+    model_options: bool = False  # --model.context-length, for commands with options for the model's config
 
 
 OPTIONS = {"from_model": "from"}  # settings whose option has another name: `from` is a keyword of Python
 
-_used = [Interface()]  # the last one holds; plain, for the threads of a command too
+_used = [Interface()]  # a stack, shared with the command's threads
 
 
 @contextmanager
 def interface(used: Interface) -> Iterator[None]:
-    """Within the context, messages name settings in this way."""
+    """Within the context, messages name settings for this interface."""
     _used.append(used)
     try:
         yield
@@ -63,20 +63,20 @@ def in_python() -> bool:
 
 
 def setting(name: str, value: object = None) -> str:
-    """A setting, and its value where one is given, as the reader of a message writes it.
+    """A setting, with its value if given, as the user writes it.
 
-    name: as in Python. None and True as values: the option alone.
+    name: as in Python. With the values None and True: the option only.
     """
     return _named(name, value, "" if _used[-1].options else None)
 
 
 def of_model(name: str, value: object = None) -> str:
-    """The same for a field of a model's Config."""
+    """Like `setting`, for a field of a model's Config."""
     return _named(name, value, "model." if _used[-1].model_options else None)
 
 
 def _named(name: str, value: object, prefix: str | None) -> str:
-    """prefix: of the command line's option; None: by Python's name."""
+    """prefix: of the command line option; None for the Python name."""
     if prefix is None:
         return name if value is None else f"{name}={value!r}"
     option = f"--{prefix}{OPTIONS.get(name, name).replace('_', '-')}"

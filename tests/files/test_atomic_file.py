@@ -102,7 +102,7 @@ def test_a_folder_and_a_file_of_another_kind_are_never_replaced(check, tmp_path)
     empty.touch()
     with pytest.raises(LuthierError, match="is a folder"):
         check(folder, begins=PAGE)
-    with pytest.raises(LuthierError, match=r"model.gguf is there already, a file of another kind"):
+    with pytest.raises(LuthierError, match=r"model.gguf already exists and is a file of another kind"):
         check(weights, begins=PAGE)
     assert weights.read_bytes() == b"GGUF weights of years"
     check(page, begins=PAGE)

@@ -142,7 +142,7 @@ def test_tensors_that_are_not_those_of_the_layout_are_a_mistake(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(LuthierError, match="is a folder, and what is written is one file"):
+    with pytest.raises(LuthierError, match="is a folder: name a file in it"):
         write(tmp_path, SETTINGS, layout("F32"), tensors())
     (tmp_path / "file").write_text("")
     with pytest.raises(LuthierError, match=r"cannot write .*a\.gguf: (Not a directory|File exists)"):

@@ -479,7 +479,7 @@ def test_pieces_that_would_take_hours_are_refused():
     tokens = [*LLAMA[NAME + "tokens"], *("a" * 3000 + str(number) for number in range(20))]
     more = {"tokens": tokens, "scores": LLAMA[NAME + "scores"] + [-9.0] * 20}
     more["token_type"] = LLAMA[NAME + "token_type"] + [1] * 20
-    with pytest.raises(LuthierError, match="far too long"):
+    with pytest.raises(LuthierError, match="pieces are too long"):
         from_gguf(LLAMA | {NAME + key: value for key, value in more.items()})
 
 

@@ -77,7 +77,7 @@ def test_the_tokenizer_in_a_gguf_file_is_shown(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [int(line.split()[0]) for line in lines[:-1]] == tokenizer.encode("Hello\n")
     for fields, complaint in (
-        ({"tokenizer.ggml.model": "none"}, "holds no tokenizer"),
+        ({"tokenizer.ggml.model": "none"}, "has no tokenizer"),
         ({"tokenizer.ggml.pre": "gemma4"}, "'gemma4'"),
     ):
         write_vocabulary(path, to_gguf(tokenizer, 260) | fields)

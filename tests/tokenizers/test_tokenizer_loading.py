@@ -164,7 +164,7 @@ def test_a_folder_where_a_file_stands_is_a_clear_error(bpe, tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "[" * 100_000, '{"model": 5}', '{"model": {"type": "BPE"}}'])
 def test_a_broken_tokenizer_json_is_a_clear_error(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(LuthierError, match=r"tokenizer\.json is no tokenizer\.json: "):
+    with pytest.raises(LuthierError, match=r"tokenizer\.json is not a tokenizer\.json: "):
         load(tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_what_is_wrong_with_a_pattern_is_said_in_one_line(folder, capfd):
     ):
         path.write_text(json.dumps(json.loads(path.read_text()) | part))
         with pytest.raises(
-            LuthierError, match=r"tokenizer\.json: '\(+(\.\.\.)?' is no regular expression: end pattern"
+            LuthierError, match=r"tokenizer\.json: '\(+(\.\.\.)?' is not a regular expression: end pattern"
         ):
             load(folder)
     path.write_text(
@@ -240,7 +240,7 @@ def test_what_is_wrong_with_a_pattern_is_said_in_one_line(folder, capfd):
             }
         )
     )
-    with pytest.raises(LuthierError, match="precompiled_charsmap cannot be understood"):
+    with pytest.raises(LuthierError, match="precompiled_charsmap is invalid"):
         load(folder)
     assert capfd.readouterr().err == ""  # the backend would print a panic and where it came from
 
@@ -257,7 +257,7 @@ def test_a_config_that_makes_no_sense_is_a_clear_error(folder, settings):
 def test_what_is_not_there_is_an_error_that_says_what_can_be_given(tmp_path):
     with pytest.raises(LuthierError, match=r'there is no tokenizer .*nowhere: give a folder .* or "gpt2"'):
         load(tmp_path / "nowhere")
-    with pytest.raises(LuthierError, match=r"holds no tokenizer: give a folder"):
+    with pytest.raises(LuthierError, match=r"contains no tokenizer: give a folder"):
         load(tmp_path)
 
 

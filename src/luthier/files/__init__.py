@@ -1,1 +1,1 @@
-"""Files and folders written whole or not at all; JSON and protobuf read with bounds; what a file is."""
+"""Atomic files and folders; bounded reading of JSON and protobuf; downloads; file type checks."""

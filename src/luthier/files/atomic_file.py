@@ -1,4 +1,4 @@
-"""One file that changes in one go: a reader, or a machine that stops, finds the old one or the new one, whole."""
+"""Atomic replacement of a file: readers, and a crash, see either the old content or the new."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from luthier.errors import LuthierError
 from luthier.files.sync import sync
 from luthier.files.unfinished import scratch_folder, unfinished
 
-PAGE = b"<!doctype html>"  # how the pages that we write begin
-OWN_STREAMS = ("/dev/fd/", "/dev/std", "/proc/")  # links to what is open already: never replaced, appended to
+PAGE = b"<!doctype html>"  # first bytes of the HTML pages that Luthier writes
+OWN_STREAMS = ("/dev/fd/", "/dev/std", "/proc/")  # links to open files: appended to, never replaced
 
 
 @contextmanager
 def replacing_file(path: Path, *, begins: bytes = b"") -> Iterator[Path]:
-    """Yields the path of a hidden file beside `path` to write; when all is well it takes the place of `path`.
+    """Yield the path of a hidden file beside `path` to write; it replaces `path` at the end unless an error is raised.
 
-    Missing folders are made. A symbolic link is followed: the file that it names is replaced. A device or a pipe is
-    written into. begins: how a file of this kind begins; one that begins otherwise is refused. On an error `path` stays
-    as it was. Raises a LuthierError for that, for a folder, and where nothing can be written.
+    Missing parent folders are created. A symbolic link is followed: its target is replaced. Devices and pipes are
+    written to directly. begins: expected first bytes; an existing file that begins differently is not replaced. Raises
+    a LuthierError for that, for a folder, and if `path` cannot be written; then `path` is unchanged.
     """
     try:
         if is_special(path):
@@ -48,13 +48,13 @@ def replacing_file(path: Path, *, begins: bytes = b"") -> Iterator[Path]:
 
 
 def write_file(path: Path, content: str | bytes, *, begins: bytes = b"") -> None:
-    """Put a file in its place in one step: see `replacing_file`."""
+    """Write a file atomically, see `replacing_file`."""
     with replacing_file(path, begins=begins) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def check_writable(path: Path, *, begins: bytes = b"") -> None:
-    """A LuthierError where `replacing_file` would raise one: better known before a long computation than after it."""
+    """Raise the LuthierError that `replacing_file` would raise; called before a long computation."""
     try:
         if not is_special(path):
             target = Path(os.path.realpath(path))
@@ -66,7 +66,7 @@ def check_writable(path: Path, *, begins: bytes = b"") -> None:
 
 
 def is_special(path: Path) -> bool:
-    """Whether a path is something to write into that cannot be replaced: a device, a pipe, a stream of our own."""
+    """Whether a path can be written but not replaced: a device, a pipe, or one of this process's streams."""
     if os.path.abspath(path).startswith(OWN_STREAMS):  # noqa: PTH100 (resolve would follow the links)
         return True
     with contextlib.suppress(OSError):
@@ -76,22 +76,24 @@ def is_special(path: Path) -> bool:
 
 
 def _refuse(path: Path, target: Path, begins: bytes) -> None:
-    """A LuthierError for a place whose present content must not go."""
+    """Raise a LuthierError if the existing content of a path must not be replaced."""
     try:
         status = target.stat()
     except FileNotFoundError:
         return
     if stat.S_ISDIR(status.st_mode):
-        raise LuthierError(f"{path} is a folder, and what is written is one file: name it, as in {path / 'NAME'}")
+        raise LuthierError(f"{path} is a folder: name a file in it, as in {path / 'NAME'}")
     if not os.access(target, os.W_OK):
         raise LuthierError(f"cannot write {path}: it is read-only")
     with target.open("rb") as file:
         found = file.read(len(begins))
     if found and found != begins:
-        raise LuthierError(f"{path} is there already, a file of another kind: name another place, or delete it first")
+        raise LuthierError(
+            f"{path} already exists and is a file of another kind: choose another name, or delete it first"
+        )
 
 
 def _write_through(part: Path, path: Path) -> None:
-    # append: what the shell's >> put before stays; devices and pipes do not mind
+    # append: keeps what the shell's >> wrote before; devices and pipes ignore it
     with part.open("rb") as source, os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb", buffering=0) as sink:
         shutil.copyfileobj(source, sink)

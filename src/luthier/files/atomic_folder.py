@@ -1,4 +1,4 @@
-"""Files that change together: a reader, or a machine that stops, finds the old folder or the new one."""
+"""Atomic replacement of a folder's files: readers, and a crash, see either the old files or the new."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from luthier.files.sync import sync, sync_folder
 from luthier.files.unfinished import clear_leftovers, is_unfinished, unfinished
 
 STAGING = "saving"
-OLD_STAGING = ".saving"  # what version 0.1 left in the folder when it was killed
+OLD_STAGING = ".saving"  # left in the folder by version 0.1 when it was killed
 
 
 @contextmanager
 def replacing(folder: Path, *, stale: tuple[str, ...], last: str) -> Iterator[Path]:
-    """Yields a hidden folder to write files into; when all is well they are what `folder` holds.
+    """Yield a hidden folder to write files into; at the end they replace those of `folder` unless an error is raised.
 
-    A folder that is not there takes its name whole. Into one that is there the files are moved.
-    stale: patterns of files of an earlier save that go when they are not written again. last: the file that makes the
-    folder what it is. It is moved last, and where it changes the old one goes first, so that a stop in between leaves
-    a folder that is not recognized and never a mix. On an error `folder` stays as it was, or is not there.
+    A new folder is renamed to `folder`; into an existing one, the files are moved.
+    stale: patterns of files of an earlier save that are deleted if not written again. last: the file by which the
+    folder is recognized. It is moved last, and deleted first if it changes, so that a crash in between leaves a folder
+    that is not recognized, never a mix. After an error `folder` is unchanged.
     """
     real = Path(os.path.realpath(folder))
     try:
@@ -38,8 +38,8 @@ def replacing(folder: Path, *, stale: tuple[str, ...], last: str) -> Iterator[Pa
             with unfinished(real, folder=True) as staging:
                 yield staging
                 sync_folder(staging)
-                if real.exists():  # a file, or a folder that came meanwhile
-                    raise FileExistsError(None, "it is there already")
+                if real.exists():  # a file, or a folder created meanwhile
+                    raise FileExistsError(None, "it already exists")
                 staging.rename(real)
             sync(real.parent)
     except OSError as error:
@@ -47,9 +47,9 @@ def replacing(folder: Path, *, stale: tuple[str, ...], last: str) -> Iterator[Pa
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a new folder can be written here: nothing is there, or a folder that holds nothing.
+    """Whether a new folder can be written here: the path does not exist, or is an empty folder.
 
-    What a save that was killed left there is removed.
+    Leftovers of a killed save are removed.
     """
     if not folder.is_dir():
         return not os.path.lexists(folder) or (folder.is_symlink() and not folder.exists())

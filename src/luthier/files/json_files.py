@@ -1,4 +1,4 @@
-"""JSON objects in files: read with care, since they come from outside, and written to be read by people."""
+"""JSON objects in files: validated on reading, since they are untrusted, and written indented."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from luthier.files.reading import read_bytes
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Anything else is a LuthierError that names the file and the place."""
+    """Read a JSON object. Raises a LuthierError that names the file and the position for anything else."""
     content = read_bytes(path)
     try:
         value = json.loads(content)
-    except (ValueError, RecursionError) as error:  # ValueError: of JSON and of UTF-8
-        raise LuthierError(f"{path} is no JSON: {error}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: invalid JSON or UTF-8
+        raise LuthierError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise LuthierError(f"{path} must hold a JSON object, it holds a {type(value).__name__}")
+        raise LuthierError(f"{path} must contain a JSON object, not a {type(value).__name__}")
     return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object, indented, with a line end."""
+    """Write an object as indented JSON."""
     path.write_text(json_text(value), encoding="utf-8")
 
 
 def json_text(value: Mapping[str, Any]) -> str:
-    """An object as people read it: indented, with a line end."""
+    """An object as indented JSON with a final newline."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where it is not what its name says."""
+"""Detect by its first bytes a file that is not what its name says."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 
 
 def check_download(path: Path) -> None:
-    """Raise a LuthierError for a file that stands for another: a Git LFS pointer, or a web page saved in its place."""
+    """Raise a LuthierError for a Git LFS pointer, or a web page saved instead of the file."""
     try:
         with path.open("rb") as file:
             start = file.read(FIRST_BYTES)
-    except OSError:  # whoever reads the file says what is wrong
+    except OSError:  # the reader of the file raises the error
         return
     if start.startswith(LFS):
         raise LuthierError(

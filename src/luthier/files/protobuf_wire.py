@@ -1,8 +1,8 @@
-"""The wire format of protocol buffers (protobuf.dev/programming-guides/encoding), read with bounds, and written.
+"""Protocol buffers wire format (protobuf.dev/programming-guides/encoding): bounded reading, and writing.
 
 Two file formats use it: SentencePiece's models and TensorFlow's checkpoints. Both need few fields of few messages, for
-which the protobuf package would be a dependency with generated code. Messages come from outside: every length is
-checked. A field of fixed width (wire types 1 and 5) is its bytes.
+which the protobuf package would be a dependency with generated code. Messages are untrusted: every length is checked.
+A fixed-width field (wire types 1 and 5) is returned as bytes.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ VARINT, BYTES = 0, 2
 
 
 class WireReader:
-    """Reads numbers and fields from bytes, from `at` on. ValueError where they end too early or are no such thing."""
+    """Reads varints and fields from bytes, from offset `at` on. Raises ValueError for truncated or invalid bytes."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.at = content, 0
 
     def take(self, size: int) -> bytes:
-        """The next bytes."""
+        """Read the next bytes."""
         if size > len(self.content) - self.at:
             raise ValueError(f"it ends too early, at byte {len(self.content)}")
         self.at += size
         return self.content[self.at - size : self.at]
 
     def varint(self) -> int:
-        """A whole number of up to 64 bits, 7 in each byte, the lowest first."""
+        """Read an integer of up to 64 bits, 7 bits per byte, the lowest first."""
         value = 0
         for shift in range(0, 70, 7):
             byte = self.take(1)[0]
@@ -38,7 +38,7 @@ class WireReader:
         raise ValueError(f"a number has more than 64 bits, at byte {self.at}")
 
     def fields(self) -> Iterator[tuple[int, Field]]:
-        """The fields of a message: (number, value)."""
+        """Read the fields of a message: (field number, value)."""
         while self.at < len(self.content):
             tag = self.varint()
             match tag & 7:
@@ -55,19 +55,19 @@ class WireReader:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, Field]]:
-    """The fields of a message: (number, value). Raises ValueError for what is none."""
+    """The fields of a message: (field number, value). Raises ValueError for an invalid message."""
     return WireReader(message).fields()
 
 
 def field(number: int, value: Field) -> bytes:
-    """A field to be written: a whole number, or bytes."""
+    """Encode a field: an integer, or bytes."""
     if isinstance(value, int):
         return varint(number << 3 | VARINT) + varint(value)
     return varint(number << 3 | BYTES) + varint(len(value)) + value
 
 
 def varint(value: int) -> bytes:
-    """A whole number to be written, 7 bits in each byte; a negative one takes 64 bits, as in two's complement."""
+    """Encode an integer, 7 bits per byte; a negative one as 64-bit two's complement."""
     value &= 0xFFFFFFFFFFFFFFFF
     out = bytearray()
     while value > 0x7F:

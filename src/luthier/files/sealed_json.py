@@ -1,4 +1,4 @@
-"""JSON objects that hold a checksum of their own contents, so that a changed digit is found when they are read."""
+"""JSON objects with a checksum of their contents, by which changes are detected when they are read."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ SEAL = "checksum"
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The object with its checksum in the field `checksum`, which is left out of what is summed."""
+    """The object with its checksum in the field `checksum`."""
     return {**value, SEAL: checksum(value)}
 
 
 def checksum(value: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of an object without `checksum`: of its text with sorted keys and no spaces."""
+    """SHA-256, in hexadecimal, of an object's JSON with sorted keys and no spaces, without the field `checksum`."""
     content = {key: item for key, item in value.items() if key != SEAL}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_intact(value: Mapping[str, Any]) -> bool:
-    """Whether the checksum is that of the contents. Objects without one, as version 0.1 wrote them, are not judged."""
+    """Whether the checksum matches the contents. True for objects without one, as version 0.1 wrote them."""
     return SEAL not in value or value[SEAL] == checksum(value)

@@ -1,4 +1,4 @@
-"""Waiting until what was written is on the disk, so that it outlives a machine that stops."""
+"""fsync of files and folders, so that what was written survives a crash of the machine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+    """Call fsync on a file, or the directory entries of a folder."""
+    if path.is_dir() and os.name == "nt":  # folders cannot be opened on Windows
         return
     number = os.open(path, os.O_RDONLY)
     try:
@@ -18,7 +18,7 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until a folder and all that is in it are on the disk."""
+    """Call fsync on a folder and everything in it, recursively."""
     for path in folder.iterdir():
         if path.is_dir():
             sync_folder(path)

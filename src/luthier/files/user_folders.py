@@ -1,6 +1,6 @@
-"""Folders of the user outside of what a command names: downloads, and compiled code.
+"""The user's folders for downloads and compiled code.
 
-What lies in a folder of compiled code is loaded as a program, so it must be one that no other user can write to.
+Files in the folder of compiled code are executed, so no other user may be able to write to it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from pathlib import Path
 
 
 def downloads() -> Path:
-    """Where downloads are kept: $LUTHIER_HOME, or ~/.cache/luthier."""
+    """The folder of downloads: $LUTHIER_HOME, or ~/.cache/luthier."""
     return Path(os.environ.get("LUTHIER_HOME") or "~/.cache/luthier").expanduser()
 
 
 def caches() -> Path:
-    """Luthier's folder among the user's caches, which may not be there yet. Raises an OSError if the user has none."""
+    """Luthier's cache folder, which may not exist yet. Raises an OSError if the user has no home folder."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        # the XDG base directory specification: a relative path is ignored. It would be another folder in each folder
+        # by the XDG base directory specification, a relative path is ignored
         base = named if named.is_absolute() else Path.home() / ".cache"
     except RuntimeError as error:
         raise FileNotFoundError(str(error)) from None
@@ -28,9 +28,9 @@ def caches() -> Path:
 
 
 def private(base: Path, *below: str) -> Path:
-    """Make folders, one in the other, that only this user can write to, and return the innermost.
+    """Create nested folders that only this user can write to. Returns the innermost.
 
-    Raises an OSError where one cannot be made, or is another user's, or can be written by others.
+    Raises an OSError if one cannot be created, belongs to another user, or can be written by others.
     """
     folder = base
     for folder in (base, *(base.joinpath(*below[: i + 1]) for i in range(len(below)))):

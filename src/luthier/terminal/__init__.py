@@ -1,1 +1,1 @@
-"""The only place that prints: harmless characters, any encoding, tables, progress, streams that may go away."""
+"""The only place that prints: escaping, encodings, tables, progress, streams that may close."""

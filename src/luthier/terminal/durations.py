@@ -1,10 +1,10 @@
-"""Durations for people."""
+"""Format durations."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min 5 s, 2 h 10 min."""
+    """Format seconds: 42 s, 3 min 5 s, 2 h 10 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

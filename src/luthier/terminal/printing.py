@@ -1,4 +1,4 @@
-"""Lines for people and results of verbs. Nothing else in Luthier prints."""
+"""Print messages and results of commands. Nothing else in Luthier prints."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-WIDEST = 10_000  # columns of a table in a file: no line of it is folded
+WIDEST = 10_000  # columns of a table written to a file: lines are not wrapped
 Cell = str | tuple[str, str]  # text, or text and its style
 _state: dict[str, Any] = {"muted": False, "live": {}}
 
 
 def mute(whether: bool = True) -> None:
-    """Let this process print nothing but its errors: of several processes only the first reports."""
+    """Suppress all output of this process except errors: of several processes only rank 0 reports."""
     _state["muted"] = whether
 
 
 def say(text: str = "") -> None:
-    """Lines for people on stdout, beside the work: it goes on where they cannot be printed."""
+    """Print messages on stdout. Failures are ignored, so that work continues if they cannot be printed."""
     if not _state["muted"]:
         _line("stdout", printable(text))
 
 
 def note(text: str) -> None:
-    """A line for people on stderr, beside a result on stdout."""
+    """Print an informational line on stderr, while the result goes to stdout."""
     if not _state["muted"]:
         _line("stderr", message(text))
 
 
 def warn(text: str) -> None:
-    """A line on stderr about what may not be as wanted. It stops nothing."""
+    """Print a warning on stderr."""
     note(f"luthier: warning: {text}")
 
 
 def fail(text: str) -> None:
-    """Why the command ends, on stderr."""
+    """Print the error that ends the command on stderr."""
     _line("stderr", message(f"luthier: {text}"))
 
 
 def output(text: str = "") -> None:
-    """Lines that are a verb's result, on stdout. Raises as `output_text` does."""
+    """Print lines of a command's result on stdout. Raises as `output_text` does."""
     output_text(printable(text) + "\n")
 
 
 def output_text(text: str) -> None:
-    """A part of a verb's result, as it is, on stdout. Raises BrokenPipeError where nobody reads any more.
+    """Print part of a command's result on stdout, unchanged. Raises BrokenPipeError if the reader has closed the pipe.
 
-    Raises a LuthierError where it cannot be written, as on a full disk.
+    Raises a LuthierError if it cannot be written, as on a full disk.
     """
     try:
         write("stdout", text)
@@ -67,7 +67,7 @@ def output_text(text: str) -> None:
 
 
 def output_table(rows: Sequence[Sequence[Cell]], heads: Sequence[str] = (), *, title: str = "") -> None:
-    """A table that is a verb's result. heads: the columns' names; then all columns but the first hold numbers."""
+    """Print a table as a command's result. heads: column names; with them, all columns but the first are numbers."""
     from rich.table import Table
     from rich.text import Text
 
@@ -78,12 +78,12 @@ def output_table(rows: Sequence[Sequence[Cell]], heads: Sequence[str] = (), *, t
         table.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in rows:
         cells = [(cell, "") if isinstance(cell, str) else cell for cell in row]
-        table.add_row(*(Text(one_line(text), style=style) for text, style in cells))  # Text: no markup is read
+        table.add_row(*(Text(one_line(text), style=style) for text, style in cells))  # Text: markup is not interpreted
     _output_drawn(table)
 
 
 def output_styled(parts: Sequence[tuple[str, str]]) -> None:
-    """One paragraph of texts in their styles."""
+    """Print one paragraph of (text, style) parts."""
     from rich.text import Text
 
     _output_drawn(Text.assemble(*((one_line(text), style) for text, style in parts)))
@@ -101,7 +101,7 @@ def _output_drawn(drawing: Table | Text) -> None:
 
 @contextmanager
 def live_bar(name: Name, *columns: ProgressColumn) -> Iterator[Progress]:
-    """A progress bar on a terminal, above which the lines of this module are printed while it is there."""
+    """A progress bar on a terminal; while it is shown, this module's lines are printed above it."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -117,7 +117,7 @@ def live_bar(name: Name, *columns: ProgressColumn) -> Iterator[Progress]:
 
 
 def _line(name: Name, text: str) -> None:
-    """Print lines on a stream, above a bar if there is one on this terminal."""
+    """Print lines on a stream, above the progress bar if there is one on this terminal."""
     live: Console | None = _state["live"].get(name)
     if live is not None and stream(name) is not None:
         live.print(text, markup=False, emoji=False, soft_wrap=True)

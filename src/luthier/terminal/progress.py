@@ -1,4 +1,4 @@
-"""Progress of a long job on stderr: a bar with the time left on a terminal, a plain line now and then elsewhere."""
+"""Progress of a long job on stderr: a progress bar on a terminal, otherwise a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ PLAIN_SECONDS = 10.0  # between two lines when stderr is not a terminal
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a job of `total` units (None: not known). Yields the function that is told how many more are done."""
+    """Show the progress of `total` units (None: unknown). Yields a function to call with the number of newly done
+    ones.
+    """
     if not is_terminal("stderr"):
         yield _plain(what, total)
         return

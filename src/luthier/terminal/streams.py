@@ -1,4 +1,4 @@
-"""stdout and stderr, which may be closed, full, in a narrow encoding, or gone with their terminal."""
+"""stdout and stderr, which may be closed, full, limited to an encoding, or disconnected from their terminal."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from weakref import WeakSet
 from luthier.terminal.characters import encodable, printable
 
 Name = Literal["stdout", "stderr"]
-_gone: WeakSet[TextIO] = WeakSet()  # streams that a write has failed on
-_narrow: WeakSet[TextIO] = WeakSet()  # streams of which was said that characters are replaced
+_gone: WeakSet[TextIO] = WeakSet()  # streams on which a write has failed
+_narrow: WeakSet[TextIO] = WeakSet()  # streams for which replaced characters have been reported
 _lock = threading.RLock()
 
 
 def stream(name: Name) -> TextIO | None:
-    """The stream as it is now; None where it was closed before the program began."""
+    """The current stream; None if it was closed before the program started."""
     found: TextIO | None = getattr(sys, name)
     return None if found in _gone else found
 
 
 def is_terminal(name: Name) -> bool:
-    """Whether a person's terminal is there."""
+    """Whether the stream is a terminal."""
     found: TextIO | None = getattr(stream(name), "to", stream(name))  # of a Guarded
     try:
         return found is not None and found.isatty()
@@ -37,12 +37,12 @@ def is_terminal(name: Name) -> bool:
 
 
 def shows_colors(name: Name) -> bool:
-    """Whether colors may be written: to a terminal, and where FORCE_COLOR asks for them (force-color.org)."""
+    """Whether colors may be written: to a terminal, or if FORCE_COLOR is set (force-color.org)."""
     return is_terminal(name) or bool(os.environ.get("FORCE_COLOR"))
 
 
 def write(name: Name, text: str) -> None:
-    """Write at once. Raises BrokenPipeError where nobody reads any more, and OSError where it cannot be written."""
+    """Write and flush. Raises BrokenPipeError if the reader has closed the pipe, OSError if it cannot be written."""
     found = stream(name)
     if found is None:
         raise BrokenPipeError(f"{name} is closed")
@@ -58,7 +58,7 @@ def write(name: Name, text: str) -> None:
 
 
 def offer(name: Name, text: str) -> None:
-    """Write if that is possible: what is printed beside the work must not end it. A failure is said once, on stderr."""
+    """Write if possible: messages must not end the work. A failure is reported once, on stderr."""
     with _lock:
         found = stream(name)
         if found is None:
@@ -70,7 +70,7 @@ def offer(name: Name, text: str) -> None:
 
 
 def abandon(name: Name) -> None:
-    """Write nothing to a stream from now on."""
+    """Stop writing to a stream."""
     found = stream(name)
     if found is not None:
         _leave(found)
@@ -78,7 +78,7 @@ def abandon(name: Name) -> None:
 
 def _leave(found: TextIO) -> None:
     _gone.add(found)
-    # what lies in Python's buffer would fail again when the program ends
+    # the content of Python's buffer would fail again when the program ends
     with contextlib.suppress(OSError, ValueError):
         number = os.open(os.devnull, os.O_WRONLY)
         os.dup2(number, found.fileno())
@@ -86,7 +86,7 @@ def _leave(found: TextIO) -> None:
 
 
 def _lose(found: TextIO, error: OSError) -> None:
-    """A stream has failed: drop what is printed there from now on, and say so where anybody reads it."""
+    """Handle a failed stream: drop its output from now on, and report that on stderr if possible."""
     _leave(found)
     if found is sys.stdout:
         why = "nobody reads it any more" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
@@ -94,31 +94,31 @@ def _lose(found: TextIO, error: OSError) -> None:
 
 
 class Guarded(io.TextIOBase):
-    """A stream for libraries that print by themselves: in any encoding, and silent once it is gone."""
+    """A stream for libraries that print: supports any encoding, and ignores writes after a failure."""
 
     def __init__(self, name: Name) -> None:
         self.to = stream(name)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of the stream: it decides how tables are drawn."""
+        """The stream's encoding, by which rich chooses box characters."""
         return getattr(self.to, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
-        """Write if that is possible."""
+        """Write if possible."""
         self._try(lambda to: to.write(encodable(text, to)))
         return len(text)
 
     def flush(self) -> None:
-        """Flush if that is possible."""
+        """Flush if possible."""
         self._try(lambda to: to.flush())
 
     def isatty(self) -> bool:
-        """Whether a terminal is there."""
+        """Whether the stream is a terminal."""
         return self.to is not None and self.to.isatty()
 
     def fileno(self) -> int:
-        """The number of the stream's file."""
+        """The stream's file descriptor."""
         if self.to is None:
             raise OSError("there is no stream")
         return self.to.fileno()
@@ -134,25 +134,25 @@ class Guarded(io.TextIOBase):
 
 
 class Plain(Guarded):
-    """The same, and libraries see no terminal in it, so that they write no colors."""
+    """A Guarded stream that is not a terminal to libraries, so that they write no colors."""
 
     def isatty(self) -> bool:
-        """No."""
+        """False."""
         return False
 
 
 class Filtered(Plain):
-    """And nothing in what they print steers the terminal."""
+    """A Plain stream without control sequences."""
 
     def write(self, text: str) -> int:
-        """Write what is harmless."""
+        """Write the printable form of the text."""
         super().write(printable(text))
         return len(text)
 
 
 @contextmanager
 def filtered_stderr() -> Iterator[None]:
-    """Within the context, what libraries print on stderr is filtered, and has no colors, which are escape codes."""
+    """Within the context, libraries' output on stderr is filtered: no control sequences, no colors."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Plain("stdout"), Filtered("stderr")
     try:
@@ -162,17 +162,17 @@ def filtered_stderr() -> Iterator[None]:
 
 
 def flush() -> None:
-    """Send on what libraries have printed."""
+    """Flush what libraries have printed."""
     for found in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             found.flush()
 
 
 def hold_standard_streams() -> None:
-    """Give closed standard streams a place that takes nothing and gives nothing, and have writes to the others wait.
+    """Open closed standard streams as /dev/null, and set the others to blocking.
 
-    Else the next file that is opened gets the number of stdout, and what a library prints is written into it; and a
-    parent that set its pipe not to wait would have us fail when it reads slowly.
+    Otherwise the next opened file gets stdout's descriptor, and libraries print into it; and writing to a non-blocking
+    pipe would fail if the parent reads slowly.
     """
     for number in (1, 2):
         with contextlib.suppress(OSError):
@@ -186,7 +186,7 @@ def hold_standard_streams() -> None:
 
 
 def accept_any_character() -> None:
-    """Let print(), as libraries call it, replace what an encoding lacks."""
+    """Make print(), as called by libraries, replace characters that the encoding lacks."""
     for found in (sys.stdout, sys.stderr):
         if isinstance(found, io.TextIOWrapper) and found.errors in ("strict", "surrogateescape"):
             found.reconfigure(errors="replace")
@@ -194,9 +194,9 @@ def accept_any_character() -> None:
 
 @contextmanager
 def outliving_terminal() -> Iterator[None]:
-    """Ignore SIGHUP: the work goes on when the terminal hangs up. Also in the processes that are started meanwhile.
+    """Within the context, ignore SIGHUP, also in child processes, so that work continues when the terminal closes.
 
-    Under torchrun the signal stays as it is: torchrun ends its processes when it hears it, so they must save.
+    Not under torchrun, which ends its processes on SIGHUP, so that they must save.
     """
     if not hasattr(signal, "SIGHUP") or "TORCHELASTIC_RUN_ID" in os.environ:
         yield

@@ -1,4 +1,4 @@
-"""Tables as plain text and as HTML: how results show themselves in Python and in a notebook."""
+"""Tables as plain text and HTML, for the representation of results in Python and in notebooks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Rows = Sequence[Sequence[str]]
 
 
 def text_table(rows: Rows, heads: Sequence[str] = ()) -> str:
-    """Columns of plain text: the first to the left, the others to the right where there are heads, for numbers."""
+    """A plain-text table: the first column left-aligned, the others right-aligned if there are heads."""
     lines = [list(heads), *map(list, rows)] if heads else list(map(list, rows))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -22,7 +22,7 @@ def text_table(rows: Rows, heads: Sequence[str] = ()) -> str:
 
 
 def html_table(rows: Rows, heads: Sequence[str] = ()) -> str:
-    """The same as an HTML table; without heads the first column names what the row holds."""
+    """An HTML table; without heads, the first column has the rows' names."""
     head = f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in heads)}</tr>" if heads else ""
     first = "td" if heads else "th"
     body = "".join(

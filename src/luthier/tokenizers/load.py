@@ -1,4 +1,4 @@
-"""Loading any tokenizer, told apart by its files.
+"""Load any kind of tokenizer, detected by its files.
 
 load("runs/demo")           # a folder: a training run, a Hugging Face model, one of Meta's or OpenAI's
 load("tokenizer.json")
@@ -44,7 +44,7 @@ TAKES = (
 
 
 def load(path: str | Path) -> Tokenizer:
-    """Open a tokenizer by path or name. Raises LuthierError that says what is wrong, or what can be given."""
+    """Load a tokenizer by path or name. Raises LuthierError that says what is wrong, or what is supported."""
     if not str(path):
         raise UsageError(f"an empty name is no tokenizer: give {TAKES}")
     place = Path(path)
@@ -86,7 +86,7 @@ def _from_folder(folder: Path) -> Tokenizer:
                 tokenizer.backend.normalizer, tokenizer.backend.pre_tokenizer = words.normalizer, words.pre_tokenizer
                 tokenizer = Tokenizer(tokenizer.backend, eos=END_OF_TEXT, pad=END_OF_TEXT)
             return with_settings(tokenizer, folder)
-    raise LuthierError(f"{folder} holds no tokenizer: give {TAKES}")
+    raise LuthierError(f"{folder} contains no tokenizer: give {TAKES}")
 
 
 def _from_file(path: Path) -> Tokenizer:
@@ -112,12 +112,12 @@ def _read_json(path: Path) -> Tokenizer:
     except BaseException as error:
         if not is_backends(error):
             raise
-        raise LuthierError(f"{path} is no tokenizer.json: {error}") from None
+        raise LuthierError(f"{path} is not a tokenizer.json: {error}") from None
 
 
 def _begin(folder: Path) -> Begin:
-    """Where the files beside a `tokenizer.model` have a space put before a text: by `transformers`' rules if they are
-    files of Hugging Face's, by SentencePiece's own if the `.model` is alone or in a folder of Meta's.
+    """Whether a leading space is added, from the files beside a `tokenizer.model`: by `transformers`' rules if they are
+    Hugging Face's, otherwise (alone or in a folder of Meta's) by SentencePiece's.
     """
     settings = settings_of(folder)
     kind = str(settings.get("tokenizer_class") or "LlamaTokenizer").removesuffix("Fast")

@@ -1,4 +1,4 @@
-"""Bounds on what anybody's tokenizer.json asks for: regular expressions that are none, texts that grow without end.
+"""Checks of untrusted tokenizer.json files: invalid regular expressions, and steps that make texts grow without bound.
 
 The backend panics over the first, and prints pages. A few steps that replace a letter by two of it double a text each:
 forty of them take all memory.
@@ -19,18 +19,19 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 from luthier.errors import LuthierError
 
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-MOST_AT_ONCE = 64  # times as long as a match that a step may make it
-MOST_IN_ALL = 256  # times as long that all steps together may make a text, if each finds what the ones before it made
-MOST_OF_A_TEXT = 32  # times as long that they may make a given text, where they might make it longer than MOST_IN_ALL
-SOME = 4096  # characters that a text may always grow by
+MOST_AT_ONCE = 64  # factor by which one step may lengthen a match
+MOST_IN_ALL = 256  # factor by which all steps together may lengthen a text in the worst case
+MOST_OF_A_TEXT = 32  # factor by which they may lengthen an actual text, if the worst case exceeds MOST_IN_ALL
+SOME = 4096  # characters by which a text may always grow
 SHOWN = 60  # characters of a pattern in an error
-FORMS = {"NFKC": 18, "NFKD": 18, "NFD": 4, "Lowercase": 3, "ByteLevel": 4}  # times, at most, by Unicode's rules
+FORMS = {"NFKC": 18, "NFKD": 18, "NFD": 4, "Lowercase": 3, "ByteLevel": 4}  # maximum growth factor by Unicode's rules
 
 
 def check(state: dict[str, Any]) -> None:
-    """Raise LuthierError for a tokenizer.json with a broken regular expression, or a step that makes texts far longer.
+    """Raise LuthierError for a tokenizer.json with an invalid regular expression or a step that lengthens texts too
+    much.
 
-    Raises TypeError or AttributeError for what is no tokenizer.json.
+    Raises TypeError or AttributeError for an object that is not a tokenizer.json.
     """
     for step in (step for part in PARTS for step in _steps(state.get(part))):
         pattern = step.get("pattern")
@@ -45,7 +46,7 @@ def check(state: dict[str, Any]) -> None:
 
 
 class Growth:
-    """Watches what a normalizer makes of texts, if it is one that may make them without end."""
+    """Checks texts for a normalizer that may lengthen them without bound."""
 
     def __init__(self, backend: Backend) -> None:
         normalizer = backend.normalizer
@@ -55,7 +56,7 @@ class Growth:
             self._steps = [_made(step) for step in steps]
 
     def check(self, text: str) -> None:
-        """Raise LuthierError for a text that would become far longer. Takes no time for nearly all tokenizers."""
+        """Raise LuthierError for a text that would become too long. Free for nearly all tokenizers."""
         size = len(text)
         for step in self._steps:
             text = step.normalize_str(text)
@@ -67,7 +68,7 @@ class Growth:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a part, one after another, whatever sequences they lie in."""
+    """The steps of a component, flattened out of nested sequences."""
     if part is None:
         return
     inner = [part[key] for key in ("normalizers", "pretokenizers", "processors", "decoders") if key in part]
@@ -90,18 +91,18 @@ def _check_pattern(pattern: str) -> None:
     except Exception as error:
         shown = pattern if len(pattern) <= SHOWN else f"{pattern[:SHOWN]}..."
         reason = str(error).removeprefix("Oniguruma error: ")
-        raise LuthierError(f"{shown!r} is no regular expression: {reason}") from None
+        raise LuthierError(f"{shown!r} is not a regular expression: {reason}") from None
 
 
 def _check_charsmap(content: Any) -> None:
     try:
         Precompiled(base64.b64decode(content, validate=True))
     except Exception:
-        raise LuthierError("its normalizer's precompiled_charsmap cannot be understood") from None
+        raise LuthierError("its normalizer's precompiled_charsmap is invalid") from None
 
 
 def _in_all(steps: Sequence[dict[str, Any]]) -> float:
-    """How many times longer a text may become, at most."""
+    """Maximum factor by which a text may grow."""
     times = 1.0
     for step in steps:
         times *= _growth(step)
@@ -109,7 +110,7 @@ def _in_all(steps: Sequence[dict[str, Any]]) -> float:
 
 
 def _growth(step: dict[str, Any]) -> float:
-    """How many times longer a step may make a text, at most."""
+    """Maximum factor by which a step may lengthen a text."""
     match step:
         case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)}:
             return max(1.0, len(new) / max(1, len(old)))

@@ -1,4 +1,4 @@
-"""Training a byte-level BPE, where a signal ends it: in a process of its own.
+"""Byte-level BPE training in a separate process, so that signals can end it.
 
 The backend's training runs to its end whatever signal comes, and may take minutes. So long texts go to a process that
 is ended with the one that asks. Run as a module it is that process: the settings and the texts come on stdin, each
@@ -36,7 +36,7 @@ COMMAND = (sys.executable, "-P", "-m", "luthier.tokenizers.core.bpe_training")
 
 
 class Settings(NamedTuple):
-    """What is trained."""
+    """Settings of BPE training."""
 
     vocab_size: int
     special_tokens: list[str]
@@ -44,7 +44,7 @@ class Settings(NamedTuple):
 
 
 def trained(texts: Iterable[str], settings: Settings) -> Backend:
-    """A BPE trained on the texts. Raises LuthierError where the process that trains ends before it is done."""
+    """Train a BPE on the texts. Raises LuthierError if the training process ends early."""
     texts = iter(texts)
     first, size = [], 0
     for text in texts:
@@ -58,7 +58,9 @@ def trained(texts: Iterable[str], settings: Settings) -> Backend:
 
 
 def train(texts: Iterable[str], settings: Settings) -> Backend:
-    """Train here, whatever signal comes. Words of over LONGEST_WORD bytes are cut: no other word is changed by that."""
+    """Train in this process, which signals cannot end. Words over LONGEST_WORD bytes are split; others are
+    unaffected.
+    """
     trainer = BpeTrainer(
         vocab_size=settings.vocab_size,
         min_frequency=2,
@@ -74,7 +76,7 @@ def train(texts: Iterable[str], settings: Settings) -> Backend:
 
 
 def _asked(texts: Iterator[str], settings: Settings) -> bytes:
-    """What the process answers: a tokenizer.json."""
+    """Train in another process. Returns its answer: a tokenizer.json."""
     path = os.pathsep.join(filter(None, sys.path))
     process = subprocess.Popen(  # noqa: S603 (our own module)
         COMMAND,
@@ -113,7 +115,7 @@ def _send(pipe: BinaryIO, message: bytes) -> None:
 
 
 def _receive(pipe: BinaryIO) -> bytes | None:
-    """The next message, None at the end of the texts. Raises EOFError where who asks is gone."""
+    """The next message; None at the end of the texts. Raises EOFError if the parent process has ended."""
     head = pipe.read(LENGTH.size)
     if len(head) < LENGTH.size:
         raise EOFError
@@ -138,7 +140,7 @@ def _texts(pipe: BinaryIO) -> Iterator[str]:
 
 
 def main() -> None:
-    """Train on what comes, and answer once."""
+    """Train on the received texts, and send the answer."""
     asks, answers = sys.stdin.buffer, sys.stdout.buffer
     message = _receive(asks)
     if message is None:

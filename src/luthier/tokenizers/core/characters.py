@@ -1,4 +1,4 @@
-"""A vocabulary of single characters, and nothing else: a text's ids are one look-up in a table."""
+"""Fast encoding for character vocabularies: a text's ids are one table lookup."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tokenizers.models import BPE
 from luthier.errors import LuthierError
 from luthier.tokenizers.core.steps import without_cleaning
 
-NONE = 2**32 - 1  # the id of characters that have none
+NONE = 2**32 - 1  # marks characters without an id
 
 
 class CharacterTable:
-    """The ids of characters, by their code points. ids: of each character that has one, and there is at least one."""
+    """Table of ids by code point. ids: the id of each character; not empty."""
 
     def __init__(self, ids: dict[str, int]) -> None:
         self._size = len(ids)
-        self._table = np.full(max(map(ord, ids)) + 2, NONE, np.uint32)  # the last is for all codes beyond
+        self._table = np.full(max(map(ord, ids)) + 2, NONE, np.uint32)  # the last entry is for all larger code points
         self._table[[ord(character) for character in ids]] = list(ids.values())
 
     def ids(self, text: str, before: int = 0) -> NDArray[np.uint32]:
-        """The ids of a text. Raises LuthierError for a character that has none, UnicodeEncodeError for half of one.
+        """Encode a text. Raises LuthierError for a character without an id, UnicodeEncodeError for a lone surrogate.
 
         before: characters that stand before it, for the error.
         """
@@ -39,7 +39,7 @@ class CharacterTable:
 
 
 def character_table(backend: Backend) -> CharacterTable | None:
-    """The table of a tokenizer of characters, None for any other."""
+    """The table of a character tokenizer; None for any other."""
     model = backend.model
     if not isinstance(model, BPE) or model.unk_token is not None or model.byte_fallback:
         return None

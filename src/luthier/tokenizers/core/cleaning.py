@@ -1,4 +1,4 @@
-r"""Cleaning a text before it becomes tokens: the same rules for the text that trains a model and for its prompts.
+r"""Text cleaning before tokenization, with the same rules for training text and prompts.
 
 Line ends become \n (\r\n, \r, and the separators that words must not be joined across: vertical tab, form feed, the
 separators of ASCII, next line); the byte order mark at the beginning and all other control characters but \t go; then
@@ -19,8 +19,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.normalizers import Sequence
 
 Normalization = Literal["NFC", "NFKC", "none"]
-FORMS: tuple[Normalization, ...] = ("none", "NFC", "NFKC")  # each does what those before it do
-CLEANING = "Cleaning"  # the type of the step that stands for these steps in `steps.steps`
+FORMS: tuple[Normalization, ...] = ("none", "NFC", "NFKC")  # each includes the ones before it
+CLEANING = "Cleaning"  # the type that represents these steps in `steps.steps`
 
 MARK = "\ufeff"  # the byte order mark
 _LINE_ENDS = "\x0b\x0c\x1c-\x1f\x85"
@@ -31,19 +31,19 @@ _DROPPED = re.compile(f"[{_CONTROL}]")
 
 
 def clean(text: str, normalisation: Normalization) -> str:
-    """A whole text cleaned. Cleaning it again changes nothing."""
+    """Clean a complete text. Idempotent."""
     if _UNCLEAN.search(text):
         text = without_control(text).lstrip(MARK)
     return text if normalisation == "none" else unicodedata.normalize(normalisation, text)
 
 
 def without_control(text: str) -> str:
-    """A part of a text with its line ends unified and its control characters dropped."""
+    """Unify line ends and drop control characters in a part of a text."""
     return _DROPPED.sub("", _BREAK.sub("\n", text))
 
 
 def put_on(backend: Backend, normalisation: Normalization) -> None:
-    """Have a backend clean its texts first, in the place of what it cleaned them by before."""
+    """Set the cleaning steps at the start of a backend's normalizer, replacing previous ones."""
     _, rest = taken_off([] if backend.normalizer is None else _steps_of(backend.normalizer))
     normalizer = Sequence([])
     state = {"type": "Sequence", "normalizers": [*_steps(normalisation), *rest]}
@@ -52,7 +52,7 @@ def put_on(backend: Backend, normalisation: Normalization) -> None:
 
 
 def taken_off(steps: list[dict[str, Any]]) -> tuple[Normalization | None, list[dict[str, Any]]]:
-    """What the first steps of a normalizer clean by (None: they do not), and the steps after those."""
+    """(cleaning, remaining steps) of a normalizer's steps; cleaning is None if it has none."""
     for form in reversed(FORMS):  # "none" is the beginning of the others
         mine = _steps(form)
         if steps[: len(mine)] == mine:
@@ -67,7 +67,7 @@ def _steps_of(normalizer: Any) -> list[dict[str, Any]]:
 
 
 def _steps(normalisation: Normalization) -> list[dict[str, Any]]:
-    r"""The steps of `clean` as tokenizer.json writes them. \A, not ^, which is the beginning of any line there."""
+    r"""The steps of `clean` for tokenizer.json. \A, not ^, which matches at the start of every line there."""
     rules = ((f"\r\n?|[{_LINE_ENDS}]", "\n"), (f"[{_CONTROL}]", ""), (f"\\A{MARK}+", ""))
     found: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"Regex": _escaped(rule)}, "content": new} for rule, new in rules
@@ -76,5 +76,5 @@ def _steps(normalisation: Normalization) -> list[dict[str, Any]]:
 
 
 def _escaped(pattern: str) -> str:
-    """A pattern with its control characters written out, in the backend's dialect."""
+    """Escape control characters in a pattern, in the backend's dialect."""
     return "".join(c if "!" <= c <= "~" else rf"\x{{{ord(c):X}}}" for c in pattern)

@@ -1,4 +1,4 @@
-"""The merges of a vocabulary that has only ranks, as SentencePiece's and tiktoken's files do."""
+"""Reconstruct BPE merges from ranks, which is all that SentencePiece's and tiktoken's files have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Text = TypeVar("Text", str, bytes)
 
 
 def merges_of(ranks: Mapping[Text, int], pieces: Iterable[Text]) -> list[tuple[Text, Text]]:
-    """The pair that each piece is made of, in the order of the ranks.
+    """The pair that is merged into each piece, in rank order.
 
     Both kinds of file join whichever neighbors make the piece of the lowest rank, the leftmost first. Done to a piece
     by itself, the last joining gives its pair; and no other pair can ever make it inside a longer text, since the
@@ -21,13 +21,13 @@ def merges_of(ranks: Mapping[Text, int], pieces: Iterable[Text]) -> list[tuple[T
     """
     in_order = sorted(pieces, key=ranks.__getitem__)
     if sum(len(piece) ** 2 for piece in in_order) > MOST_WORK:
-        raise LuthierError("the tokenizer's pieces are far too long for any language")
+        raise LuthierError("the tokenizer's pieces are too long")
     made = (last_pair(piece, ranks) for piece in in_order)
     return [pair for pair in made if pair is not None]
 
 
 def last_pair(piece: Text, ranks: Mapping[Text, int]) -> tuple[Text, Text] | None:
-    """The two parts whose joining makes the piece, or None if the joinings do not lead there."""
+    """The pair whose merge gives the piece; None if merging does not lead to it."""
     parts = [piece[i : i + 1] for i in range(len(piece))]
     none = len(ranks)
     while len(parts) > 2:

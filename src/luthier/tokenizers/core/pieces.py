@@ -1,4 +1,4 @@
-"""What each token stands for, as bytes: the text of any ids is then one join and one UTF-8 decoding.
+"""The bytes of each token, so that decoding is one join and one UTF-8 decode.
 
 Two alphabets write bytes as text inside a vocabulary. GPT-2's gives each of the 256 bytes a printable character
 ("Ġ" is a space); SentencePiece's writes "▁" for a space and "<0xE9>" for a single byte.
@@ -23,7 +23,7 @@ EACH_BYTE = "luthier.each_byte"  # the name of `_each_byte` among Python's ways 
 
 
 def byte_alphabet() -> list[str]:
-    """The character that GPT-2 writes for each byte: itself where it can be seen, else the next one from U+0100 on."""
+    """GPT-2's character for each byte: itself if printable, otherwise the next one from U+0100 on."""
     seen = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     hidden = [byte for byte in range(256) if byte not in seen]
     return [chr(byte) if byte in seen else chr(256 + hidden.index(byte)) for byte in range(256)]
@@ -36,7 +36,7 @@ TO_LATIN_1 = {**dict.fromkeys(range(256), 0xFFFF), **{ord(character): byte for c
 
 
 def _each_byte(error: UnicodeError) -> tuple[str, int]:
-    """U+FFFD for each byte that is not UTF-8, as SentencePiece has it. Python's "replace" puts one for a whole run."""
+    """Decode error handler: U+FFFD for each invalid byte, as in SentencePiece. Python's "replace" gives one per run."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return "\ufffd" * (error.end - error.start), error.end
@@ -46,27 +46,27 @@ codecs.register_error(EACH_BYTE, _each_byte)
 
 
 class Pieces(NamedTuple):
-    """The bytes of every token, by id, and how they make a text."""
+    """The bytes of every token, by id, and how they are joined to a text."""
 
     table: list[bytes]
-    joins: bool  # whether a text is its pieces' bytes, one after another; WordPiece, for one, puts spaces between
-    drops_space: bool  # whether one space at the beginning of a text is the tokenizer's own and goes
-    keeps_space: frozenset[int] = frozenset()  # tokens of single bytes, whose space at the beginning is the text's own
+    joins: bool  # whether a text is the concatenation of its pieces; WordPiece, for example, puts spaces between
+    drops_space: bool  # whether one leading space of a text is added by the tokenizer, and dropped
+    keeps_space: frozenset[int] = frozenset()  # byte tokens, whose leading space belongs to the text
     errors: str = "replace"  # how bytes that are not UTF-8 become U+FFFD: a name for `bytes.decode`
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of ids, where pieces simply join."""
+        """The text of ids, if `joins`."""
         text = b"".join(map(self.table.__getitem__, ids)).decode("utf-8", self.errors)
         return text.removeprefix(" ") if text.startswith(" ") and self.drops_space_of(ids) else text
 
     def drops_space_of(self, ids: Sequence[int]) -> bool:
-        """Whether a space at the beginning of a text is the tokenizer's own. ids: the tokens that begin it."""
+        """Whether a leading space was added by the tokenizer. ids: the tokens at the start of the text."""
         first = next((number for number in ids if self.table[number]), None) if self.keeps_space else None
         return self.drops_space and first not in self.keeps_space
 
 
 def pieces_of(backend: Backend) -> Pieces:
-    """The pieces of a tokenizer, from what its decoder would do. Ids that no token has stand for nothing."""
+    """The pieces of a tokenizer, derived from its decoder. Unused ids have no bytes."""
     vocabulary = backend.get_vocab(with_added_tokens=True)
     added = {token.content for token in backend.get_added_tokens_decoder().values()}
     steps = _steps(backend)
@@ -112,7 +112,7 @@ def _from_byte_level(token: str) -> bytes:
 
 
 def _is_plain(step: dict[str, Any]) -> bool:
-    """Whether a decoder's step works on each piece alone, but for the one space at the beginning."""
+    """Whether a decoder's step works on each piece independently, except for a leading space."""
     match step:
         case {"type": "ByteFallback" | "Fuse" | "Metaspace"} | {"type": "Replace", "pattern": {"String": _}}:
             return True
@@ -139,7 +139,7 @@ def _drops_space(step: dict[str, Any]) -> bool:
 
 
 def decoder_before(decoder: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A decoder as version 0.1 wrote it: fingerprints are of that, so that its runs and prepared texts go on."""
+    """A decoder as version 0.1 wrote it, used for fingerprints, so that its runs and prepared data stay valid."""
     match decoder:
         case {"type": "Sequence", "decoders": [first, fuse, *begin, {"type": "Replace"} as spaces]} if (
             first["type"] == "ByteFallback" and fuse["type"] == "Fuse" and begin in ([], [LEADING_STEP])

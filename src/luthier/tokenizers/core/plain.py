@@ -1,4 +1,4 @@
-"""Keeping the names of tokens that are not text ("</s>", "<0x0A>") from being read as those tokens where they are text.
+"""Prevent names of special and byte tokens ("</s>", "<0x0A>") in plain text from being encoded as those tokens.
 
 A backend can be told to leave special tokens alone, but some models then find their names among the ordinary pieces.
 A cut inside such a name, between two characters that no ordinary piece has side by side, keeps the model from finding
@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 
 from luthier.tokenizers.core.pieces import BYTE
 
-NEVER = -1e6  # a log probability under that of any cut into characters
+NEVER = -1e6  # a log probability below that of any segmentation into characters
 
 
 class Cuts(NamedTuple):
-    """Where names are cut: a pattern for the places ("" for none), and the names that have no such place."""
+    """Where names are split: a pattern of the positions ("" for none), and the names that have no such position."""
 
     pattern: str
     uncut: list[str]
 
 
 def cuts(names: Iterable[str], pieces: Iterable[str]) -> Cuts:
-    """Places inside the names that no ordinary piece reaches over."""
+    """Positions inside the names that no ordinary piece spans."""
     together = {pair for piece in pieces for pair in pairwise(piece)}
     places = {name: next((pair for pair in pairwise(name) if pair not in together), None) for name in names}
     pairs = sorted({pair for pair in places.values() if pair})
@@ -34,20 +34,20 @@ def cuts(names: Iterable[str], pieces: Iterable[str]) -> Cuts:
 
 
 def literal(text: str) -> str:
-    """A pattern for the text itself, in the backend's dialect."""
+    """A pattern that matches the text literally, in the backend's dialect."""
     return "".join(rf"\x{{{ord(character):X}}}" for character in text)
 
 
 def harden(content: str) -> str:
-    """A tokenizer.json in which a unigram model does not find special tokens in plain text. Others stay as they are.
+    """A tokenizer.json in which a unigram model does not match special tokens in plain text; unchanged for others.
 
-    Raises ValueError, KeyError or TypeError for what is no tokenizer.json.
+    Raises ValueError, KeyError or TypeError for content that is not a tokenizer.json.
     """
     return hardened(json.loads(content), content)
 
 
 def hardened(state: dict[str, Any], content: str) -> str:
-    """The same for a content that was read. state: what it says."""
+    """`harden` for parsed content. state: the parsed JSON."""
     model = state["model"]
     if model.get("type") != "Unigram":
         return content

@@ -1,4 +1,4 @@
-"""What a backend's normalizer or pre-tokenizer does, one step after another, as plain values."""
+"""The steps of a backend's normalizer or pre-tokenizer, as plain values."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from luthier.tokenizers.core.cleaning import CLEANING, Normalization, taken_off
 
 
 def steps(part: Normalizer | PreTokenizer | None) -> list[dict[str, Any]]:
-    """The steps of a part, without the settings that change no ids; the rules of `cleaning` are one step."""
+    """The steps of a component, without settings that do not affect ids; `cleaning`'s rules are one step."""
     form, rest = taken_off([] if part is None else _flat(json.loads(part.__getstate__())))
     return rest if form is None else [{"type": CLEANING, "form": form}, *rest]
 
 
 def without_cleaning(part: Normalizer | None) -> list[dict[str, Any]]:
-    """The steps of a normalizer that the rules of `cleaning` are no part of."""
+    """The steps of a normalizer without `cleaning`'s rules."""
     return [step for step in steps(part) if step["type"] != CLEANING]
 
 
 def cleaning_of(part: Normalizer | None) -> Normalization | None:
-    """The form by which a normalizer cleans a text first, None if it does not."""
+    """The normalization form of a normalizer's cleaning; None if it has no cleaning."""
     return next((step["form"] for step in steps(part)[:1] if step["type"] == CLEANING), None)
 
 

@@ -1,4 +1,4 @@
-"""Text from tokens as they come, in whole characters: the bytes of one may be spread over several tokens."""
+"""Incremental decoding in complete characters: the bytes of a character may span several tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from luthier.tokenizers.core.pieces import Pieces
 
 
 class Reads(Protocol):
-    """What a stream needs of a tokenizer."""
+    """The part of Tokenizer that a Stream uses."""
 
     @property
     def pieces(self) -> Pieces: ...
@@ -18,9 +18,9 @@ class Reads(Protocol):
 
 
 class Stream:
-    """Decodes one token after another. What `push` and `flush` give, joined, is `decode` of all the ids.
+    """Decodes tokens incrementally. The joined results of `push` and `flush` equal `decode` of all ids.
 
-    Bytes that are not UTF-8 (a model may write any) come out as U+FFFD once it is certain that no character follows.
+    Invalid UTF-8, which a model may generate, becomes U+FFFD once it is certain that it is invalid.
     """
 
     def __init__(self, tokenizer: Reads) -> None:
@@ -32,7 +32,7 @@ class Stream:
         self._given = ""
 
     def push(self, token: int) -> str:
-        """The text that this token completes, "" while a character is not whole."""
+        """The text that this token completes; "" while a character is incomplete."""
         if self._tokenizer.pieces.joins:
             piece = self._tokenizer.piece(token)
             if self._begins and piece and not self._first:
@@ -42,7 +42,7 @@ class Stream:
         return self._grow()
 
     def flush(self) -> str:
-        """What is left when no more tokens come: U+FFFD for a character that stayed broken, mostly ""."""
+        """The rest of the text: U+FFFD for an incomplete character, usually ""."""
         return self._begin(self._utf8.decode(b"", final=True)) if self._tokenizer.pieces.joins else self._grow()
 
     def _begin(self, text: str) -> str:

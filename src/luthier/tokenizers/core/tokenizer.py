@@ -1,4 +1,4 @@
-"""Text to ids and back: one `Tokenizer`, whatever the kind, around a `tokenizers` backend.
+"""`Tokenizer`, which encodes and decodes text, for all kinds of tokenizers, with a `tokenizers` backend.
 
     tokenizer = load("runs/demo")
     ids = tokenizer.encode("Once upon a time")
@@ -40,7 +40,7 @@ LARGEST = 2**24  # tokens: the largest vocabularies have some 260,000
 
 
 class Tokenizer:
-    """Encodes and decodes text. Made by `load` and by the functions of `train`.
+    """Encodes and decodes text. Created by `load` and by the functions of `train`.
 
     bos, eos, pad, unk: the tokens that begin and end a text, fill up a row and stand for what no other token does;
     each must be in the vocabulary. eos_ids: every id that ends a text, where a model has several (the eos token alone
@@ -58,7 +58,7 @@ class Tokenizer:
         eos_ids: Sequence[int] = (),
         chat_template: str | None = None,
     ) -> None:
-        backend.no_truncation()  # a file may ask for both, and the ids would not be those of the text
+        backend.no_truncation()  # truncation and padding in a file would change the ids
         backend.no_padding()
         self.roles = {"bos_token": bos, "eos_token": eos, "pad_token": pad, "unk_token": unk}
         for role, token in self.roles.items():
@@ -70,7 +70,7 @@ class Tokenizer:
         self.special_tokens: dict[str, int] = {token.content: number for number, token in added if token.special}
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         if self.vocab_size > LARGEST:
-            raise LuthierError(f"the tokenizer's ids go up to {self.vocab_size - 1:,}: something is broken")
+            raise LuthierError(f"the tokenizer's ids go up to {self.vocab_size - 1:,}: it is damaged")
         self.eos_ids: tuple[int, ...] = tuple(eos_ids) or (() if self.eos_id is None else (self.eos_id,))
         if outside := [number for number in self.eos_ids if not 0 <= number < self.vocab_size]:
             raise LuthierError(f"the end token {outside[0]} is outside the vocabulary of {self.vocab_size} tokens")
@@ -95,14 +95,14 @@ class Tokenizer:
     def encode_batch(
         self, texts: Sequence[str], *, special: bool = False, bos: bool = False, eos: bool = False
     ) -> list[list[int]]:
-        """The ids of each text, on all cores; as `encode` otherwise."""
+        """Encode texts on all cores; otherwise like `encode`."""
         rows = self._encode(list(texts), special)
         before = [self.bos_id] if bos and self.bos_id is not None else []
         after = [self.eos_id] if eos and self.eos_id is not None else []
         return [before + row + after for row in rows] if before or after else rows
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """The ids that `encode_batch` gives: made for long texts, on one core, at many times its speed.
+        """The same ids as `encode_batch`, many times faster for long texts, on one core.
 
         Worth it from some hundred thousand characters on: what it prepares takes a tenth of a second.
         """
@@ -119,7 +119,7 @@ class Tokenizer:
 
     @property
     def encodes_words(self) -> bool:
-        """Whether `encode_arrays` is fast by looking words up. Else it leaves most texts to the backend's threads."""
+        """Whether `encode_arrays` uses word lookup. Otherwise it leaves most texts to the backend's threads."""
         return self._long_texts is not None
 
     def _encode(self, texts: list[str], special: bool) -> list[list[int]]:
@@ -145,11 +145,11 @@ class Tokenizer:
         return ids
 
     def cleaned(self, text: str) -> str:
-        """The text after this tokenizer's cleaning, which `encode` does too: line ends, control characters, Unicode."""
+        """The text after cleaning (line ends, control characters, Unicode form), which `encode` applies too."""
         return text if self._cleaning is None else clean(text, self._cleaning)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        """The text of ids. Bytes that are not UTF-8, which a model may well write, become U+FFFD.
+        """Decode ids. Invalid UTF-8, which a model may generate, becomes U+FFFD.
 
         skip_special: leave out special tokens. Raises LuthierError for an id outside the vocabulary.
         """
@@ -166,11 +166,11 @@ class Tokenizer:
         return self.pieces.text(ids)
 
     def stream(self) -> Stream:
-        """A decoder for tokens as they come: `push(id)` gives the whole characters, `flush()` what is left."""
+        """An incremental decoder: `push(id)` returns completed characters, `flush()` the rest."""
         return Stream(self)
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for: maybe a part of a character."""
+        """The bytes of a token, which may be part of a character."""
         if not 0 <= token < self.vocab_size:
             raise LuthierError(
                 f"there is no token {token}: the ids of this tokenizer go from 0 to {self.vocab_size - 1}"
@@ -191,7 +191,7 @@ class Tokenizer:
             (staging / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def with_cleaning(self, normalisation: Normalization) -> Tokenizer:
-        """The same tokenizer with the rules of `cleaning` before its own, so that prompts become what texts were."""
+        """Return the tokenizer with `cleaning`'s rules first, so that prompts are cleaned like the training text."""
         if self._cleaning is not None and FORMS.index(self._cleaning) >= FORMS.index(normalisation):
             return self
         backend = Backend.from_str(self.to_json())
@@ -200,7 +200,7 @@ class Tokenizer:
         return Tokenizer(backend, **roles, eos_ids=self.eos_ids, chat_template=self.chat_template)
 
     def to_json(self, *, pretty: bool = False) -> str:
-        """What tokenizer.json says: all but the settings and the roles of tokens."""
+        """The content of tokenizer.json: everything except the settings and special token roles."""
         with self._lock:
             content: str = self.backend.to_str(pretty=pretty)
         return content
@@ -212,7 +212,7 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 of what tokenizer.json says, in hexadecimal: tokenizers with the same one give the same ids."""
+        """SHA-256 of the content of tokenizer.json, in hexadecimal: equal ones give equal ids."""
         state = json.loads(self.to_json())
         state["decoder"] = decoder_before(state["decoder"])
         content = json.dumps(state, sort_keys=True, separators=(",", ":"))
@@ -220,7 +220,7 @@ class Tokenizer:
 
     @cached_property
     def adds_bos(self) -> bool:
-        """Whether texts begin with the bos token by this tokenizer's own rule, as `transformers` then has it."""
+        """Whether this tokenizer's post-processor adds the bos token, as in `transformers`."""
         return self.bos_id is not None and self.backend.encode("").ids[:1] == [self.bos_id]
 
     @cached_property
@@ -237,13 +237,13 @@ class Tokenizer:
 
 
 def is_backends(error: BaseException) -> bool:
-    """Whether the backend failed: it has no class of its own for that, and its panics are not even Exceptions."""
+    """Whether an error comes from the backend, which has no exception class; its panics are BaseExceptions."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 @contextmanager
 def _blaming(texts: Sequence[str]) -> Iterator[None]:
-    """Turn a failure to encode texts into a LuthierError, about the text if that is at fault."""
+    """Convert a backend's failure to encode texts into a LuthierError, about the text if that is invalid."""
     try:
         yield
     except LuthierError:
@@ -257,7 +257,7 @@ def _blaming(texts: Sequence[str]) -> Iterator[None]:
 
 
 def check(text: str) -> None:
-    """Raise a LuthierError if a text cannot be written as UTF-8, and TypeError if it is none."""
+    """Raise a LuthierError if a text cannot be encoded as UTF-8, and TypeError if it is not a str."""
     if not isinstance(text, str):
         raise TypeError(f"a text must be a str, not {type(text).__name__}")
     try:

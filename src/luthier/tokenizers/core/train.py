@@ -1,4 +1,4 @@
-"""Making a tokenizer from text: its characters, or byte-level BPE trained on it.
+"""Train a tokenizer on text: characters, or byte-level BPE.
 
 In both, token 0 is "<|endoftext|>", which ends a document and fills up rows; as text it is read as plain characters.
 """
@@ -20,7 +20,7 @@ from luthier.tokenizers.core.tokenizer import Tokenizer, check
 from luthier.tokenizers.formats.gpt2 import END_OF_TEXT, byte_level_of
 
 SMALLEST = len(BYTE_ALPHABET) + 1  # the bytes and the end token
-LARGEST = 10_000_000  # the trainer takes memory for all of them before it begins
+LARGEST = 10_000_000  # the trainer allocates memory for all of them first
 
 
 def characters(texts: Iterable[str], *, byte_fallback: bool = False) -> Tokenizer:
@@ -46,7 +46,7 @@ def backend_of_characters(ids: dict[str, int], *, byte_fallback: bool) -> Backen
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool | None = None) -> Tokenizer:
-    """Byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909) trained on the texts, with words parted as in GPT-2.
+    """Train byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909) on texts, with GPT-2's pre-tokenization.
 
     vocab_size: the 256 bytes, the end token and the merges. It comes out smaller if the texts have too few pairs that
     occur twice. The same texts give the same tokenizer. progress: show a bar on stderr for a long text; None: where
@@ -61,11 +61,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool | None = 
 
 
 def _checked(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, each proper Unicode, and at least one character in all."""
+    """Yield the texts, checking that each is valid Unicode, and that there is at least one character."""
     empty = True
     for text in texts:
         check(text)
         empty = empty and not text
         yield text
     if empty:
-        raise LuthierError("there is no text to make a tokenizer from")
+        raise LuthierError("there is no text to train a tokenizer on")
