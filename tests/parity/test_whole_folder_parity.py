@@ -58,7 +58,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
     config = llama.Config(SIZE - 1, 64, 32, 48, 2, 4, 2)
     LanguageModel(registry.build(config), None, config).save(tmp_path)
     tokenizer().save(tmp_path)
-    with pytest.raises(LuthierError, match=f"the tokenizer has {SIZE} tokens, the model knows {SIZE - 1}"):
+    with pytest.raises(LuthierError, match=f"the tokenizer has {SIZE} tokens, the model has {SIZE - 1}"):
         luthier.load(tmp_path)
 
 

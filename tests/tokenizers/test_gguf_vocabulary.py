@@ -82,7 +82,7 @@ def test_the_metadata_are_plain_values_with_unused_tokens_up_to_the_models_size(
     assert (fields[NAME + "eos_token_id"], fields[NAME + "padding_token_id"]) == (0, 0)
     assert NAME + "bos_token_id" not in fields
     assert (fields[NAME + "add_bos_token"], fields[NAME + "add_eos_token"]) == (False, False)
-    with pytest.raises(LuthierError, match="has 300 tokens, the model knows 299"):
+    with pytest.raises(LuthierError, match="has 300 tokens, the model has 299"):
         to_gguf(tokenizer, 299)
 
 

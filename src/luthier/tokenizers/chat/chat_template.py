@@ -1,4 +1,4 @@
-"""From a conversation to the tokens that a model was trained to see it as, by the model's own chat template.
+"""Encode a conversation with the model's chat template.
 
     template = template_of(tokenizer)
     ids = template.encode([{"role": "user", "content": "Hello"}])
@@ -26,38 +26,38 @@ from luthier.tokenizers.core.tokenizer import Tokenizer, check
 
 ROLES = ("system", "user", "assistant", "tool")
 LONGEST = 2**20  # characters of a template: the longest published ones have some 20,000
-SECONDS = 20.0  # by the clock: the sandbox ends itself after 2 of its own, but may have to wait for a busy machine
+SECONDS = 20.0  # wall-clock time; the sandbox ends itself after 2 s of CPU time
 FOLDER = Path(__file__).parent / "templates"
 SANDBOX = Path(__file__).with_name("template_sandbox.py")
-# the templates that come with Luthier, and the special tokens that show a vocabulary made for them
+# the templates that come with Luthier, and the special tokens by which matching vocabularies are detected
 BUILT_IN = {
     "chatml": ("<|im_start|>", "<|im_end|>"),
     "llama4": ("<|header_start|>", "<|header_end|>", "<|eot|>"),
     "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     "llama2": ("<s>", "</s>"),
 }
-MARK = re.compile(r"\S{3,}")  # what a token of turns looks like; a vocabulary may have runs of spaces too
+MARK = re.compile(r"\S{3,}")  # what a turn token looks like; a vocabulary may have runs of spaces too
 LLAMA2_VOCABULARY = 32_000  # tokens: many others have a <s>
 
 
 class Part(NamedTuple):
-    """A run of a rendered conversation: plain text, or one special token with its id."""
+    """A part of a rendered conversation: plain text, or one special token with its id."""
 
     text: str
     id: int | None
 
 
 class ChatTemplate:
-    """A chat template with the tokenizer whose special tokens it writes. name: what errors call it.
+    """A chat template with its tokenizer. name: of the template in errors.
 
-    special_tokens: ids by name, of the tokenizer and of the template's own turns.
+    special_tokens: ids by name, of the tokenizer's special tokens and the template's turn tokens.
     """
 
     def __init__(self, source: str, tokenizer: Tokenizer, name: str = "the chat template") -> None:
         if len(source) > LONGEST:
             raise LuthierError(f"{name} has {len(source):,} characters: no chat template is longer than {LONGEST:,}")
         self.source, self.tokenizer, self.name = source, tokenizer, name
-        # some vocabularies forgot to call the tokens of turns special: those that the template writes
+        # in some vocabularies the template's turn tokens are not marked as special
         added = tokenizer.backend.get_added_tokens_decoder().items()
         turns = {token.content: i for i, token in added if MARK.fullmatch(token.content) and token.content in source}
         self.special_tokens = {**turns, **tokenizer.special_tokens}
@@ -65,7 +65,7 @@ class ChatTemplate:
         self._special = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def render(self, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> str:
-        """The text of a conversation, as transformers' `apply_chat_template` writes it.
+        """Render a conversation as text, like transformers' `apply_chat_template`.
 
         answer: end where the assistant's next turn begins (`add_generation_prompt`). Raises a LuthierError for a
         template that fails, or that takes too much time, memory or room.
@@ -74,7 +74,7 @@ class ChatTemplate:
         return self._text(self._run([messages], answer)[0])
 
     def encode(self, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> list[int]:
-        """The ids of a conversation. Special tokens that a message writes are plain text. Errors as of `render`."""
+        """Encode a conversation. Special tokens' names in messages are plain text. Raises as `render`."""
         check_messages(messages)
         mark = self._unused(messages)
         marked = [
@@ -99,7 +99,7 @@ class ChatTemplate:
 
     @cached_property
     def end_of_turn(self) -> str | None:
-        """The special token that this template writes after what the assistant says."""
+        """The special token that this template puts after an assistant message."""
         said = "\ue000"
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}]
         text = self._run([turns], answer=False)[0].get("text", "")
@@ -115,7 +115,7 @@ class ChatTemplate:
         return free
 
     def _parts(self, text: str) -> list[Part]:
-        """A text cut at its special tokens."""
+        """Split a text at its special tokens."""
         pieces = enumerate(self._special.split(text))
         return [Part(piece, self.special_tokens[piece] if i % 2 else None) for i, piece in pieces if piece]
 

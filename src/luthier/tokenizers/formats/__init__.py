@@ -1,1 +1,1 @@
-"""Readers and writers of other programs' tokenizer files."""
+"""Reading and writing tokenizer files of other programs."""

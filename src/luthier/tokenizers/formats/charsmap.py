@@ -1,4 +1,4 @@
-"""SentencePiece's normalization rules (`precompiled_charsmap`), as normalizers that do exactly the same.
+"""SentencePiece's normalization rules (`precompiled_charsmap`), as equivalent normalizers.
 
 The rules map strings to strings, the longest first. The backend's own reader of them (`Precompiled`) works on whole
 graphemes: it loses accents after a replaced character, and some texts make it panic. SentencePiece's published rules
@@ -29,13 +29,13 @@ MARK = r"[\p{M}\x{FF9E}\x{FF9F}]"  # with the half-width Japanese voicing marks
 
 @cache
 def characters() -> str:
-    """All there can be, but the one that ends strings."""
+    """All characters except NUL."""
     return "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x110000)]))
 
 
 @lru_cache(maxsize=4)
 def normalizing(charsmap: bytes) -> tuple[Normalizer, ...]:
-    """Normalizers that do what the rules say. Raises LuthierError for rules that are far from NFKC."""
+    """Normalizers equivalent to the rules. Raises LuthierError for rules that differ too much from NFKC."""
     rules = read_rules(charsmap)
     nfkc = _each(NFKC())
     otherwise: dict[str, set[str]] = defaultdict(set)
@@ -101,7 +101,7 @@ def _offset(unit: int) -> int:
 
 
 def _each(normalizer: Normalizer) -> list[str]:
-    """What each character becomes, by itself."""
+    """The normalized form of each character alone."""
     whole: str = normalizer.normalize_str("\n".join(characters().replace("\n", "")))  # no character composes with \n
     parts = whole.split("\n")
     parts.insert(characters().index("\n"), "\n")
@@ -129,7 +129,7 @@ def _apart(rules: dict[str, str], nfkc: list[str]) -> str:
 
 
 def _class(characters: Iterable[str]) -> str:
-    """A pattern for one of the characters."""
+    """A character class of these characters."""
     ranges: list[tuple[int, int]] = []
     for code in sorted(map(ord, characters)):
         first = ranges.pop()[0] if ranges and ranges[-1][1] == code - 1 else code

@@ -1,4 +1,4 @@
-"""The tokens that end a text in a GGUF file, known by their names: files name one or two, and models use more.
+"""End-of-text tokens of a GGUF file, detected by name: files declare one or two, but models use more.
 
 The names are those that llama.cpp knows.
 """
@@ -21,7 +21,7 @@ PLAIN_S = ("<|tool_response>", "<|plamo:eos|>")  # vocabularies with one of thes
 
 
 def ends_by_name(tokens: Sequence[str]) -> list[int]:
-    """The ids of the tokens that end a text by their names, in their order."""
+    """Ids of the tokens whose names mark them as end tokens, in order."""
     ids = {token: number for number, token in enumerate(tokens)}
     found = {token for token in ENDS if token in ids}
     for kind in AFTER_A_FILE:

@@ -39,21 +39,21 @@ ADDED = (*SPECIAL, Kind.USER_DEFINED)  # found in a text before anything else is
 
 
 class Vocabulary(NamedTuple):
-    """The tokens in the order of their ids, what each is for, and the ids that have a role."""
+    """The tokens by id, the type of each, and the ids of special roles."""
 
     tokens: list[str]
     kinds: list[Kind]
     roles: dict[str, int]
 
     def added(self) -> list[int]:
-        """The ids of the tokens that are found in a text before anything else is."""
+        """Ids of the added tokens, which are matched in a text first."""
         return [number for number, kind in enumerate(self.kinds) if kind in ADDED]
 
 
 def from_gguf(fields: Mapping[str, Any]) -> Tokenizer | None:
-    """The tokenizer that a GGUF file's metadata describe, or None if they describe none.
+    """The tokenizer of a GGUF file's metadata; None if it has none.
 
-    fields: the metadata as plain Python values. Raises LuthierError for what is broken or not known.
+    fields: the metadata as plain Python values. Raises LuthierError for invalid or unsupported metadata.
     """
     match _take(fields, "model", str, "none"):
         case "none" | "no_vocab":
@@ -130,7 +130,7 @@ def _vocabulary(fields: Mapping[str, Any]) -> Vocabulary:
 
 
 def _byte_level(fields: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[Backend, bool]:
-    """The backend, and whether its texts begin with the bos token if the file does not say."""
+    """(backend, whether the bos token is added if the file does not say)."""
     tokens, kinds, _ = vocabulary
     words = words_of(_take(fields, "pre", str) or unnamed(tokens, fields.get("general.architecture")))
     size = len(tokens)
@@ -145,7 +145,7 @@ def _byte_level(fields: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[Back
 
 
 def _merges(fields: Mapping[str, Any], ids: dict[str, int]) -> list[tuple[str, str]]:
-    """The merges, each checked: the backend would panic over some wrong ones."""
+    """The merges, validated: the backend would panic on some invalid ones."""
     texts: list[str] = _list(fields, "merges", (str,))
     merges = []
     for number, merge in enumerate(texts):
@@ -196,7 +196,7 @@ def _sentencepiece(fields: Mapping[str, Any], vocabulary: Vocabulary) -> Backend
 
 
 def _characters(vocabulary: Vocabulary) -> Backend:
-    """Luthier's tokenizers of characters: pieces of one character, nothing to join them, and no unknown one."""
+    """Luthier's character tokenizers: pieces of one character, no merges, no unknown token."""
     tokens, kinds, _ = vocabulary
     ids = {" " if token == SPACE else token: number for number, token in enumerate(tokens)}
     plain = [token for token, kind in zip(tokens, kinds, strict=True) if kind not in (*ADDED, Kind.BYTE)]
@@ -210,7 +210,7 @@ def _characters(vocabulary: Vocabulary) -> Backend:
 
 
 def _add(backend: Backend, vocabulary: Vocabulary, numbers: list[int]) -> None:
-    """Have the backend find these tokens in a text before anything else. Those that it does not know get their ids."""
+    """Add these tokens to the backend, to be matched first. New ones get their ids."""
     for special, group in groupby(numbers, lambda number: vocabulary.kinds[number] in SPECIAL):
         tokens = [AddedToken(vocabulary.tokens[number], special=special, normalized=False) for number in group]
         backend.add_special_tokens(tokens) if special else backend.add_tokens(tokens)
@@ -228,7 +228,7 @@ def _checked(value: Any, key: str, kind: type) -> Any:
 
 
 def _list(fields: Mapping[str, Any], name: str, kinds: tuple[type, ...], length: int | None = None) -> list[Any]:
-    """A list of one kind of value, empty if the file has none."""
+    """A list of values of these types; empty if the file has none."""
     values: list[Any] = _take(fields, name, list, [])
     if wrong := set(map(type, values)).difference(kinds):
         raise LuthierError(

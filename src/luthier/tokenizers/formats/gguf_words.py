@@ -1,4 +1,4 @@
-"""The ways to part a text into words before any merge, by the names that GGUF files have for them.
+"""Pre-tokenizers by the names that GGUF files have for them (`tokenizer.ggml.pre`).
 
 The names are llama.cpp's. What they mean is taken from the models' own tokenizer.json or tiktoken files: these are the
 reference. llama.cpp follows them with regular expressions of its own, and parts some texts otherwise: for `llama4` and
@@ -92,18 +92,18 @@ CASED = (
 
 
 class Words(NamedTuple):
-    """What a name stands for."""
+    """The pre-tokenization of a name."""
 
     pre_tokenizer: PreTokenizer
     normalizer: Normalizer | None = None
-    takes_whole: bool = False  # a word that is a token is that token, even if no merges lead there
-    adds_bos: bool = False  # where the file does not say whether texts begin with the bos token
+    takes_whole: bool = False  # a word that is a token is encoded as that token, even if merges do not lead to it
+    adds_bos: bool = False  # whether to add the bos token if the file does not say
 
 
 def words_of(name: str) -> Words:
-    """What a name stands for. An unknown one draws a remark, and stands for "default".
+    """The pre-tokenization of a name. Warns about an unknown one, and uses "default".
 
-    Raises LuthierError for one whose vocabulary is not byte-level.
+    Raises LuthierError for a name whose vocabularies are not byte-level.
     """
     if name in NOT_BYTES:
         raise LuthierError(
@@ -118,9 +118,9 @@ def words_of(name: str) -> Words:
 
 
 def unnamed(tokens: Sequence[str], architecture: object) -> str:
-    """The name for a file that has none: Llama 3's and 4's vocabularies and GPT-2's files are older than the names.
+    """The name for a file that has none: Llama 3's, Llama 4's and GPT-2's files may be older than the setting.
 
-    For any other this is "default", with a remark.
+    "default", with a warning, for any other.
     """
     if architecture == "gpt2":
         return "gpt-2"
@@ -160,7 +160,7 @@ def _meaning(name: str) -> Words:
 
 
 def _more(name: str) -> Words:
-    """The names of models that Luthier has no architecture for, or that share one with Llama."""
+    """Names of models without an architecture of their own in Luthier."""
     match name:
         case "qwen35":
             marked = QWEN2_WORDS.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}")
@@ -220,7 +220,7 @@ def _splits(*patterns: str) -> PreTokenizer:
 
 
 def name_of(backend: Backend) -> str:
-    """The name of a byte-level backend's way. Raises LuthierError where none means it."""
+    """The name of a byte-level backend's pre-tokenizer. Raises LuthierError if it has none."""
     way = (without_cleaning(backend.normalizer), steps(backend.pre_tokenizer))
     same = []
     for name in GROUPS:

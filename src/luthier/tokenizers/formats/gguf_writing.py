@@ -1,4 +1,4 @@
-"""A tokenizer as a GGUF file's metadata: the keys that llama.cpp and `from_gguf` read."""
+"""Convert a tokenizer to GGUF metadata, which llama.cpp and `from_gguf` read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from luthier.tokenizers.formats.sentencepiece_file import Kind
 from luthier.tokenizers.formats.sentencepiece_model import words_pattern
 
 KEY = "tokenizer.ggml."
-CLEANING = "tokenizer.luthier.cleaning"  # our own key: llama.cpp knows no such rules and ignores it
+CLEANING = "tokenizer.luthier.cleaning"  # Luthier's own key, which llama.cpp ignores
 UNSAID_OF_BPE = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 UNSAID_OF_TOKENS = ("lstrip", "rstrip", "single_word")
 Fields = dict[str, Any]
 
 
 def to_gguf(tokenizer: Tokenizer, vocab_size: int) -> Fields:
-    """The metadata of which `from_gguf` makes a tokenizer with the same ids, and llama.cpp too.
+    """The metadata from which `from_gguf` and llama.cpp build a tokenizer with the same ids.
 
     vocab_size: the rows of the model's embedding; unused tokens fill the list up to it. Raises LuthierError for a
     tokenizer that GGUF has no form for. What llama.cpp does otherwise: where there are pieces and not bytes, "▁" in a
@@ -32,8 +32,8 @@ def to_gguf(tokenizer: Tokenizer, vocab_size: int) -> Fields:
     always their own (see gguf_words); and it cleans no text (see cleaning), so give it clean ones.
     """
     if vocab_size < tokenizer.vocab_size:
-        raise LuthierError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model knows {vocab_size}")
-    state = json.loads(tokenizer.backend.to_str())  # the merges are nowhere else to be had
+        raise LuthierError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model has {vocab_size}")
+    state = json.loads(tokenizer.backend.to_str())  # the backend exposes its merges only here
     model = state["model"]
     if model["type"] != "BPE" or any(model[key] for key in UNSAID_OF_BPE):
         raise LuthierError(
@@ -62,7 +62,7 @@ def to_gguf(tokenizer: Tokenizer, vocab_size: int) -> Fields:
 
 
 def _tokens(tokenizer: Tokenizer, vocab_size: int) -> list[str]:
-    """The tokens by their ids, with "[PAD7]", as llama.cpp's converter has it, where an id has none."""
+    """The tokens by id; unused ids get "[PAD7]", as in llama.cpp's converter."""
     ids = tokenizer.backend.get_vocab(with_added_tokens=True)
     if cut := [token for token in ids if "\0" in token]:
         raise LuthierError(f"the token {cut[0]!r} has no form in a GGUF file: NUL ends a token in llama.cpp")
@@ -86,7 +86,7 @@ def _kinds(tokenizer: Tokenizer, state: dict[str, Any]) -> dict[int, Kind]:
 
 
 def _roles(tokenizer: Tokenizer) -> Fields:
-    """The ids with a role, and what stands around a text. There is room for an end of text, of a turn, of a message."""
+    """The ids of special roles, and whether bos and eos are added. GGUF has ends of a text, a turn and a message."""
     names = {number: token for token, number in tokenizer.special_tokens.items()}
     others = [number for number in tokenizer.eos_ids if number != tokenizer.eos_id]
     message = next((number for number in others if "eom" in names.get(number, "")), None)
@@ -126,7 +126,7 @@ def _sentencepiece(tokenizer: Tokenizer, model: dict[str, Any], tokens: list[str
 
 
 def _puts_a_space_before(tokenizer: Tokenizer) -> bool:
-    """Whether a text begins with a space more. Raises LuthierError for texts made ready in a way GGUF cannot say.
+    """Whether a leading space is added to a text. Raises LuthierError for normalization that GGUF cannot express.
 
     transformers' Metaspace is taken for SentencePiece's rule, though it puts no space before a text that begins with
     one, and none (as "first") after a special token: it stands for that rule, and GGUF knows no other.
@@ -150,7 +150,7 @@ def _puts_a_space_before(tokenizer: Tokenizer) -> bool:
 
 
 def _ranks(pieces: list[str], merges: list[tuple[str, str]]) -> dict[str, int]:
-    """The rank of each piece, where joining to the piece of the lowest rank does the same as the merges.
+    """Ranks of the pieces with which merging by lowest rank is equivalent to the merges.
 
     Of the pairs that make a piece only the one of `merges_of` is ever met, so it does where these come in the order of
     the merges. Llama 2's tokenizer.json has all the others too, and for runs of spaces they come first.
@@ -171,7 +171,7 @@ def _ranks(pieces: list[str], merges: list[tuple[str, str]]) -> dict[str, int]:
 
 
 def _characters(tokenizer: Tokenizer, tokens: list[str], kinds: dict[int, Kind]) -> Fields:
-    """Pieces of one character, which nothing joins: llama.cpp looks each up, and writes bytes for what is not there."""
+    """Pieces of one character without merges: llama.cpp looks each up, with byte fallback."""
     several = [token for number, token in enumerate(tokens) if kinds.get(number) is Kind.NORMAL and len(token) > 1]
     if several or without_cleaning(tokenizer.backend.normalizer) or steps(tokenizer.backend.pre_tokenizer):
         raise LuthierError(

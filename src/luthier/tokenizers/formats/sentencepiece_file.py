@@ -1,4 +1,4 @@
-"""Reading a SentencePiece `.model`: a protocol-buffer message, of which a tokenizer needs a few fields.
+"""Read a SentencePiece `.model`: a protocol buffers message, of which a tokenizer needs a few fields.
 
 The field numbers are those of SentencePiece's sentencepiece_model.proto.
 """
@@ -16,7 +16,7 @@ from luthier.files.reading import read_bytes
 
 
 class Kind(IntEnum):
-    """What a piece is for."""
+    """Type of a piece."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -27,7 +27,7 @@ class Kind(IntEnum):
 
 
 class Algorithm(IntEnum):
-    """How a text is cut into pieces."""
+    """Segmentation algorithm."""
 
     UNIGRAM = 1
     BPE = 2
@@ -37,7 +37,7 @@ class Algorithm(IntEnum):
 
 @dataclass(frozen=True)
 class Piece:
-    """One token: its text ("▁" is a space), its log probability or minus its rank, and its kind."""
+    """A token: its text ("▁" is a space), its log probability (or negative rank), and its type."""
 
     text: str
     score: float
@@ -46,7 +46,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Model:
-    """What a `.model` file says."""
+    """The content of a `.model` file."""
 
     pieces: list[Piece]
     algorithm: Algorithm
@@ -61,7 +61,7 @@ class Model:
 
 
 def read_model(path: Path) -> Model:
-    """Read a file. Raises LuthierError for one that is no SentencePiece model."""
+    """Read a file. Raises LuthierError if it is not a SentencePiece model."""
     data = read_bytes(path)
     try:
         message = list(fields(data))
@@ -85,7 +85,7 @@ def read_model(path: Path) -> Model:
             escape_whitespaces=bool(_number(normalizer, 5, 1)),
         )
     except (ValueError, struct.error) as error:
-        raise LuthierError(f"{path} is no SentencePiece model: {error}") from None
+        raise LuthierError(f"{path} is not a SentencePiece model: {error}") from None
 
 
 def _piece(message: bytes) -> Piece:

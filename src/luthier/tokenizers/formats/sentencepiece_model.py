@@ -31,12 +31,12 @@ Begin = Literal["own", "always", "first", "never"]
 
 
 def read_sentencepiece(path: str | Path, begin: Begin = "own") -> Tokenizer:
-    """The tokenizer in a SentencePiece `.model` file, BPE, unigram or characters.
+    """Load the tokenizer of a SentencePiece `.model` file: BPE, unigram or characters.
 
     begin: where a space is put before a text. "own": as SentencePiece does, by what the model says. The others are the
     rules of transformers' LlamaTokenizer, which adds none to a text that begins with a space: "always" at the beginning
     and after each added token, "first" at the beginning only, "never".
-    Raises LuthierError for a broken file and for what a tokenizer.json cannot say.
+    Raises LuthierError for a broken file, and for features that tokenizer.json cannot express.
     """
     path = Path(path)
     model = read_model(path)
@@ -141,7 +141,7 @@ def _unigram(model: Model) -> Backend:
 
 
 def _words(model: Model, defined: list[str]) -> list[pre_tokenizers.PreTokenizer]:
-    """What sets words and user-defined pieces apart, as far as no piece reaches from one into the next."""
+    """Pre-tokenizers that split words and user-defined pieces, as far as no piece spans two of them."""
     used = [piece.text for piece in model.pieces if piece.kind in TEXT]
     apart = SPACE in used and not any(re.search(f"[^{SPACE}]{SPACE}", text) for text in used)
     either = "|".join(map(literal, sorted(defined, key=len, reverse=True)))
@@ -153,7 +153,7 @@ def _words(model: Model, defined: list[str]) -> list[pre_tokenizers.PreTokenizer
 
 
 def words_pattern(free: str = "") -> str:
-    """A word is what follows a run of spaces, with the run. free: what must not begin at any of its characters."""
+    """Pattern of a word with its preceding spaces. free: a pattern that must not start at any of its characters."""
     return f"(?:{free}{SPACE})*(?:{free}[^{SPACE}])+|(?:{free}{SPACE})+"
 
 

@@ -1,4 +1,4 @@
-"""A SentencePiece `tokenizer.model` for Meta's programs of Llama 2: BPE with bytes for what has no piece.
+"""Write a SentencePiece `tokenizer.model` for Meta's Llama 2 code: BPE with byte fallback.
 
 The pieces' scores are made anew: minus the place of the first merge that makes a piece, which is all that BPE asks of
 them. What was written is built again and must cut texts as the tokenizer does; otherwise there is no such file.
@@ -30,7 +30,7 @@ SAMPLES = (
 
 
 def sentencepiece_file(tokenizer: Tokenizer) -> bytes | None:
-    """The file that gives the same ids in Meta's programs; None where SentencePiece cannot say what it does."""
+    """The file that gives the same ids in Meta's code; None if SentencePiece cannot express the tokenizer."""
     model = model_of(tokenizer)
     if model is None:
         return None
@@ -46,11 +46,11 @@ def sentencepiece_file(tokenizer: Tokenizer) -> bytes | None:
         samples = [sample for sample in samples if not sample.startswith((" ", SPACE))]
     if any(again.encode(sample) != tokenizer.encode(sample) for sample in samples):
         return None
-    return written(model)
+    return encode_model(model)
 
 
 def model_of(tokenizer: Tokenizer) -> Model | None:
-    """What a `.model` file would say of a tokenizer."""
+    """The Model of a tokenizer's `.model` file; None if it cannot express the tokenizer."""
     state: dict[str, Any] = json.loads(tokenizer.backend.to_str())
     bpe, unknown = state["model"], tokenizer.roles["unk_token"]
     if bpe["type"] != "BPE" or not bpe["byte_fallback"] or unknown is None:
@@ -81,12 +81,12 @@ def model_of(tokenizer: Tokenizer) -> Model | None:
 
 
 def _metaspace(tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """The step of transformers that puts a space before a text, if the tokenizer has it."""
+    """The step of transformers that adds a leading space, if the tokenizer has it."""
     return [step for step in steps(tokenizer.backend.pre_tokenizer)[:1] if step["type"] == "Metaspace"]
 
 
-def written(model: Model) -> bytes:
-    """A Model as a protocol-buffer message (sentencepiece_model.proto)."""
+def encode_model(model: Model) -> bytes:
+    """Encode a Model as a protocol buffers message (sentencepiece_model.proto)."""
     pieces = [
         field(1, field(1, piece.text.encode()) + b"\x15" + struct.pack("<f", piece.score) + field(3, piece.kind))
         for piece in model.pieces

@@ -37,7 +37,7 @@ LLAMA4_WORDS = (
 
 
 def llama3_special_tokens() -> list[str]:
-    """Llama 3's 256, which follow its 128,000 ranks. The first models called all but a few of them reserved."""
+    """Llama 3's 256 special tokens, which follow its 128,000 ranks. Most were reserved in the first models."""
     named = "begin_of_text end_of_text reserved_special_token_0 reserved_special_token_1 finetune_right_pad_id step_id"
     named += " start_header_id end_header_id eom_id eot_id python_tag image"
     names = [*named.split(), *(f"reserved_special_token_{number}" for number in range(2, 246))]
@@ -45,7 +45,7 @@ def llama3_special_tokens() -> list[str]:
 
 
 def llama4_special_tokens() -> list[str]:
-    """Llama 4's 2,048, which follow its 200,000 ranks."""
+    """Llama 4's 2,048 special tokens, which follow its 200,000 ranks."""
 
     def reserved(group: str, first: int, last: int) -> list[str]:
         return [f"{group}_reserved_special_token_{number}" for number in range(first, last + 1)]
@@ -61,7 +61,7 @@ def llama4_special_tokens() -> list[str]:
 
 
 class Family(NamedTuple):
-    """What a family's file does not say."""
+    """Properties of a family's tokenizer that the file does not contain."""
 
     ranks: int  # of the published file
     words: str
@@ -89,7 +89,7 @@ FAMILIES: dict[FamilyName, Family] = {
 
 
 def is_tiktoken(data: bytes) -> bool:
-    """Whether a file's content begins as this format does."""
+    """Whether a file's content starts like this format."""
     try:
         _read_line(data[:1000].split(b"\n")[0])
     except ValueError:
@@ -98,9 +98,9 @@ def is_tiktoken(data: bytes) -> bool:
 
 
 def read_tiktoken(path: str | Path, family: FamilyName | None = None) -> Tokenizer:
-    """The tokenizer in a file of ranks. `family` is told by the number of ranks if not given.
+    """Load the tokenizer of a file of ranks. family: detected by the number of ranks unless given.
 
-    Raises LuthierError for a broken file, and for one that is neither family's.
+    Raises LuthierError for a broken file, and for one of neither family.
     """
     path = Path(path)
     ranks = _read_ranks(path)

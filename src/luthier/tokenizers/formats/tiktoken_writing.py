@@ -10,9 +10,9 @@ from luthier.tokenizers.formats.tiktoken_model import FAMILIES
 
 
 def tiktoken_file(tokenizer: Tokenizer) -> bytes | None:
-    """The file that gives the same ids in Meta's programs; None for a tokenizer that is not of Llama 3 or 4.
+    """The file that gives the same ids in Meta's code; None for a tokenizer that is not Llama 3's or 4's.
 
-    Those programs know by themselves how texts are parted into words, and the special tokens after the ranks.
+    Pre-tokenization and the special tokens after the ranks are hard-coded in Meta's code.
     """
     words = tokenizer.backend.pre_tokenizer
     steps = json.loads(words.__getstate__()).get("pretokenizers", []) if words is not None else []

@@ -1,7 +1,7 @@
-"""Ids of long texts: every word is encoded by the backend's model when it is first met, and looked up from then on.
+"""Fast encoding of long texts: each word is encoded by the backend's model once, and then looked up.
 
-A text has few words that are new, so nearly all of the work is finding them (word_patterns.py) and looking them up.
-The ids are the backend's by construction: the model sees each word alone there, too.
+Few words of a text are new, so nearly all of the work is finding them (word_patterns.py) and looking them up. The ids
+equal the backend's by construction: it encodes each word separately, too.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from luthier.tokenizers.core.pieces import BYTE_ALPHABET
 from luthier.tokenizers.core.steps import steps
 from luthier.tokenizers.words.word_patterns import Words, words_of
 
-MOST_WORDS = 2**18  # that are kept: some 50 MB
-LONGEST_WORD = 256  # characters of a word that is kept
+MOST_WORDS = 2**18  # in the cache: about 50 MB
+LONGEST_WORD = 256  # characters of a cached word
 IDS = np.dtype(np.uint32)
 WRITTEN = dict(enumerate(BYTE_ALPHABET))  # how a byte-level vocabulary writes each byte
 ID = attrgetter("id")
 
 
 class WordIds(dict[str, bytes]):
-    """The ids of each word, as bytes of `IDS`: joining them is the fastest way to an array."""
+    """Cache of each word's ids, as bytes of `IDS`, which are fast to join to an array."""
 
     def __init__(self, model: Model, *, byte_level: bool) -> None:
         super().__init__()
@@ -45,14 +45,14 @@ class WordIds(dict[str, bytes]):
             text = word.encode().decode("latin-1").translate(WRITTEN)
         ids = array("I", map(ID, self._tokenize(text))).tobytes()
         if len(word) <= LONGEST_WORD:
-            if len(self) >= MOST_WORDS:  # what is frequent is soon back
+            if len(self) >= MOST_WORDS:  # frequent words are cached again soon
                 self.clear()
             self[word] = ids
         return ids
 
 
 class LongTexts:
-    """Encodes texts as a backend does that leaves special tokens alone (`encode_special_tokens`)."""
+    """Encodes texts like a backend with `encode_special_tokens`, which treats special tokens as plain text."""
 
     def __init__(self, backend: Backend, words: Words, normalize: Callable[[str], str]) -> None:
         self._words, self._normalize = words, normalize
@@ -62,7 +62,7 @@ class LongTexts:
         self._apart = [token.content for token in added if not token.special]
 
     def encode(self, text: str) -> NDArray[np.uint32] | None:
-        """The ids; None for a text that the backend has to encode itself."""
+        """Encode a text; None if the backend must encode it."""
         if any(token in text for token in self._apart):
             return None
         words = self._words.of(self._normalize(text))
@@ -72,7 +72,7 @@ class LongTexts:
 
 
 def long_texts(backend: Backend) -> LongTexts | None:
-    """The fast way for a backend, None where there is none."""
+    """The fast encoder of a backend; None if it is not supported."""
     words, normalize = words_of(backend), _normalizing(backend)
     random = getattr(backend.model, "dropout", None)
     # tokens that are looked for in the normalized text; where nothing is normalized, they are found as the others are
@@ -83,7 +83,7 @@ def long_texts(backend: Backend) -> LongTexts | None:
 
 
 def _normalizing(backend: Backend) -> Callable[[str], str]:
-    """What is done to a text before its words are found."""
+    """The normalization of a text before it is split into words."""
     normalize = _normalizer(backend.normalizer)
     match steps(backend.pre_tokenizer):
         case [{"type": "Metaspace", "replacement": str(space), "prepend_scheme": scheme}, *_]:
@@ -97,7 +97,7 @@ def _normalizing(backend: Backend) -> Callable[[str], str]:
 
 
 def _normalizer(normalizer: Normalizer | None) -> Callable[[str], str]:
-    """A normalizer, its plain steps done by Python, which is faster."""
+    """A normalizer whose simple steps are done in Python, which is faster."""
     each = [_plain(step) for step in steps(normalizer)]
     if normalizer is not None and not all(each):
         whole: Callable[[str], str] = normalizer.normalize_str

@@ -1,4 +1,4 @@
-r"""The words that a backend parts a text into before any merge, found by Python's own `re`: the same, and faster.
+r"""Pre-tokenization with Python's `re`: the same words as the backend's pre-tokenizer, faster.
 
 A pre-tokenizer is read as patterns that part a text one after another. Published ones use few signs, which mean the
 same in both engines, but for classes of characters (\p{L}, \s): these depend on an engine's version of Unicode, and are
@@ -59,20 +59,20 @@ SIGN = re.compile(
 ESCAPED = {"r": "\r", "n": "\n", "t": "\t"}
 
 
-class PartialCheckpoint(Exception):  # noqa: N818 - never seen outside: it turns into None
-    """A pattern with a sign that is not known here."""
+class UnsupportedPattern(Exception):  # noqa: N818 - never seen outside: it turns into None
+    """A pattern with an unsupported element."""
 
 
 class Words:
-    """Parts texts as patterns say, each parting the pieces of the one before."""
+    """Splits texts by patterns, each applied to the pieces of the one before."""
 
     def __init__(self, patterns: list[str]) -> None:
         self._patterns = patterns
-        self._astral = 0  # characters of the texts that went beyond the first plane
+        self._astral = 0  # characters of the texts that had some beyond the Basic Multilingual Plane
         self._compiled: dict[int, list[re.Pattern[str]]] = {}
 
     def of(self, text: str) -> list[str] | None:
-        """The words of a text; None where it has a character, or a place, that the patterns do not know."""
+        """Split a text into words; None if the patterns do not support one of its characters or positions."""
         limit = ASCII if text.isascii() else BMP if len(text.encode("utf-16-le", "replace")) == 2 * len(text) else ALL
         if limit == ALL and (self._is_rare(text) or BEYOND.search(text)):
             return None
@@ -86,7 +86,7 @@ class Words:
         return words if known or len("".join(words)) == len(text) else None  # these two leave nothing out
 
     def _is_rare(self, text: str) -> bool:
-        """Whether too few texts went beyond the first plane to ask the engine for the classes of 200,000 characters."""
+        """Whether characters beyond the Basic Multilingual Plane are too rare for classes of 200,000 characters."""
         self._astral += len(text)
         return self._astral < RARE
 
@@ -98,7 +98,7 @@ class Words:
 
 
 def words_of(backend: Backend) -> Words | None:
-    """The words that a backend's pre-tokenizer makes, None where that is not known here."""
+    """The words of a backend's pre-tokenizer; None if it is not supported."""
     patterns = []
     for step in steps(backend.pre_tokenizer):
         match step:
@@ -118,13 +118,13 @@ def words_of(backend: Backend) -> Words | None:
     try:
         for pattern in patterns:
             re.compile(translated(pattern, ASCII))
-    except (PartialCheckpoint, re.error):
+    except (UnsupportedPattern, re.error):
         return None
     return Words(patterns) if patterns else None
 
 
 def sooner(pattern: str) -> str:
-    """The same words, found faster where that is known."""
+    """An equivalent faster pattern, if one is known."""
     for slow, fast in BEGINNINGS.items():
         if pattern.startswith(slow):
             pattern = fast + pattern.removeprefix(slow)
@@ -132,7 +132,7 @@ def sooner(pattern: str) -> str:
 
 
 def translated(pattern: str, limit: int) -> str:
-    """A pattern for Python, for texts without a character beyond a limit. Raises PartialCheckpoint."""
+    """Translate a pattern to Python's `re`, for texts with code points up to `limit`. Raises UnsupportedPattern."""
     return "".join(_signs(pattern, limit))
 
 
@@ -141,7 +141,7 @@ def _signs(pattern: str, limit: int) -> Iterator[str]:
     while place < len(pattern):
         sign = SIGN.match(pattern, place)
         if sign is None:
-            raise PartialCheckpoint
+            raise UnsupportedPattern
         place = sign.end()
         match sign.lastgroup, sign[0]:
             case "endings", _:
@@ -164,14 +164,14 @@ def _member(member: re.Match[str], limit: int) -> Ranges:
 
 
 def _character(text: str) -> str:
-    """The character that is written so."""
+    """The character of an escape sequence."""
     if text.startswith(r"\x"):
         return chr(int(text[3:-1], 16))
     return ESCAPED.get(text[1:], text[1:]) if text.startswith("\\") else text
 
 
 def _class(ranges: Ranges, limit: int, *, negated: bool) -> str:
-    """A pattern for a character of the ranges, or of none of them."""
+    """A character class of the ranges, or its negation."""
     no = "^" * negated
     low, high = _written(ranges, 0, min(limit, BMP)), _written(ranges, BMP + 1, limit)
     if not high:
@@ -187,7 +187,7 @@ def _written(ranges: Ranges, first: int, last: int) -> str:
 
 
 def _kind(kind: str, limit: int) -> Ranges:
-    """The ranges of a class, up to a limit."""
+    """The code point ranges of a character class, up to a limit."""
     small = kind[:1] + kind[1].lower() + kind[2:]
     ranges = [run for first, last in PLANES if first <= limit for run in _runs(small, first, min(last, limit))]
     if small == kind:
@@ -198,7 +198,7 @@ def _kind(kind: str, limit: int) -> Ranges:
 
 @cache
 def _runs(kind: str, first: int, last: int) -> Ranges:
-    """The runs of a class's characters between two codes, as the backend's engine has them."""
+    """The runs of a class's characters between two code points, by the backend's regular expression engine."""
     text = "".join(map(chr, range(first, last + 1)))
     if kind == DIGITS:  # the backend's own idea of them, not its engine's
         found = Digits(individual_digits=False).pre_tokenize_str(f"a{text}")[1::2]
