@@ -8,9 +8,9 @@ import torch
 from luthier.architectures import registry
 from luthier.generation.decoding_session import DecodingSession
 from luthier.native import build
-from luthier.native.program import unsupported_reason
+from luthier.native.program import native_step, unsupported_reason
 
-TAKEN = {"gpt2", "llama", "mistral", "qwen2"}
+TAKEN = {"gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "granite"}
 TEXTS = [[5, 17, 99, 3, 64], [7, 8]]
 
 
@@ -34,6 +34,34 @@ def lively(family: str) -> torch.nn.Module:
             else:
                 weight.copy_(1.5 * noise * (1 if "embedding" in name else weight.shape[-1] ** -0.5))
     return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "name"),
+    [
+        ("granite", "blocks.1.attention_post", "factor"),
+        ("granite", "embedding", "scale"),
+        ("granite", "norm", "scale"),
+        ("qwen3", "blocks.1.attention.qk_steps.0.key", "eps"),
+    ],
+)
+def test_a_changed_constant_ends_the_step(family, part, name):
+    model = lively(family)
+    step = native_step(model, 32)
+    assert step is not None
+    assert step.is_valid()
+    module = model.get_submodule(part)
+    setattr(module, name, 2 * getattr(module, name))
+    assert not step.is_valid()
+
+
+def test_a_hook_on_the_norm_of_queries_and_keys_ends_the_step():
+    model = lively("qwen3")
+    step = native_step(model, 32)
+    assert step is not None
+    model.layers[0].attention.qk_steps[0].register_forward_hook(lambda _, given, out: (out[0] * 2, out[1]))
+    assert not step.is_valid()
+    assert native_step(model, 32) is None
 
 
 @pytest.mark.parametrize("family", registry.FAMILIES)

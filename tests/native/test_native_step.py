@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantized_weights import dequantized
 
-from luthier.architectures import gpt2, llama, llama4, registry
+from luthier.architectures import gpt2, granite, llama, llama4, qwen2, qwen3, registry, smollm3
 from luthier.generation import speculative
 from luthier.generation.decoding_session import DecodingSession
 from luthier.model.rope_scaling import RopeScaling
@@ -28,6 +28,18 @@ CONFIGS = {
     ),
     "gpt2, narrow, scores by layer": gpt2.Config(**SIZES, hidden_dim=192, scale_by_layer=True),
     "gpt2": gpt2.Config(**{**SIZES, "vocab_size": 131}),
+    "qwen2": qwen2.Config(**SIZES, hidden_dim=192, n_kv_heads=2, rope_theta=1e4),
+    "qwen3": qwen3.Config(**SIZES, hidden_dim=192, n_kv_heads=2, head_dim=64, rope_theta=1e4),
+    "smollm3": smollm3.Config(**SIZES, hidden_dim=192, n_kv_heads=2, rope_theta=1e4, nope_layers=(0,)),
+    "granite": granite.Config(
+        **SIZES,
+        hidden_dim=192,
+        n_kv_heads=2,
+        attention_multiplier=0.3,
+        embedding_multiplier=2.5,
+        residual_multiplier=0.6,
+        logits_scaling=0.4,
+    ),
     "gpt2-course": gpt2.Config(**SIZES, qkv_bias=False, tie_embeddings=False),
 }
 

@@ -24,13 +24,16 @@ struct Matrix {
     int64_t wide;         // with quantized weights: whether activations keep 16 bits instead of 8
 };
 struct Norm {
-    const bf16 *weight, *bias;  // (C); layer norm has a bias, RMS norm has none
-    float eps;
+    const bf16 *weight, *bias;  // (C); layer norm has a bias, RMS norm has none. Both null: no norm
+    float eps, scale;           // scale: what the result is multiplied by
 };
 struct Layer {
     Norm attention_norm, feed_forward_norm;
+    Norm query_norm, key_norm;                         // of each head, (D)
     Matrix query, key, value, output, gate, up, down;  // gate.data null: GELU(up) instead of silu(gate) * up
     float scale;                                       // of attention scores
+    float attention_scale, feed_forward_scale;         // of what is added to the residual stream
+    int64_t rotates;                                   // whether the layer has rotary positions
 };
 struct Model {
     int64_t n_layers, dim, hidden_dim, n_heads, n_kv_heads, head_dim;
@@ -40,6 +43,7 @@ struct Model {
     const float *cos, *sin;                      // (positions, D / 2), or null: no rotation
     Norm norm;
     Matrix output;
+    float embedding_scale;
 };
 struct Row {
     int64_t token, sequence, slot, start;  // slot: index in the cache. start: the first slot of its sequence
@@ -76,15 +80,17 @@ inline const std::string& layout_text() {
         CONSTANT(WIDTH) CONSTANT(GROUP) CONSTANT(LANES)
         STRUCTURE(Matrix)
         FIELD(Matrix, kind) FIELD(Matrix, rows) FIELD(Matrix, columns) FIELD(Matrix, data) FIELD(Matrix, bias) FIELD(Matrix, wide)
-        STRUCTURE(Norm) FIELD(Norm, weight) FIELD(Norm, bias) FIELD(Norm, eps)
+        STRUCTURE(Norm) FIELD(Norm, weight) FIELD(Norm, bias) FIELD(Norm, eps) FIELD(Norm, scale)
         STRUCTURE(Layer)
-        FIELD(Layer, attention_norm) FIELD(Layer, feed_forward_norm) FIELD(Layer, query) FIELD(Layer, key)
+        FIELD(Layer, attention_norm) FIELD(Layer, feed_forward_norm) FIELD(Layer, query_norm) FIELD(Layer, key_norm)
+        FIELD(Layer, query) FIELD(Layer, key)
         FIELD(Layer, value) FIELD(Layer, output) FIELD(Layer, gate) FIELD(Layer, up) FIELD(Layer, down)
-        FIELD(Layer, scale)
+        FIELD(Layer, scale) FIELD(Layer, attention_scale) FIELD(Layer, feed_forward_scale) FIELD(Layer, rotates)
         STRUCTURE(Model)
         FIELD(Model, n_layers) FIELD(Model, dim) FIELD(Model, hidden_dim) FIELD(Model, n_heads)
         FIELD(Model, n_kv_heads) FIELD(Model, head_dim) FIELD(Model, layers) FIELD(Model, embedding)
         FIELD(Model, position_embedding) FIELD(Model, cos) FIELD(Model, sin) FIELD(Model, norm) FIELD(Model, output)
+        FIELD(Model, embedding_scale)
         STRUCTURE(Row) FIELD(Row, token) FIELD(Row, sequence) FIELD(Row, slot) FIELD(Row, start) FIELD(Row, needs_logits)
         STRUCTURE(Cache) FIELD(Cache, keys) FIELD(Cache, values) FIELD(Cache, capacity)
         STRUCTURE(Call)

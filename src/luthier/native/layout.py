@@ -34,17 +34,22 @@ class Matrix(Structure):
 
 
 class Norm(Structure):
-    """Layer norm, or RMS norm where the bias is null."""
+    """Layer norm, or RMS norm where the bias is null; none where the weight is null too. scale: of the result."""
 
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("eps", c_float)]
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("eps", c_float), ("scale", c_float)]
 
 
 class Layer(Structure):
-    """A Transformer block. A gate whose data is null means GELU instead of SwiGLU."""
+    """A Transformer block. A gate whose data is null means GELU instead of SwiGLU. query_norm, key_norm: of each head.
 
-    _fields_ = [("attention_norm", Norm), ("feed_forward_norm", Norm), ("query", Matrix), ("key", Matrix),
-                ("value", Matrix), ("output", Matrix), ("gate", Matrix), ("up", Matrix), ("down", Matrix),
-                ("scale", c_float)]  # fmt: skip
+    scale: of attention scores. attention_scale, feed_forward_scale: of what is added to the residual stream. rotates:
+    whether queries and keys are rotated.
+    """
+
+    _fields_ = [("attention_norm", Norm), ("feed_forward_norm", Norm), ("query_norm", Norm), ("key_norm", Norm),
+                ("query", Matrix), ("key", Matrix), ("value", Matrix), ("output", Matrix), ("gate", Matrix),
+                ("up", Matrix), ("down", Matrix), ("scale", c_float), ("attention_scale", c_float),
+                ("feed_forward_scale", c_float), ("rotates", c_int64)]  # fmt: skip
 
 
 class Model(Structure):
@@ -53,7 +58,7 @@ class Model(Structure):
     _fields_ = [("n_layers", c_int64), ("dim", c_int64), ("hidden_dim", c_int64), ("n_heads", c_int64),
                 ("n_kv_heads", c_int64), ("head_dim", c_int64), ("layers", POINTER(Layer)), ("embedding", Matrix),
                 ("position_embedding", c_void_p), ("cos", c_void_p), ("sin", c_void_p), ("norm", Norm),
-                ("output", Matrix)]  # fmt: skip
+                ("output", Matrix), ("embedding_scale", c_float)]  # fmt: skip
 
 
 class Row(Structure):

@@ -19,8 +19,10 @@ from luthier.model.cache import KVCache
 from luthier.model.dropout import Dropout
 from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.hook_point import HookPoint
-from luthier.model.norm import RMSNorm
+from luthier.model.norm import RMSNorm, ScaledRMSNorm
+from luthier.model.qk_norm import HeadNorm
 from luthier.model.rope import Rope
+from luthier.model.scale import Scale, ScaledEmbedding
 from luthier.model.transformer import Block, Transformer
 from luthier.native.blocks import BlockEmbedding, BlockLinear, packed_size
 from luthier.native.build import Unavailable, library
@@ -78,9 +80,12 @@ class NativeStep:
         require_class(model.dropout, Dropout)
         windows = [block.attention.mask.window for block in model.layers]
         self.window = min((window for window in windows if window is not None), default=None)
-        if len({rope and rope.angles_key for rope in map(rope_of, model.layers)}) > 1:
+        ropes = [rope for _, rope in map(qk_steps_of, model.layers) if rope is not None]
+        if len({rope.angles_key for rope in ropes}) > 1:
             raise Unsupported("its layers rotate in different ways")
-        self.cos, self.sin = rope_tables(model.layers[0], positions)
+        self.cos: Tensor | None
+        self.sin: Tensor | None
+        self.cos, self.sin = rope_tables(ropes[0], positions) if ropes else (None, None)
         if table is not None:
             require_class(table, nn.Embedding)
             self.positions = min(positions, table.num_embeddings)
@@ -91,6 +96,7 @@ class NativeStep:
             None if table is None else self.pointer(table, "weight", (table.num_embeddings, self.dim)),
             None if self.cos is None else self.cos.data_ptr(), None if self.sin is None else self.sin.data_ptr(),
             self.norm(model.norm), self.matrix(model.output, self.vocab_size, self.dim),
+            model.embedding.scale if isinstance(model.embedding, ScaledEmbedding) else 1,
         )  # fmt: skip
         self.snapshot = Snapshot(model, self.weights)
         self.buffers: list[tuple[Tensor, ...] | None] = []  # of the last cache used
@@ -179,14 +185,16 @@ class NativeStep:
                 return Matrix(Kind.BF16, rows, columns, self.pointer(module, "weight", (rows, columns)), bias)
         raise Unsupported(f"{type(module).__qualname__} instead of a linear layer")
 
-    def norm(self, module: nn.Module) -> Norm:
-        """RMS norm, or layer norm with a bias."""
+    def norm(self, module: nn.Module, width: int | None = None) -> Norm:
+        """RMS norm, or layer norm with a bias. width: `dim` unless given."""
+        shape = (self.dim if width is None else width,)
         match module:
             case RMSNorm():
-                return Norm(self.pointer(module, "weight", (self.dim,)), None, module.eps)
+                scale = module.scale if isinstance(module, ScaledRMSNorm) else 1
+                return Norm(self.pointer(module, "weight", shape), None, module.eps, scale)
             case nn.LayerNorm() if module.weight is not None and module.bias is not None:
-                bias = self.pointer(module, "bias", (self.dim,))
-                return Norm(self.pointer(module, "weight", (self.dim,)), bias, module.eps)
+                bias = self.pointer(module, "bias", shape)
+                return Norm(self.pointer(module, "weight", shape), bias, module.eps, 1)
         raise Unsupported(f"{type(module).__qualname__} instead of RMSNorm, or LayerNorm with a bias")
 
     def layer(self, block: Block) -> Layer:
@@ -194,8 +202,6 @@ class NativeStep:
         attention, hidden = block.attention, block.feed_forward
         for dropout in (attention.dropout, block.attention_dropout, block.feed_forward_dropout):
             require_class(dropout, Dropout)
-        for post in (block.attention_post, block.feed_forward_post):
-            require_class(post, nn.Identity)
         for point in (attention.weights, attention.heads):
             require_class(point, HookPoint)
         if attention.softcap is not None or attention.sinks is not None or attention.value_dim != self.head_dim:
@@ -209,33 +215,44 @@ class NativeStep:
             gate = self.matrix(hidden.gate, self.hidden_dim, self.dim)
         elif type(hidden) is not FeedForward:
             raise Unsupported(f"{type(hidden).__qualname__} instead of SwiGLU or FeedForward")
+        head_norm, rope = qk_steps_of(block)
+        norms = (head_norm.query, head_norm.key) if head_norm is not None else ()
+        query_norm, key_norm = [self.norm(norm, self.head_dim) for norm in norms] or (Norm(), Norm())
         return Layer(
-            self.norm(block.attention_norm), self.norm(block.feed_forward_norm),
+            self.norm(block.attention_norm), self.norm(block.feed_forward_norm), query_norm, key_norm,
             self.matrix(attention.query, inner, self.dim), self.matrix(attention.key, keys, self.dim),
             self.matrix(attention.value, keys, self.dim), self.matrix(attention.output, self.dim, inner), gate,
             self.matrix(hidden.up, self.hidden_dim, self.dim), self.matrix(hidden.down, self.dim, self.hidden_dim),
-            attention.scale,
+            attention.scale, factor_of(block.attention_post), factor_of(block.feed_forward_post), rope is not None,
         )  # fmt: skip
 
 
-def rope_tables(block: Block, positions: int) -> tuple[Tensor | None, Tensor | None]:
-    """Cosines and sines of all positions, (positions, D / 2) float32 each, computed by the block's own RoPE module."""
-    rope = rope_of(block)
-    if rope is None:
-        return None, None
+def rope_tables(rope: Rope, positions: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of all positions, (positions, D / 2) float32 each, computed by the model's own RoPE module."""
     angles = rope.angles(torch.arange(positions)[None])
     return angles.cos[0, 0].contiguous(), angles.sin[0, 0].contiguous()
 
 
-def rope_of(block: Block) -> Rope | None:
-    """A block's RoPE, or None. Raises Unsupported for any other step on q and k."""
-    steps = list(block.attention.qk_steps)
-    if not steps:
-        return None
-    [rope, *more] = steps
-    if more or not isinstance(rope, Rope):
-        raise Unsupported("its queries and keys have other steps than RoPE")
-    return rope
+def qk_steps_of(block: Block) -> tuple[HeadNorm | None, Rope | None]:
+    """A block's norm of queries and keys and its RoPE, in this order, or None. Raises Unsupported for other steps."""
+    match list(block.attention.qk_steps):
+        case []:
+            return None, None
+        case [Rope() as rope]:
+            return None, rope
+        case [HeadNorm() as norm]:
+            return norm, None
+        case [HeadNorm() as norm, Rope() as rope]:
+            return norm, rope
+    raise Unsupported("its queries and keys have other steps than a norm of each head and RoPE")
+
+
+def factor_of(post: nn.Module) -> float:
+    """What a sublayer's output is multiplied by before it is added. Raises Unsupported where it is more than that."""
+    if isinstance(post, Scale):
+        return post.factor
+    require_class(post, nn.Identity)
+    return 1.0
 
 
 def require_class(module: nn.Module, kind: type[nn.Module]) -> None:

@@ -22,7 +22,7 @@ void normalize(const Norm& norm, const float* x, int64_t C, float* y) {
         __m512 d = _mm512_sub_ps(_mm512_loadu_ps(x + c), _mm512_set1_ps(mean));
         sum = _mm512_fmadd_ps(d, d, sum);
     }
-    const float factor = 1 / std::sqrt(_mm512_reduce_add_ps(sum) / float(C) + norm.eps);
+    const float factor = norm.scale / std::sqrt(_mm512_reduce_add_ps(sum) / float(C) + norm.eps);
     for (int64_t c = 0; c < C; c += 16) {
         __m512 d = _mm512_sub_ps(_mm512_loadu_ps(x + c), _mm512_set1_ps(mean));
         d = _mm512_mul_ps(_mm512_mul_ps(d, _mm512_set1_ps(factor)), load_floats(norm.weight + c));
@@ -108,8 +108,10 @@ struct Step {
             for (int64_t r = 0; r < n_rows; r++) normalize(norm, &x[(partition.begin + r) * C], C, &normed[r * C]);
             activations.set_rows(normed.data(), n_rows, C, matrices);
         };
-        auto add = [&](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {
-            for (int64_t i = 0; i < n; i++) x[r * C + first + i] += y[i];
+        auto add = [&](float scale) {
+            return [&, scale](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {
+                for (int64_t i = 0; i < n; i++) x[r * C + first + i] += scale * y[i];
+            };
         };
         for (int64_t r = thread; r < M; r += team.size)
             embed(r);
@@ -123,20 +125,20 @@ struct Step {
                          std::memcpy(&to[r * (which == 0 ? H : K) * D + first], y, n * sizeof(float));
                      });
             team.barrier();
-            write_kv(thread, caches[l]);
+            write_kv(thread, layer, caches[l]);
             team.barrier();
             if (query_blocks.empty()) attend_per_row(thread, layer, caches[l]);
             else attend_in_blocks(l, attention);
             team.barrier();
             activations.set_rows(attended.data() + partition.begin * H * D, n_rows, H * D, {&layer.output});
-            multiply(partition, row_independent, {&layer.output}, activations, add);
+            multiply(partition, row_independent, {&layer.output}, activations, add(layer.attention_scale));
             team.barrier();
             if (layer.gate.data) load_normalized(layer.feed_forward_norm, {&layer.gate, &layer.up});
             else load_normalized(layer.feed_forward_norm, {&layer.up});
             feed_forward(partition, layer, activations);
             team.barrier();
             activations.set_rows(hidden.data() + partition.begin * F, n_rows, F, {&layer.down});
-            multiply(partition, row_independent, {&layer.down}, activations, add);
+            multiply(partition, row_independent, {&layer.down}, activations, add(layer.feed_forward_scale));
             team.barrier();
         }
         int64_t wanted = 0;
@@ -158,13 +160,17 @@ struct Step {
             with_format(model.embedding.kind, [&](auto format) {
                 dequantize_row<decltype(format)>((const uint8_t*)model.embedding.data, token, C, y);
             });
+        if (model.embedding_scale != 1)
+            for (int64_t c = 0; c < C; c++) y[c] *= model.embedding_scale;
         if (model.position_embedding)
             for (int64_t c = 0; c < C; c++) y[c] += to_float(model.position_embedding[position(row) * C + c]);
     }
 
-    void apply_rope(float* head, int64_t row) const {
+    // What queries and keys pass through before the scores: the norm of a head, then rotary positions.
+    void prepare(const Layer& layer, const Norm& norm, float* head, int64_t row) const {
         const int64_t half = model.head_dim / 2;
-        if (model.cos) rotate(head, model.cos + position(row) * half, model.sin + position(row) * half, 2 * half);
+        if (norm.weight) normalize(norm, head, model.head_dim, head);
+        if (layer.rotates) rotate(head, model.cos + position(row) * half, model.sin + position(row) * half, 2 * half);
     }
 
     // The first key (or value) of a row's sequence.
@@ -173,11 +179,11 @@ struct Step {
     }
 
     // Write the new keys and values to the cache.
-    void write_kv(int thread, const Cache& cache) {
+    void write_kv(int thread, const Layer& layer, const Cache& cache) {
         const int64_t K = model.n_kv_heads, D = model.head_dim;
         for (int64_t i = thread; i < M * K; i += team.size) {
             const int64_t row = i / K;
-            apply_rope(&k[i * D], row);
+            prepare(layer, layer.key_norm, &k[i * D], row);
             to_bf16(&k[i * D], sequence_start(cache.keys, cache, row, i % K) + position(row) * D, D);
             to_bf16(&v[i * D], sequence_start(cache.values, cache, row, i % K) + position(row) * D, D);
         }
@@ -189,7 +195,7 @@ struct Step {
         std::vector<float> scores;
         for (int64_t i = thread; i < M * H; i += team.size) {
             const int64_t row = i / H, head = i % H / group;
-            apply_rope(&q[i * D], row);
+            prepare(layer, layer.query_norm, &q[i * D], row);
             to_bf16(&q[i * D], query.data(), D);
             attend(query.data(), sequence_start(cache.keys, cache, row, head), sequence_start(cache.values, cache, row, head),
                    position(row) + 1, D, layer.scale, scores, &attended[i * D]);
@@ -198,18 +204,19 @@ struct Step {
 
     void attend_in_blocks(int64_t l, BlockedAttention& attention) {
         const int64_t H = model.n_heads, D = model.head_dim, group = H / model.n_kv_heads;
+        const Layer& layer = model.layers[l];
         for (int64_t i; (i = next_block[l]++) < int64_t(query_blocks.size());) {
             const auto [begin, end, head] = query_blocks[i];
             attention.begin((end - begin) * group, D);
             for (int64_t r = 0; r < (end - begin) * group; r++) {
                 const int64_t row = begin + r / group;
                 float* query = &q[(row * H + head * group + r % group) * D];
-                apply_rope(query, row);
+                prepare(layer, layer.query_norm, query, row);
                 to_bf16(query, &attention.queries[r * D], D);
                 attention.last_key[r] = position(row);
             }
             attention.run(sequence_start(caches[l].keys, caches[l], begin, head), sequence_start(caches[l].values, caches[l], begin, head),
-                           model.layers[l].scale);
+                           layer.scale);
             for (int64_t r = 0; r < (end - begin) * group; r++)
                 attention.write(r, &attended[((begin + r / group) * H + head * group + r % group) * D]);
         }

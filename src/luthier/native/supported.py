@@ -20,10 +20,12 @@ from luthier.model.dropout import Dropout
 from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.hook_point import HookPoint
 from luthier.model.mask import Causal, Chunked, SlidingWindow
-from luthier.model.norm import RMSNorm
+from luthier.model.norm import RMSNorm, ScaledRMSNorm
 from luthier.model.overrides import GLOBAL_HOOKS, MODULE_HOOKS, find_override
+from luthier.model.qk_norm import HeadNorm
 from luthier.model.rope import Rope
 from luthier.model.rope_scaling import RopeScaling
+from luthier.model.scale import Scale, ScaledEmbedding
 from luthier.model.transformer import Block, Transformer
 from luthier.native.blocks import BlockEmbedding, BlockLinear
 
@@ -42,12 +44,17 @@ KNOWN: dict[type[nn.Module], frozenset[str]] = {
         Rope: "head_dim theta scaling",
         SwiGLU: "gate up down",
         FeedForward: "up down",
+        HeadNorm: "query key",
         RMSNorm: "eps weight",
+        ScaledRMSNorm: "eps weight scale",
+        Scale: "factor",
         nn.LayerNorm: "normalized_shape eps elementwise_affine weight bias",
         nn.Linear: "in_features out_features weight bias",
         BlockLinear: "kind wide in_features out_features packed_weight bias",
         BlockEmbedding: "kind num_embeddings embedding_dim packed_weight",
         nn.Embedding: "num_embeddings embedding_dim padding_idx max_norm norm_type scale_grad_by_freq sparse weight",
+        ScaledEmbedding: "num_embeddings embedding_dim padding_idx max_norm norm_type scale_grad_by_freq sparse weight "
+        "scale",
         Dropout: "p rank generator_seed seed",
     }.items()
 }
@@ -61,8 +68,11 @@ SETTINGS: dict[type[nn.Module], itemgetter[Any]] = {
     Attention: itemgetter("n_heads", "n_kv_heads", "head_dim", "mask", "scale", "softcap"),
     Rope: itemgetter("head_dim", "theta", "scaling"),
     RMSNorm: itemgetter("eps"),
+    ScaledRMSNorm: itemgetter("eps", "scale"),
+    Scale: itemgetter("factor"),
     nn.LayerNorm: itemgetter("eps"),
     nn.Embedding: itemgetter("max_norm"),
+    ScaledEmbedding: itemgetter("max_norm", "scale"),
     Dropout: itemgetter("p"),
 }
 
