@@ -32,3 +32,4 @@ _.CHARACTERS  # sentencepiece_file.Algorithm
 _.frame, _.plot, _.report, _.samples
 _._repr_html_
 _._repr_png_
+_.say  # generation.conversation.Conversation

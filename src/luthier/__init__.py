@@ -18,13 +18,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from luthier import figures, inspect
     from luthier.architectures.registry import build
+    from luthier.conversion import convert
+    from luthier.data.sources import corpora
     from luthier.errors import LuthierError
     from luthier.evaluation.evaluate import evaluate
     from luthier.inspect.compare_texts import compare
     from luthier.language_model import LanguageModel, load
+    from luthier.model_files.download_gpt2 import download
+    from luthier.model_files.tokenize import tokenize
+    from luthier.model_files.tokenizer_of import tokenizer
     from luthier.run.forecast import plan
+    from luthier.run.prepare import prepare
+    from luthier.run.report import report
     from luthier.run.trained import TrainedRun, open_run, train
     from luthier.run.verification import verify
+    from luthier.study.ladder import ladder
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,12 +42,20 @@ __all__ = [
     "__version__",
     "build",
     "compare",
+    "convert",
+    "corpora",
+    "download",
     "evaluate",
     "figures",
     "inspect",
+    "ladder",
     "load",
     "open_run",
     "plan",
+    "prepare",
+    "report",
+    "tokenize",
+    "tokenizer",
     "train",
     "verify",
 ]
@@ -50,10 +66,18 @@ _HOME = {
     "TrainedRun": "luthier.run.trained",
     "build": "luthier.architectures.registry",
     "compare": "luthier.inspect.compare_texts",
+    "convert": "luthier.conversion",
+    "corpora": "luthier.data.sources",
+    "download": "luthier.model_files.download_gpt2",
     "evaluate": "luthier.evaluation.evaluate",
+    "ladder": "luthier.study.ladder",
     "load": "luthier.language_model",
     "open_run": "luthier.run.trained",
     "plan": "luthier.run.forecast",
+    "prepare": "luthier.run.prepare",
+    "report": "luthier.run.report",
+    "tokenize": "luthier.model_files.tokenize",
+    "tokenizer": "luthier.model_files.tokenizer_of",
     "train": "luthier.run.trained",
     "verify": "luthier.run.verification",
 }

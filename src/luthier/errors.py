@@ -42,7 +42,7 @@ class Interface:
     model_options: bool = False  # --model.context-length, for commands with options for the model's config
 
 
-OPTIONS = {"from_model": "from"}  # settings whose option has another name: `from` is a keyword of Python
+OPTIONS = {"from_model": "from", "format": "to"}  # settings whose option has another name
 
 _used = [Interface()]  # a stack, shared with the command's threads
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,6 +32,9 @@ from luthier.quantize.quantize import Kind, is_quantized
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
 WAY_OUT = ": special=True reads it so"
+
+if TYPE_CHECKING:
+    from luthier.generation.conversation import Conversation
 
 
 class LanguageModel:
@@ -202,6 +206,31 @@ class LanguageModel:
         sequence = GeneratedSequence(self.tokenizer, text, settings, self.config.context_length)
         chosen = None if draft is None else draft.draft_for(self)
         return (piece for _, piece in generate_stream(self.model, [sequence], settings, chosen))
+
+    def chat(
+        self,
+        *,
+        system: str | None = None,
+        template: str | None = None,
+        settings: GenerationSettings | None = None,
+        draft: Draft | None = None,
+    ) -> Conversation:
+        """Begin a conversation: `say` sends a message and returns the reply, `reply` yields it piece by piece.
+
+            >>> conversation = luthier.load("runs/chat").chat(template="chatml", system="You are a poet.")
+            >>> reply = conversation.say("ka lo?")
+            >>> conversation.messages[0]
+            {'role': 'user', 'content': 'ka lo?'}
+
+        system: the system prompt. template: how turns are written for the model, a Jinja file or a name such as
+        "chatml"; the model's own unless given. Raises a LuthierError for a model without a chat template.
+        """
+        from luthier.generation.conversation import Conversation  # with Jinja, which is slow to import
+        from luthier.tokenizers.chat.chat_template import template_of
+
+        chosen = template_of(self.tokenizer, template)
+        how = settings or GenerationSettings(max_new_tokens=1000)
+        return Conversation(self.model, chosen, how, self.config.context_length, system, draft)
 
     def draft_for(self, large: LanguageModel, name: str = "the draft") -> Draft:
         """What guesses for a large model: this one. Raises a LuthierError if their vocabularies differ."""

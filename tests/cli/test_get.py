@@ -13,8 +13,9 @@ import torch
 from torch.testing import assert_close
 
 from luthier.architectures import gpt2 as our_gpt2
-from luthier.cli import get as module
+from luthier.cli import get as command
 from luthier.errors import LuthierError
+from luthier.model_files import download_gpt2 as module
 from luthier.model_files import openai
 from parity.peers import VOCAB, gpt2, tokens
 from writers.tensorflow import write_openai_folder
@@ -62,7 +63,7 @@ def server(tmp_path, monkeypatch, peer):
 @torch.no_grad()
 def test_a_model_arrives_whole_and_opens(server, tmp_path, monkeypatch, capsys, peer):
     monkeypatch.chdir(tmp_path)
-    assert module.main(["gpt2-124m"]) == 0
+    assert command.main(["gpt2-124m"]) == 0
     assert "wrote gpt2-124m" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "gpt2-124m").iterdir()) == sorted(module.FILES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpt2-124m", "server"]
@@ -76,11 +77,11 @@ def test_a_stopped_download_goes_on_with_the_file_that_it_was_at(server, tmp_pat
     missing = (server.folder / DATA).rename(tmp_path / "away")
     out = tmp_path / "models/small"
     with pytest.raises(LuthierError, match=rf"{DATA}: 404 .*fetch the files elsewhere and put them into .*small: "):
-        module.get("gpt2-124m", out)
+        module.fetch("gpt2-124m", out)
     assert not out.exists()
     missing.rename(server.folder / DATA)
     server.asked.clear()
-    module.get("gpt2-124m", out)
+    module.fetch("gpt2-124m", out)
     assert server.asked == [DATA]
     assert openai.recognizes(out)
     assert [path.name for path in out.parent.iterdir()] == ["small"]
@@ -92,42 +93,42 @@ def test_damaged_numbers_are_found_and_nothing_is_kept(name, server, tmp_path):
     content[len(content) // 2] ^= 1
     (server.folder / name).write_bytes(content)
     with pytest.raises(LuthierError, match=r"nothing was kept, try again"):
-        module.get("gpt2-124m", tmp_path / "out/model")
+        module.fetch("gpt2-124m", tmp_path / "out/model")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_wrong_vocabulary_is_found(server, tmp_path):
     (server.folder / "vocab.bpe").write_bytes(b"#other")
     with pytest.raises(LuthierError, match=r"vocab\.bpe: wrong sha256"):
-        module.get("gpt2-124m", tmp_path / "out")
+        module.fetch("gpt2-124m", tmp_path / "out")
 
 
 def test_another_model_under_this_name_is_refused(server, tmp_path, monkeypatch):
     monkeypatch.setitem(our_gpt2.SIZES, "gpt2-124m", our_gpt2.Config(VOCAB, 64, 48, 2, 3))
     with pytest.raises(LuthierError, match=r"hparams\.json is not that of gpt2-124m"):
-        module.get("gpt2-124m", tmp_path / "out")
+        module.fetch("gpt2-124m", tmp_path / "out")
 
 
 def test_what_is_there_is_not_overwritten(server, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("mine")
-    with pytest.raises(LuthierError, match="out is already there: name another folder with --out"):
-        module.main(["gpt2-124m", "--out", str(tmp_path / "out")])
+    with pytest.raises(LuthierError, match="out is already there: name another folder with out"):
+        command.main(["gpt2-124m", "--out", str(tmp_path / "out")])
     assert server.asked == []
     (tmp_path / "out/mine").unlink()
-    assert module.main(["gpt2-124m", "--out", str(tmp_path / "out")]) == 0
+    assert command.main(["gpt2-124m", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_without_a_network_the_way_out_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SOURCE", "http://127.0.0.1:9")
     with pytest.raises(LuthierError, match=r"cannot download .*refused.*checkpoint, hparams.json, .* from http://127"):
-        module.get("gpt2-774m", tmp_path / "out")
+        module.fetch("gpt2-774m", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_model_is_a_wrong_command_line(capsys):
     with pytest.raises(SystemExit) as end:
-        module.main(["gpt2-1t"])
+        command.main(["gpt2-1t"])
     assert end.value.code == 2
     assert "gpt2-124m" in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ import pytest
 import luthier
 
 CHECKER = doctest.OutputChecker()
-METHODS = {"LanguageModel": ("generate", "stream", "save"), "TrainedRun": ("plot", "report")}
+METHODS = {"LanguageModel": ("generate", "stream", "save", "chat"), "TrainedRun": ("plot", "report")}
 
 
 def public() -> Iterator[tuple[str, Any]]:
@@ -48,14 +48,29 @@ def test_the_example_of_a_docstring_gives_what_it_says(name, place):
     names: dict[str, Any] = {"luthier": luthier}
     for example in EXAMPLES[name]:
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), raising(example.exc_msg):
             value = run(example.source, names)
+        if example.exc_msg is not None:
+            continue
         if printing(example.source):
             found = printed.getvalue()  # what a function prints on its way is no part of its example
         else:
             found = "" if value is None else f"{value!r}\n"
         same = CHECKER.check_output(example.want, found, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
         assert same, f"{example.source}gave\n{found}and not\n{example.want}"
+
+
+@contextlib.contextmanager
+def raising(message: str | None) -> Iterator[None]:
+    """An error with this message and its class, if there is to be one."""
+    if message is None:
+        yield
+        return
+    name, _, text = message.strip().partition(": ")
+    with pytest.raises(luthier.LuthierError) as caught:
+        yield
+    assert f"{type(caught.value).__module__}.{type(caught.value).__qualname__}" == name
+    assert str(caught.value) == text
 
 
 def run(source: str, names: dict[str, Any]) -> Any:

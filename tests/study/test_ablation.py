@@ -170,12 +170,12 @@ def test_a_page_that_cannot_be_written_is_known_before_training(book, tmp_path):
 def test_the_command_hands_its_options_on(monkeypatch, tmp_path, capsys):
     heard = {}
     monkeypatch.setattr(
-        "luthier.study.ablation.run_ablation", lambda data, out, **options: heard.update(options, data=data, out=out)
+        "luthier.study.ladder.run_ablation", lambda data, out, **options: heard.update(options, data=data, out=out)
     )
     out = tmp_path / "page.html"
     assert command.main(["book.txt", "--out", str(out), "--size", "micro", "--seeds", "1", "--steps", "7"]) == 0
     assert heard == {
         "data": ("book.txt",), "out": out, "size": "micro", "seeds": 1, "steps": 7, "batch_size": 16,
-        "learning_rate": 2e-3, "device": "auto",
+        "learning_rate": 2e-3, "device": "auto", "model": {},
     }  # fmt: skip
     assert capsys.readouterr().out.strip() == str(out)

@@ -81,14 +81,10 @@ def main(arguments: list[str]) -> int:
     system = None if given.system is None else given_text(given.system, "--system")
     lm = open_model(given.model, given.device, given.dtype, given.quantize)
 
-    from luthier.generation.conversation import Conversation
-    from luthier.tokenizers.chat.chat_template import template_of
-
-    template = template_of(lm.tokenizer, given.template)
     draft = open_draft(given.draft, lm)
-    conversation = Conversation(lm.model, template, settings, lm.config.context_length, system, draft)
+    conversation = lm.chat(system=system, template=given.template, settings=settings, draft=draft)
     if sys.stdin is not None and sys.stdin.isatty() and is_terminal("stdout"):
-        note(f"{template.name}, {lm.config.context_length:,} tokens of context; /help lists the commands")
+        note(f"{conversation.template.name}, {lm.config.context_length:,} tokens of context; /help lists the commands")
         Talk(conversation, interactive=True).run(typed_lines())
     else:
         Talk(conversation, interactive=False).run(piped_lines())

@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from luthier.data.sources import CORPORA, DEFAULT, Texts
+from luthier.data.sources import DEFAULT, corpora
 from luthier.data.splits import Fractions
 from luthier.data.text import Reading
-from luthier.errors import remark
 from luthier.terminal.printing import note, output, say
 
 
@@ -54,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 def _list() -> int:
     output(f"{'name':<18} {'download':>9}  {'here':<4}  {'language':<8}  license")
-    for corpus in CORPORA.values():
+    for corpus in corpora().values():
         here = "yes" if corpus.is_here else "no"
         output(f"{corpus.name:<18} {_size(corpus.size):>9}  {here:<4}  {corpus.language:<8}  {corpus.license}")
         output(f"  {corpus.about}\n  {corpus.source}")
@@ -69,22 +68,13 @@ def _size(size: int) -> str:
 
 
 def _prepare(chosen: Prepare) -> int:
-    from luthier.data.prepare import prepare
-    from luthier.model_files.tokenizer import open_tokenizer
+    from luthier.run.prepare import prepare
 
-    how: dict[str, Any] = {**dataclasses.asdict(chosen.reading), "document_separator": chosen.document_separator}
-    own = (chosen.validation,) if isinstance(chosen.validation, str) else ()
-    texts = Texts(chosen.data, **how, without=own)
-    validation = Texts(own, **how) if own else None
-    settings = {"data": list(chosen.data), "validation": chosen.validation, **how}
-    tokenizer = open_tokenizer(chosen.tokenizer).with_cleaning(chosen.reading.normalisation)
-    share = 0.0 if isinstance(chosen.validation, str) else chosen.validation
-    fractions = Fractions(share, chosen.test, chosen.split_by, chosen.seed)
-    index = prepare(texts, tokenizer, chosen.out, fractions=fractions, validation=validation, settings=settings)
-    if chosen.seed != Fractions.seed and index.settings["split_by"] == "characters":
-        remark(f"--seed {chosen.seed} has no effect: the text is split by characters, and the seed draws documents")
-    if chosen.split_by != "auto" and not share and not chosen.test:
-        remark(f"--split-by {chosen.split_by} has no effect: no share of the text is held out")
+    index = prepare(
+        chosen.data, chosen.tokenizer, chosen.out, validation=chosen.validation, test=chosen.test,
+        split_by=chosen.split_by, seed=chosen.seed, **dataclasses.asdict(chosen.reading),
+        document_separator=chosen.document_separator,
+    )  # fmt: skip
     for split, entry in index.splits.items():
         counts = [f"{entry[count]:>14,} {count}" for count in ("tokens", "bytes", "documents")]
         say(" ".join([f"{split:<10}", *counts]))

@@ -43,10 +43,10 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Train the variants."""
     given = tyro.cli(Arguments, prog="luthier ladder", description=ABOUT, args=arguments)
-    from luthier.study.ablation import run_ablation
+    from luthier.study.ladder import ladder
 
-    run_ablation(
-        given.data, given.out, size=given.size, seeds=given.seeds, steps=given.steps, batch_size=given.batch_size,
+    ladder(
+        given.data, out=given.out, size=given.size, seeds=given.seeds, steps=given.steps, batch_size=given.batch_size,
         learning_rate=given.learning_rate, device=given.device,
     )  # fmt: skip
     say(str(given.out))

@@ -31,17 +31,7 @@ class Arguments:
 def main(arguments: list[str]) -> int:
     """Write the page and say where it is."""
     given = tyro.cli(Arguments, prog="luthier report", description=ABOUT, args=arguments)
-    from luthier.errors import UsageError, remark
-    from luthier.run.report import write_comparison, write_report
+    from luthier.run.report import report
 
-    if not given.runs:
-        raise UsageError("no run is named: luthier report runs/book")
-    folders: dict[Path, Path] = {}
-    for run in given.runs:
-        if folders.setdefault(run.resolve(), run) is not run:
-            remark(f"{run} has no effect: the run is on the page already, as {folders[run.resolve()]}")
-    if len(folders) == 1:
-        say(str(write_report(given.runs[0], given.out)))
-    else:
-        say(str(write_comparison(list(folders.values()), given.out or Path("report.html"))))
+    say(str(report(*given.runs, out=given.out)))
     return 0

@@ -181,6 +181,15 @@ CORPORA = {
 }
 
 
+def corpora() -> dict[str, Corpus]:
+    """The named corpora: what they are, their size and license, and whether they are on this machine.
+
+    >>> luthier.corpora()["python-docs"].is_here
+    True
+    """
+    return dict(CORPORA)
+
+
 @dataclass(frozen=True)
 class Texts:
     """Cleaned text of named corpora and paths; iterating yields `Piece`s, each time from the start.

@@ -52,6 +52,10 @@ class Conversation:
         self.n_truncated = 0
         self.last: Result | None = None
 
+    def say(self, text: str) -> str:
+        """Send a user message. Returns the model's reply. Errors are those of `reply`."""
+        return "".join(self.reply(text))
+
     def reply(self, text: str) -> Generator[str]:
         """Send a user message. Yields the model's reply piece by piece.
 
