@@ -37,9 +37,9 @@ CONFIGS: dict[str, Config] = {
     ),
     "phi3": phi3.Config(**WIDE, tie_embeddings=True),
     "phi3, longrope on a part": phi3.Config(**WIDE, rotary_dim=8, rope_scaling=LONGROPE),
-    "gptneox": gptneox.Config(**NEOX, rotary_dim=4),
+    "gptneox": gptneox.Config(**NEOX, rotary_dim=4, tie_embeddings=True),
     "gptneox, one after the other": gptneox.Config(**NEOX, rotary_dim=None, parallel=False, rope_theta=500.0),
-    "gpt-oss": gpt_oss.Config(**OSS),
+    "gpt-oss": gpt_oss.Config(**OSS, tie_embeddings=True),
     "gpt-oss, own layers, yarn": gpt_oss.Config(
         **OSS, global_layers=(0, 2), rope_theta=10_000.0, rope_scaling=replace(YARN, beta_fast=2.0)
     ),
@@ -50,18 +50,16 @@ CONFIGS: dict[str, Config] = {
         normalize_weights=True, weight_scale=2.5, n_groups=4, groups_per_token=2,
     ),
     "stablelm": stablelm.Config(**WIDE, rotary_dim=4, qkv_bias=True),
+    "stablelm, tied": stablelm.Config(**WIDE, rotary_dim=4, qk_norm=True, tie_embeddings=True),
     "stablelm2-12b": stablelm.Config(**WIDE, rotary_dim=8, qk_norm=True, parallel=True),
 }  # fmt: skip
 # and those that it has no setting for
 OURS: dict[str, Config] = {
     "gemma3, other scale": gemma3.Config(**{**GEMMA, "query_scale": 9}),
-    "gpt-oss, tied, other gate": gpt_oss.Config(
-        **OSS, tie_embeddings=True, swiglu_limit=1.0, rope_scaling=replace(YARN, truncate=False)
-    ),
+    "gpt-oss, other gate": gpt_oss.Config(**OSS, swiglu_limit=1.0, rope_scaling=replace(YARN, truncate=False)),
     "deepseek-v2, groups": deepseek.Config(**DEEPSEEK, n_groups=4, groups_per_token=2),
     "deepseek-v2, other yarn": deepseek.Config(**DEEPSEEK, rope_scaling=YARN),
     "phi3, window": phi3.Config(**WIDE, window=6),
-    "gptneox, exact, tied": gptneox.Config(**{**NEOX, "exact_gelu": True}, rotary_dim=4, tie_embeddings=True),
+    "gptneox, exact": gptneox.Config(**{**NEOX, "exact_gelu": True}, rotary_dim=4),
     "gptneox, no biases": gptneox.Config(**NEOX, rotary_dim=4, attention_bias=False),
-    "stablelm, tied": stablelm.Config(**WIDE, rotary_dim=4, qk_norm=True, tie_embeddings=True),
 }

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from tiny_training import DROPOUT, LLAMA, MIXTURE, trainer
+from tiny_training import CAPPED, DROPOUT, LATENT, LLAMA, MIXTURE, SINKS, trainer
 
 from luthier.errors import LuthierError
 from luthier.training.checkpoint import RECORD, TENSORS, read_state, write_state
@@ -19,6 +19,9 @@ CASES = {
     "dropout": {"config": DROPOUT},
     "accumulation": {"config": DROPOUT, "accumulation": 3},
     "mixture": {"config": MIXTURE, "balance_rate": 0.05},
+    "latent attention, bias on the choice of experts": {"config": LATENT, "balance_rate": 0.05},
+    "sinks, experts with biases, muon": {"config": SINKS, "balance_rate": 0.05, "optimizer": "muon"},
+    "capped logits, four norms": {"config": CAPPED, "activation_checkpointing": True},
     "activation checkpointing": {"config": DROPOUT, "accumulation": 2, "activation_checkpointing": True},
     "sliding windows": {"kind": "sliding"},
     "documents": {"kind": "documents", "config": DROPOUT},

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier.architectures import gpt2, llama, llama4
+from luthier.architectures import deepseek, gemma2, gpt2, gpt_oss, llama, llama4
 from luthier.architectures.registry import Config, build
 from luthier.data.batches import BatchSource, PaddedDocuments, RandomWindows, SlidingWindows
 from luthier.data.shards import TokenShards
@@ -22,6 +22,14 @@ DROPOUT = gpt2.Config(VOCABULARY, CONTEXT, 16, n_layers=2, n_heads=2, dropout=0.
 MIXTURE = llama4.Config(
     VOCABULARY, CONTEXT, 16, 12, 24, n_layers=2, n_heads=4, n_kv_heads=2, n_experts=4, attention_chunk=4
 )
+LATENT = deepseek.Config(
+    VOCABULARY, CONTEXT, 16, 12, 24, 2, 2, latent_rank=8, nope_dim=8, rope_dim=4, value_dim=8, n_experts=4,
+    experts_per_token=2, n_shared_experts=1, sigmoid=True, normalize_weights=True,
+)  # fmt: skip
+SINKS = gpt_oss.Config(
+    VOCABULARY, CONTEXT, 16, 12, 2, 2, 1, head_dim=8, n_experts=4, experts_per_token=2, window=3, tie_embeddings=True
+)
+CAPPED = gemma2.Config(VOCABULARY, CONTEXT, 16, 24, 2, 2, 1, head_dim=8, window=3, query_scale=8)
 SETTINGS = Settings(batch_size=4, learning_rate=1e-2, warmup=2, precision="float32", compile="no", seed=3)
 
 

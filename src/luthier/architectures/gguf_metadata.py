@@ -17,7 +17,7 @@ from torch import Tensor
 from luthier.architectures.checked_values import LARGEST_CONTEXT, LARGEST_DEPTH, LARGEST_NUMBER, CheckedValues
 from luthier.architectures.settings import CustomSetting, Entry, HeadDim, Reading, SettingList, WriteOnly, head_dim
 from luthier.errors import LuthierError
-from luthier.formats.weight_table import Checkpoint, Computed, Rule
+from luthier.formats.weight_table import Checkpoint, Computed, Rule, Twice
 from luthier.model.rope import Rope
 from luthier.model.rope_scaling import RopeScaling, yarn_magnitude
 
@@ -221,6 +221,26 @@ def is_tied(checkpoint: Checkpoint) -> bool:
 TIED_EMBEDDINGS: CustomSetting[object] = CustomSetting(
     lambda reading: {"tie_embeddings": is_tied(reading.weights.checkpoint)}
 )
+
+
+def is_tied_or_equal(checkpoint: Checkpoint) -> bool:
+    """The same for files that may contain the embedding twice: as both matrices."""
+    shapes = checkpoint.shapes()
+    return is_tied(checkpoint) or (
+        shapes[OUTPUT] == shapes.get(EMBEDDING) and checkpoint.tensor(OUTPUT).equal(checkpoint.tensor(EMBEDDING))
+    )
+
+
+TIED_OR_EQUAL: CustomSetting[object] = CustomSetting(
+    lambda reading: {"tie_embeddings": is_tied_or_equal(reading.weights.checkpoint)}
+)
+
+
+def embedding_rules(tied: bool) -> list[Rule]:
+    """The embedding and the output matrix, where llama.cpp wants both, of tied models too."""
+    if tied:
+        return [Rule((EMBEDDING, OUTPUT), "embedding.weight", Twice())]
+    return [Rule(EMBEDDING, "embedding.weight"), Rule(OUTPUT, "output.weight")]
 
 
 def has_bias(checkpoint: Checkpoint, part: str) -> bool:

@@ -227,16 +227,6 @@ def gguf_tensors(config: Config) -> Table:
     return Table([*rules, Rule(output, "output.weight")])
 
 
-def read_tied(reading: Reading) -> dict[str, bool]:
-    """Whether the output matrix is the embedding. Older files of tied models contain it twice."""
-    checkpoint, first, output = reading.weights.checkpoint, gguf_metadata.EMBEDDING, gguf_metadata.OUTPUT
-    shapes = checkpoint.shapes()
-    tied = output not in shapes or (
-        shapes[output] == shapes.get(first) and checkpoint.tensor(output).equal(checkpoint.tensor(first))
-    )
-    return {"tie_embeddings": tied}
-
-
 def check_kv_heads(reading: Reading) -> dict[str, int]:
     """Check that keys and values have as many heads as queries."""
     reading.values.require_one_of("gpt2.attention.head_count_kv", reading.fields["n_heads"])
@@ -261,7 +251,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     Setting("luthier.qkv_bias", "qkv_bias", flag, default=True),
     Setting("luthier.embedding_std", "embedding_std", positive, default=0.02),
     Setting("luthier.dropout", "dropout", probability, default=0.1),
-    CustomSetting(read_tied),
+    gguf_metadata.TIED_OR_EQUAL,
 )
 
 

@@ -255,7 +255,11 @@ def gguf_tensors(config: Config) -> Table:
         Rule(GGUF + "ffn_down_exps.weight", EXPERTS + "down", Transpose()),
         Rule(GGUF + "ffn_down_exps.bias", EXPERTS + "down_bias", Reshape((n, dim), (n * dim,))),
     ]  # fmt: skip
-    return llama_like_names.gguf_table([], each_layer(range(config.n_layers), block), config.tie_embeddings)
+    return Table([
+        *gguf_metadata.embedding_rules(config.tie_embeddings),
+        *each_layer(range(config.n_layers), block),
+        Rule("output_norm.weight", "norm.weight"),
+    ])  # fmt: skip
 
 
 GGUF_ROPE = gguf_metadata.RopeSettings("gpt-oss", scaling_types=("none", "linear", "yarn"))
@@ -301,7 +305,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     Setting("gpt-oss.attention.layer_norm_rms_epsilon", "norm_eps", positive),
     CustomSetting(read_gguf_rope, write_gguf_rope),
     Setting("luthier.dropout", "dropout", probability, default=0.0),
-    gguf_metadata.TIED_EMBEDDINGS,
+    gguf_metadata.TIED_OR_EQUAL,
 )
 
 
@@ -310,8 +314,6 @@ def caveats(config: Config) -> list[str]:
     found = []
     if (config.swiglu_alpha, config.swiglu_limit) != (ALPHA, LIMIT):
         found.append(f"llama.cpp's experts of gpt-oss have an alpha of {ALPHA} and a limit of {LIMIT:g}")
-    if config.tie_embeddings:
-        found.append("llama.cpp cannot open a gpt-oss with tied embeddings")
     scaling = config.rope_scaling
     if scaling is not None and scaling.kind == "yarn" and not scaling.truncate:
         found.append("llama.cpp rounds the ramp of YaRN to whole pairs, this model does not: it differs slightly")

@@ -237,14 +237,12 @@ def gguf_tensors(config: Config) -> Table:
         *both(block + "ffn_up", BLOCK + "feed_forward.up"),
         *both(block + "ffn_down", BLOCK + "feed_forward.down"),
     ]
-    first, output = gguf_metadata.EMBEDDING, gguf_metadata.OUTPUT
     rotated = config.rotary_dim or config.dim // config.n_heads
     return Table([
-        Rule(first, "embedding.weight"),
+        *gguf_metadata.embedding_rules(config.tie_embeddings),
         *gguf_metadata.rope_rules(rotated, config.rope_theta, config.rope_scaling),
         *each_layer(range(config.n_layers), rules),
         *both("output_norm", "norm"),
-        *([] if config.tie_embeddings else [Rule(output, "output.weight")]),
     ])  # fmt: skip
 
 
@@ -264,7 +262,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     Dropped("head_dim", "n_kv_heads"),
     CustomSetting(lambda r: {"attention_bias": gguf_metadata.has_bias(r.weights.checkpoint, "attn_qkv")}),
     Setting("luthier.dropout", "dropout", probability, default=0.0),
-    gguf_metadata.TIED_EMBEDDINGS,
+    gguf_metadata.TIED_OR_EQUAL,
 )
 
 
@@ -273,8 +271,8 @@ def caveats(config: Config) -> list[str]:
     found = []
     if config.exact_gelu:
         found.append("llama.cpp computes GELU in its tanh form, which differs from this model's by up to 0.0005")
-    if config.tie_embeddings or not config.attention_bias:
-        found.append("llama.cpp cannot open a gptneox with tied embeddings, or without biases in attention")
+    if not config.attention_bias:
+        found.append("llama.cpp cannot open a gptneox without biases in attention")
     return found
 
 

@@ -215,8 +215,14 @@ def gguf_tensors(config: Config) -> Table:
             block.append(Rule(f"{GGUF}attn_{part}_norm.weight", internal, Reshape((heads, size), (heads * size,))))
     rotated = config.rotary_dim or config.dim // config.n_heads
     rope = gguf_metadata.rope_rules(rotated, config.rope_theta, config.rope_scaling)
-    table = llama_like_names.gguf_table(rope, each_layer(range(config.n_layers), block), config.tie_embeddings)
-    return Table([*table.rules, Rule("output_norm.bias", "norm.bias")], ignored=table.ignored)
+    return Table(
+        [
+            *gguf_metadata.embedding_rules(config.tie_embeddings),
+            *rope,
+            *each_layer(range(config.n_layers), block),
+            *norm_rules("output_norm", "norm"),
+        ]
+    )
 
 
 def read_tensors(reading: Reading) -> dict[str, Any]:
@@ -244,13 +250,8 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     Dropped("head_dim"),
     CustomSetting(read_tensors, lambda config: {"stablelm.use_parallel_residual": config.parallel}),
     Setting("luthier.dropout", "dropout", probability, default=0.0),
-    gguf_metadata.TIED_EMBEDDINGS,
+    gguf_metadata.TIED_OR_EQUAL,
 )
-
-
-def caveats(config: Config) -> list[str]:
-    """What llama.cpp would compute in another way than the model does, in words for people."""
-    return ["llama.cpp cannot open a stablelm with tied embeddings"] if config.tie_embeddings else []
 
 
 FAMILY = Family(
@@ -261,6 +262,6 @@ FAMILY = Family(
     initialize,
     {
         "hf": FormatSpec(hugging_face_tensors, HUGGING_FACE_SETTINGS, {"StableLmForCausalLM": "stablelm"}),
-        "gguf": FormatSpec(gguf_tensors, GGUF_SETTINGS, caveats=caveats),
+        "gguf": FormatSpec(gguf_tensors, GGUF_SETTINGS),
     },
 )

@@ -187,6 +187,19 @@ def swap_rows(tensor: Tensor, n_heads: int | None, grid: tuple[int, int]) -> Ten
     return tensor.reshape(n_heads, *grid, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
 
+class Twice:
+    """The external format has one internal tensor twice, the same numbers under two names."""
+
+    def to_internal(self, tensors: list[Tensor]) -> list[Tensor]:
+        first, again = tensors
+        if not again.equal(first):
+            raise LuthierError("it differs from the embedding, which it repeats by the config")
+        return [first]
+
+    def to_external(self, tensors: list[Tensor]) -> list[Tensor]:
+        return [tensors[0], tensors[0]]
+
+
 @dataclass(frozen=True)
 class AddOne:
     """External weights are the internal ones plus 1, added in float32 (norms of 1 + w in GGUF files)."""
