@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from luthier.architectures import gpt2, llama, llama4
+from luthier.architectures import gpt2, granite_moe, llama, llama4, olmo
 from luthier.architectures.registry import build
 from luthier.errors import LuthierError, UsageError
 from luthier.inspect import record, replace
@@ -20,6 +20,11 @@ CONFIGS = {
         vocab_size=61, context_length=32, dim=32, hidden_dim=24, dense_hidden_dim=40, n_layers=4, n_heads=4,
         n_kv_heads=2, head_dim=12, n_experts=4, experts_per_token=2, moe_every=2, attention_chunk=5,
         temperature_floor=4, temperature_scale=0.7,
+    ),
+    "olmo": olmo.Config(61, 32, 32, 48, n_layers=2, n_heads=4, n_kv_heads=2, window=5, global_layers=(1,)),
+    "granitemoe": granite_moe.Config(
+        61, 32, 32, 24, n_layers=2, n_heads=4, n_kv_heads=2, n_experts=4, experts_per_token=2, shared_dim=16,
+        embedding_multiplier=2.0, attention_multiplier=0.4,
     ),
 }  # fmt: skip
 
@@ -58,7 +63,8 @@ def test_the_heads_are_the_weights_times_the_values(model):
         values = block.attention.value(block.attention_norm(before)).view(B, T, -1, block.attention.head_dim)
         values = values.repeat_interleave(H // block.attention.n_kv_heads, dim=2)
         assert_close(layer.heads, torch.einsum("bhts,bshd->bthd", layer.attention_weights, values), **CLOSE)
-        assert_close(block.attention.output(layer.heads.flatten(2)), layer.attention_added, **CLOSE)
+        written = block.attention_post(block.attention.output(layer.heads.flatten(2)))
+        assert_close(written, layer.attention_added, **CLOSE)
         assert_close(layer.attention_weights.sum(-1), torch.ones(B, H, T))
         assert not layer.attention_weights.triu(1).any()
 
@@ -88,9 +94,11 @@ def test_routing_is_that_of_the_layer(model):
             gate, up = moe.experts.gate_up.chunk(2, dim=-1)
             for e in range(4):
                 score = (layer.routing.scores * (layer.routing.chosen == e)).sum(-1, keepdim=True)
-                inner = torch.nn.functional.silu(score * seen @ gate[e]) * (score * seen @ up[e])
-                by_hand += inner @ moe.experts.down[e]
-            assert_close(layer.feed_forward_added, moe.shared(seen) + by_hand, **CLOSE)
+                x, weight = (score * seen, 1) if moe.weights_on == "input" else (seen, score)
+                inner = torch.nn.functional.silu(x @ gate[e]) * (x @ up[e])
+                by_hand += weight * (inner @ moe.experts.down[e])
+            added = block.feed_forward_post(moe.shared(seen) + by_hand)
+            assert_close(layer.feed_forward_added, added, **CLOSE)
 
 
 def test_a_model_in_training_is_read_without_dropout_and_left_as_it_was(model):

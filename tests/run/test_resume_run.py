@@ -19,6 +19,7 @@ from luthier.run.interrupt import InterruptedRunError
 CASES = [
     {"preset": "gpt2-nano"},
     {"preset": "llama4-nano", "optimizer": "muon", "accumulation": 2},
+    {"preset": "qwen3moe-nano"},
     {"preset": "llama-nano", "batches": "sliding", "stride": 7, "save_every": 2},
 ]
 

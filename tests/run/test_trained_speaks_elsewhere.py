@@ -22,6 +22,7 @@ WIDE = {"dim": 32, "hidden_dim": 64, "n_heads": 2, "n_kv_heads": 1, "context_len
 MODELS = {
     "gpt2-nano": {"dim": 32, "n_heads": 2, "context_length": 64},
     "llama-nano": WIDE,
+    "qwen3-nano": WIDE,
     "llama4-nano": {
         **WIDE,
         "dense_hidden_dim": 64,

@@ -12,7 +12,15 @@ from luthier.run.plan import Plan, resolve
 SYLLABLES = ["ka", "lo", "mi", "té", "ru", "san", "bel", "dor", "in", "a"]
 LLAMA = {"dim": 8, "hidden_dim": 12, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "context_length": 16}
 LLAMA4 = {**LLAMA, "n_layers": 2, "n_experts": 3, "attention_chunk": 8}
+QWEN3_MOE = {**LLAMA, "n_layers": 2, "n_experts": 3}
 GPT2 = {"dim": 8, "n_layers": 1, "n_heads": 2, "context_length": 16, "dropout": 0.2}
+SIZES = {
+    "llama-nano": LLAMA,
+    "llama4-nano": LLAMA4,
+    "gpt2-nano": GPT2,
+    "qwen3-nano": LLAMA,
+    "qwen3moe-nano": QWEN3_MOE,
+}
 OPTIONS: dict[str, Any] = {
     "tokenizer": "characters", "steps": 8, "batch_size": 2, "evaluate_every": 3, "evaluate_batches": 2,
     "sample_every": 4, "sample_tokens": 5, "precision": "float32", "compile": "no", "learning_rate": 1e-2,
@@ -26,7 +34,7 @@ def words(count: int, seed: int = 1) -> str:
 
 
 def plan(book: Path, preset: str = "llama-nano", model: dict[str, Any] | None = None, **options: Any) -> Plan:
-    sizes = {"llama-nano": LLAMA, "llama4-nano": LLAMA4, "gpt2-nano": GPT2}[preset]
+    sizes = SIZES[preset]
     chosen = {**OPTIONS, "preset": preset, **options}
     if options.get("epochs"):
         chosen["steps"] = 0

@@ -10,7 +10,7 @@ from luthier.architectures import config_json, gguf_metadata, llama_like_names, 
 from luthier.architectures.family import Family, FormatSpec
 from luthier.architectures.initialize import empty_embedding, initialize_normal
 from luthier.architectures.llama_like_names import BLOCK, GGUF
-from luthier.architectures.settings import SettingList, head_dim
+from luthier.architectures.settings import Fixed, SettingList, head_dim
 from luthier.formats.weight_table import Rule, Table, each_layer
 from luthier.model.attention import Attention
 from luthier.model.feed_forward import SwiGLU
@@ -127,6 +127,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
     "qwen2",
     *llama_like_settings.hugging_face(eps=1e-6, context=32_768, kv_heads=32),
     windows.SwitchedWindows(),
+    Fixed("use_mrope", False, written=False),
 )
 
 

@@ -12,7 +12,7 @@ from luthier.architectures.checked_values import LARGEST_EXPERTS
 from luthier.architectures.family import Family, FormatSpec
 from luthier.architectures.initialize import empty_embedding, initialize_normal
 from luthier.architectures.llama_like_names import BLOCK, HUGGING_FACE
-from luthier.architectures.settings import CustomSetting, Reading, Setting, SettingList, count, flag
+from luthier.architectures.settings import CustomSetting, Fixed, Reading, Setting, SettingList, count, flag
 from luthier.formats.weight_table import Rule, Table, each_layer
 from luthier.model.experts import Experts
 from luthier.model.feed_forward import SwiGLU
@@ -172,6 +172,8 @@ def local_experts(reading: Reading) -> Any:
     return reading.values.value("num_local_experts", 128)
 
 
+# in files of models that were made with other programs
+WITHOUT_CHOICE = {"qkv_bias": False, "use_qk_norm": True, "shared_expert_intermediate_size": 0}
 # defaults: those of transformers' Qwen3MoeConfig
 HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
     Config,
@@ -186,6 +188,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
     CustomSetting(read_dense_layers, lambda config: {"mlp_only_layers": list(config.dense_layers or ())}),
     Setting("attention_bias", "attention_bias", flag, default=False),
     windows.SwitchedWindows(by_layer=False),
+    *(Fixed(name, value, written=False) for name, value in WITHOUT_CHOICE.items()),
     llama_like_settings.OF_TRAINING,
 )
 

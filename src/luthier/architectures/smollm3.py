@@ -12,7 +12,7 @@ from luthier.architectures import config_json, gguf_metadata, llama_like_names, 
 from luthier.architectures.family import Family, FormatSpec
 from luthier.architectures.initialize import empty_embedding, initialize_normal
 from luthier.architectures.llama_like_names import BLOCK, GGUF
-from luthier.architectures.settings import CustomSetting, Reading, Setting, SettingList, count, flag, head_dim
+from luthier.architectures.settings import CustomSetting, Ignored, Reading, Setting, SettingList, count, flag, head_dim
 from luthier.errors import LuthierError
 from luthier.formats.weight_table import Rule, Table, each_layer
 from luthier.model.attention import Attention
@@ -182,6 +182,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
     Setting("mlp_bias", "mlp_bias", flag, default=False),
     CustomSetting(read_nope_layers, write_nope_layers),
     CustomSetting(read_windows, write_windows),
+    Ignored("max_window_layers"),  # its class in transformers does not read it
 )
 
 
