@@ -5,8 +5,7 @@
     lm.generate(["Once upon a time"], max_new_tokens=50)
     lm.save("out")
 
-A training run is such a folder, and what `transformers` opens. model_files/ knows all the other kinds that are opened
-and saved here.
+A training run is such a folder, in the format of `transformers`. model_files/ has all other formats.
 """
 
 from __future__ import annotations
@@ -57,19 +56,19 @@ class LanguageModel:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer. A model that came without one has token ids only: then this is a LuthierError."""
+        """The tokenizer. Raises a LuthierError for a model without one, which has token ids only."""
         if self._tokenizer is None:
             raise LuthierError("this model came without a tokenizer: put its tokenizer.json beside its config.json")
         return self._tokenizer
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The dtype of the weights."""
         return self.model.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.model.device
 
     def save(
@@ -81,16 +80,16 @@ class LanguageModel:
         shard_bytes: int = SHARD_BYTES,
         watch: ProgressCallback = no_progress,
     ) -> None:
-        """Write the model where `luthier.load` opens it again. Weights keep their dtype unless quantized.
+        """Write the model to a path that `luthier.load` can load. Weights keep their dtype unless quantized.
 
             >>> luthier.load("runs/book").save("book.gguf", "gguf", quantize="Q8_0")
 
-        format: "hf", a folder for `transformers`, its weights in files of at most shard_bytes; "gguf", a file for
-        llama.cpp, its matrices in the type of `quantize` ("F32", "F16", "BF16", "Q8_0", "Q4_0"); "meta", a folder as
-        Meta publishes Llama. watch is told (bytes done, bytes in all) on the way.
+        format: "hf", a folder for `transformers`, with weights in files of at most shard_bytes; "gguf", a file for
+        llama.cpp, with matrices of the type `quantize` ("F32", "F16", "BF16", "Q8_0", "Q4_0"); "meta", a folder in
+        Meta's format. watch: called with (bytes done, total bytes).
 
-        What was there changes in one go at the end: an error on the way leaves it as it was. Raises a LuthierError
-        where it cannot be written, or where the format has no place for such a model.
+        Existing files are replaced atomically: after an error they are unchanged. Raises a LuthierError if the path
+        cannot be written, or the format does not support this model.
         """
         if is_quantized(self.model):
             raise LuthierError("this model was opened with quantize: open it without to save it")
@@ -116,37 +115,35 @@ class LanguageModel:
         special: bool = False,
         draft: LanguageModel | None = None,
     ) -> list[str]:
-        """What the model writes after each prompt (without the prompt), in the order of the prompts.
+        """Generate a continuation of each prompt. Returns the texts without the prompts, in their order.
 
             >>> lm = luthier.load("runs/book")
             >>> lm.generate("sanka", max_new_tokens=3)  # one prompt: a list of one text
             ['...']
-            >>> len(lm.generate(["ka", "lo mi"], temperature=0))  # a batch, always the likeliest token
+            >>> len(lm.generate(["ka", "lo mi"], temperature=0))  # a batch, greedy decoding
             2
             >>> len(lm.generate("ka", samples=3))  # three texts, of seeds 1, 2 and 3
             3
 
-        A text ends with the tokenizer's end token, before a string of `stop`, after max_new_tokens, or where the
-        model's context is full. Each next token is chosen so:
+        A text ends with the tokenizer's end token, before a string of `stop`, after max_new_tokens, or when the
+        model's context is full.
 
-        repetition_penalty: over 1, the tokens that prompt and text already have become less likely.
-        temperature: the logits are divided by it. Under 1 safer, over 1 wilder, 0 the likeliest token.
-        top_k: draw among the k likeliest tokens. top_p: among the likeliest that together have this probability.
-        min_p: not among those less likely than this share of the likeliest one's probability. None: off.
-        seed: the same seed gives the same text, alone or in a batch; in bfloat16 rounding may part them.
-        samples: texts for each prompt, which then stand together; text i (from 0) is drawn with seed + i.
-        beams: over 1, beam search for the likeliest text, which draws nothing; a text's log-probability is divided
-        by its length ** length_penalty. use_cache: False reads the whole text again for each token, for the same text.
-        special: read special tokens in a prompt ("<|im_start|>") as such; otherwise their names are plain text, with a
-        remark.
-        draft: a small model with the same tokenizer, or this one opened in 4 bits, which guesses what comes next so
-        that several tokens are read at once (arXiv 2211.17192): the same text, sooner where it guesses well. (In
-        bfloat16 without the compiled step rounding may part them.) It is asked for a single text without beam search.
+        repetition_penalty: above 1, tokens of the prompt and the text so far become less likely.
+        temperature: divides the logits. Below 1 less random, above 1 more random, 0 greedy decoding.
+        top_k: sample from the k most probable tokens. top_p: from the most probable ones that together have this
+        probability. min_p: drop tokens less probable than this fraction of the most probable one's. None: off.
+        seed: the same seed gives the same text, alone or in a batch; in bfloat16, rounding may make a difference.
+        samples: number of texts for each prompt, returned consecutively; text i (from 0) uses seed + i.
+        beams: above 1, beam search without sampling; a text's log-probability is divided by its
+        length ** length_penalty. use_cache: False recomputes the whole text for each token, with the same result.
+        special: encode special tokens in a prompt ("<|im_start|>") as such; otherwise as plain text, with a warning.
+        draft: a small model with the same tokenizer, or this model quantized to 4 bits, for speculative decoding
+        (arXiv 2211.17192) of a single text without beam search: the same text, faster if many drafted tokens are
+        accepted. (In bfloat16 without the compiled step, rounding may make a difference.)
 
-        Raises a UsageError for a setting out of its range, and a LuthierError for a prompt that fills the context, or
-        that is empty where the tokenizer has no token to begin a text with, and for a draft with another vocabulary.
-        The tokens, their log-probabilities and the reason why a text ended are to be had from
-        `luthier.generation.generate.generate`.
+        Raises a UsageError for a setting out of its range, and a LuthierError for a prompt that fills the context, for
+        an empty prompt if the tokenizer has no token that begins a text, and for a draft with another vocabulary.
+        `luthier.generation.generate.generate` also returns tokens, log-probabilities and the finish reason.
         """
         settings = GenerationSettings(
             max_new_tokens=max_new_tokens,
@@ -184,12 +181,12 @@ class LanguageModel:
         special: bool = False,
         draft: LanguageModel | None = None,
     ) -> Iterator[str]:
-        """The text of `generate`, piece by piece as it is written. Settings and errors are those of `generate`.
+        """Generate a text and yield it piece by piece. Arguments and errors are those of `generate`.
 
             >>> "".join(luthier.load("runs/book").stream("sanka", max_new_tokens=3))
             '...'
 
-        A piece has whole characters only. What may be the beginning of a stop string waits until that is known.
+        Pieces have complete characters only. Text that may begin a stop string is held back until that is decided.
         """
         settings = GenerationSettings(
             max_new_tokens=max_new_tokens,
@@ -233,7 +230,7 @@ class LanguageModel:
         return Conversation(self.model, chosen, how, self.config.context_length, system, draft)
 
     def draft_for(self, large: LanguageModel, name: str = "the draft") -> Draft:
-        """What guesses for a large model: this one. Raises a LuthierError if their vocabularies differ."""
+        """Use the model as a draft model for `large`. Raises a LuthierError if their vocabularies differ."""
         check_vocabulary(self.tokenizer, large.tokenizer, name)
         return Draft(self.model, self.config.context_length)
 
@@ -245,16 +242,16 @@ def load(
     dtype: torch.dtype | None = None,
     quantize: Kind | None = None,
 ) -> LanguageModel:
-    """Open a model: a training run, a Hugging Face folder, `hf:ORG/NAME` on its hub, a folder of Meta's or OpenAI's,
-    a .gguf file, or a .pth file of the book "LLMs from scratch". Told apart by what the files hold.
+    """Load a model: a training run, a Hugging Face folder, `hf:ORG/NAME` on the hub, Meta's or OpenAI's folder, a .gguf
+    file, or a .pth file of the book "LLMs from scratch". The format is detected by the files' content.
 
         >>> luthier.load("runs/book")
         LanguageModel(llama, ... parameters, context 16, ... tokens, float32 on cpu)
 
-    dtype: that of the file unless given. On the CPU, weights that need no conversion are mapped: they cost memory only
-    as they are used, and the file may be replaced but not changed in place. quantize: the matrices in 8 or 4 bits, for
-    generating faster on a CPU; blocks of a GGUF file stay as they are. Raises a LuthierError that names what is
-    missing, unknown or of another shape, and a UsageError for a device that is not there.
+    dtype: that of the file unless given. On the CPU, weights that need no conversion are memory-mapped: they use memory
+    only when accessed, and the file may be replaced but not modified in place. quantize: matrices in 8 or 4 bits, for
+    faster generation on a CPU; a GGUF file's quantized blocks are kept. Raises a LuthierError that names what is
+    missing, unknown or of the wrong shape, and a UsageError for a device that is not available.
     """
     if not str(path):
         raise UsageError("an empty name is no model: give a file, a folder, or hf:ORG/NAME")

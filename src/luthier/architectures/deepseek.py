@@ -58,9 +58,9 @@ class Config:
     n_heads: int = 16
     """Heads."""
     query_rank: int | None = None
-    """Dimensions that queries pass through; they do not unless given."""
+    """Rank of the query projection; full unless given."""
     latent_rank: int = 512
-    """Dimensions of the latent that keys and values of all heads are made of."""
+    """Rank of the latent from which the keys and values of all heads are computed."""
     nope_dim: int = 128
     """Dimensions of a head's queries and keys without positions."""
     rope_dim: int = 64
@@ -68,15 +68,15 @@ class Config:
     value_dim: int = 128
     """Dimensions of a head's values."""
     n_experts: int = 64
-    """Experts of a mixture layer, besides the shared ones."""
+    """Experts of an MoE layer, besides the shared ones."""
     experts_per_token: int = 6
     """Experts that each token is routed to, besides the shared ones."""
     n_shared_experts: int = 2
-    """Experts that serve every token, as one that is so many times as wide."""
+    """Shared experts, which process every token; computed as one wide expert."""
     n_groups: int = 1
     """Groups of experts, of which the best are chosen first."""
     groups_per_token: int = 1
-    """Groups that the experts of a token may come from."""
+    """Groups from which a token's experts are chosen."""
     n_dense_layers: int | None = 1
     """The first layers, which have no experts; none unless given."""
     sigmoid: bool = False
@@ -84,13 +84,13 @@ class Config:
     normalize_weights: bool = False
     """The weights of the chosen experts sum to 1, before their scale (V3 alone)."""
     weight_scale: float = 1.0
-    """The weights of the chosen experts are multiplied by it."""
+    """Factor of the chosen experts' weights."""
     norm_eps: float = 1e-6
     """Added to the mean square in RMS norm."""
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     mscale_all_dim: float = 0.0
     """Of YaRN: scores are multiplied by (0.1 mscale_all_dim ln(factor) + 1) squared."""
     tie_embeddings: bool = False
@@ -103,8 +103,8 @@ class Config:
         return layer >= (self.n_dense_layers or 0)
 
 
-def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
-    """A DeepSeek-V3 for a CPU: a latent of a third of dim, experts half as wide as the model."""
+def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
+    """A DeepSeek-V3 small enough to train on a CPU: a latent of a third of dim, experts half as wide as the model."""
     return Config(
         vocab_size,
         context_length,
@@ -143,9 +143,9 @@ SIZES = {
         sigmoid=True, normalize_weights=True, weight_scale=2.5, rope_scaling=YARN, mscale_all_dim=1.0,
     ),
     # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
-    "deepseek-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4, n_experts=8),
-    "deepseek-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6, n_experts=8),
-    "deepseek-mini": small(4096, context_length=256, dim=256, n_layers=6, n_heads=8, n_experts=16),
+    "deepseek-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4, n_experts=8),
+    "deepseek-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6, n_experts=8),
+    "deepseek-mini": small_config(4096, context_length=256, dim=256, n_layers=6, n_heads=8, n_experts=16),
 }  # fmt: skip
 
 
@@ -179,12 +179,12 @@ def build_block(config: Config, layer: int) -> Block:
         RMSNorm(config.dim, config.norm_eps),
         attention,
         RMSNorm(config.dim, config.norm_eps),
-        mixture(config) if config.is_moe(layer) else SwiGLU(config.dim, config.dense_hidden_dim),
+        build_moe(config) if config.is_moe(layer) else SwiGLU(config.dim, config.dense_hidden_dim),
         dropout=config.dropout,
     )
 
 
-def mixture(config: Config) -> MoE:
+def build_moe(config: Config) -> MoE:
     """Routed experts, and the shared ones as one."""
     sizes = config.dim, config.n_experts, config.experts_per_token
     groups = {"n_groups": config.n_groups, "groups_per_token": config.groups_per_token}
@@ -201,7 +201,7 @@ def mixture(config: Config) -> MoE:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.006) as in the papers, residual outputs / sqrt(2 n_layers); the bias on the choice of experts 0.
+    """N(0, 0.006) as in the papers, residual outputs divided by sqrt(2 n_layers); the bias on the choice of experts 0.
 
     Small models have N(0, 0.02): the papers' is for widths of 2048 and more.
     """
@@ -209,8 +209,8 @@ def initialize(model: Transformer, config: Config, generator: torch.Generator) -
     initialize_normal(model, generator, std=std, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
-def each_block(config: Config, block: list[Rule], mixture: list[Rule], dense: list[Rule]) -> list[Rule]:
-    """The rules of all layers: those of a block, and those of its mixture or of its one feed-forward."""
+def block_rules(config: Config, block: list[Rule], mixture: list[Rule], dense: list[Rule]) -> list[Rule]:
+    """The rules of all layers: those of every block, and those of its MoE or dense feed-forward."""
     kinds = ((layer, mixture if config.is_moe(layer) else dense) for layer in range(config.n_layers))
     return [rule for layer, feed_forward in kinds for rule in each_layer([layer], block + feed_forward)]
 
@@ -219,7 +219,9 @@ ATTENTION = BLOCK + "attention."
 
 
 def attention_rules(config: Config, names: Mapping[str, str]) -> list[Rule]:
-    """Latent attention but for the ways to keys and values. names: external ones, by part. Pairs are neighbors."""
+    """Latent attention but for the ways to keys and values. names: external ones, by part. Rotary pairs are adjacent
+    dimensions.
+    """
     query = names["query" if config.query_rank is None else "query_up"]
     of_queries = PairsToHalves((config.n_heads,), rotated=config.rope_dim, begin=config.nope_dim)
     of_key = PairsToHalves((1,), rotated=config.rope_dim, begin=config.latent_rank)
@@ -261,7 +263,7 @@ def hugging_face_tensors(config: Config) -> Table:
         bias = BLOCK + "feed_forward.router.balance"
         mixture.append(Rule(HUGGING_FACE + "mlp.gate.e_score_correction_bias", bias))
     dense = llama_like_names.hugging_face_feed_forward("mlp")
-    layers = each_block(config, llama_like_names.hugging_face_block(attention, []), mixture, dense)
+    layers = block_rules(config, llama_like_names.hugging_face_block(attention, []), mixture, dense)
     # after the last layer come those that predict more tokens than the next one
     further = tuple(f"layers.{config.n_layers + n}.*" for n in range(4))
     return llama_like_names.hugging_face_table(layers, config.tie_embeddings, ignored=further)
@@ -272,7 +274,7 @@ CLASSES = {"DeepseekV2ForCausalLM": V2, "DeepseekV3ForCausalLM": V3}
 
 
 def read_router(reading: Reading) -> Mapping[str, Any]:
-    """How experts are chosen: V2 and V3 differ in this, and in their defaults."""
+    """Settings of the router, in which V2 and V3 differ, with their defaults."""
     values = reading.values
     named = values.value("architectures")
     kind = values.value("model_type") or CLASSES.get(named[0] if isinstance(named, list) and named else "", V2)
@@ -301,7 +303,7 @@ def read_router(reading: Reading) -> Mapping[str, Any]:
 
 
 def write_router(config: Config) -> Mapping[str, Any]:
-    """The same, with the class."""
+    """Settings of the router, and the class."""
     if config.normalize_weights and not config.sigmoid:
         raise LuthierError("DeepSeek-V2 does not normalize the weights of experts: set normalize_weights to false")
     name, model_type = list(CLASSES.items())[config.sigmoid]
@@ -322,7 +324,7 @@ ROPE = config_json.RopeSettings(theta=10_000.0, context=2048)
 
 
 def read_rope(reading: Reading) -> Mapping[str, Any]:
-    """RoPE settings, and YaRN's factor on the scores."""
+    """RoPE settings, and YaRN's factor of the scores."""
     ROPE.read(reading)
     scaling = reading.fields["rope_scaling"]
     if scaling is None or scaling.kind != "yarn":
@@ -416,17 +418,17 @@ def gguf_tensors(config: Config) -> Table:
     ]
     if config.sigmoid:
         mixture.append(Rule(GGUF + "exp_probs_b.bias", BLOCK + "feed_forward.router.balance"))
-    layers = each_block(config, block, mixture, llama_like_names.gguf_feed_forward())
+    layers = block_rules(config, block, mixture, llama_like_names.gguf_feed_forward())
     return llama_like_names.gguf_table([], layers, config.tie_embeddings)
 
 
 def flat(shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Heads and their rows as the rows of one matrix."""
+    """Flatten (heads, rows) to the rows of one matrix."""
     return shape[0] * shape[1], shape[2]
 
 
 def name(key: str) -> str:
-    """A key of llama.cpp's."""
+    """A GGUF key."""
     return f"deepseek2.{key}"
 
 
@@ -474,7 +476,7 @@ def write_heads(config: Config) -> Mapping[str, Any]:
 
 
 def read_gguf_router(reading: Reading) -> Mapping[str, Any]:
-    """How experts are chosen."""
+    """Settings of the router."""
     values = reading.values
     values.require_one_of(name("expert_gating_func"), SOFTMAX, SIGMOID, 0)
     return {
@@ -551,7 +553,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
 
 
 def caveats(config: Config) -> list[str]:
-    """What llama.cpp would compute in another way than the model does, in words for people."""
+    """Messages about what llama.cpp would compute differently from this model."""
     found = []
     if config.norm_eps != EPS:
         found.append(f"llama.cpp's norms inside of attention have an eps of {config.norm_eps:g}, this model's {EPS:g}")

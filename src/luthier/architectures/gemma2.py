@@ -42,7 +42,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """Gemma 2's shape. The defaults are those of 2B."""
+    """Configuration of a Gemma 2 model. The defaults are those of 2B."""
 
     vocab_size: int = 256_000
     """Entries of the vocabulary."""
@@ -57,19 +57,19 @@ class Config:
     n_heads: int = 8
     """Query heads."""
     n_kv_heads: int = 4
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = 256
     """Width of a head; dim / n_heads unless given."""
     window: int = 4096
-    """Tokens that a local layer sees, each token's own among them."""
+    """Sliding window of local layers in tokens, the query's own included."""
     global_every: int = 2
-    """Every how many layers attention sees everything (2: layers 1, 3, 5, ... counted from 0)."""
+    """Every n-th layer has global attention (2: layers 1, 3, 5, ... counted from 0)."""
     global_layers: tuple[int, ...] | None = None
-    """The layers that see everything, counted from 0, where global_every does not say it."""
+    """The layers with global attention, counted from 0; overrides global_every."""
     query_scale: int = 256
     """Attention scores are divided by its square root."""
     attention_softcap: float | None = 50.0
-    """Attention scores become softcap * tanh(score / softcap); None: they stay."""
+    """Attention scores become softcap * tanh(score / softcap); None: not capped."""
     logit_softcap: float | None = 30.0
     """The same for logits."""
     norm_eps: float = 1e-6
@@ -77,15 +77,15 @@ class Config:
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. Gemma itself uses none."""
 
 
-def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
-    """A Gemma 2 for a CPU: windows of half the context."""
+def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
+    """A Gemma 2 small enough to train on a CPU: windows of half the context."""
     heads = {"n_heads": n_heads, "n_kv_heads": 2, "head_dim": None, "query_scale": dim // n_heads}
     shape = {"hidden_dim": 8 * dim // 3 // 32 * 32, "n_layers": n_layers, "window": context_length // 2}
     return Config(vocab_size, context_length, dim, **heads, **shape)  # type: ignore[arg-type]
@@ -97,15 +97,15 @@ SIZES = {
     "gemma2-27b": Config(
         dim=4608, hidden_dim=36_864, n_layers=46, n_heads=32, n_kv_heads=16, head_dim=128, query_scale=144
     ),
-    # for a CPU: the vocabulary is that of the tokenizer
-    "gemma2-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4),
-    "gemma2-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
-    "gemma2-mini": small(4096, context_length=256, dim=384, n_layers=8, n_heads=6),
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
+    "gemma2-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4),
+    "gemma2-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
+    "gemma2-mini": small_config(4096, context_length=256, dim=384, n_layers=8, n_heads=6),
 }
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as Gemma 2 joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     cap = config.logit_softcap
     return Transformer(
         RoundedScaleEmbedding(torch.empty(config.vocab_size, config.dim), config.dim**0.5),
@@ -118,8 +118,8 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config, layer: int) -> Block:
-    """Block number `layer`, counted from 0: local or global attention."""
-    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # of queries and of keys
+    """The block of a layer, counted from 0: local or global attention."""
+    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # multiplies queries and keys
     attention = Attention(
         config.dim,
         config.n_heads,
@@ -163,7 +163,7 @@ def hugging_face_rules(n_heads: int, n_kv_heads: int) -> list[Rule]:
 
 
 def hugging_face_tensors(config: Config) -> Table:
-    """Names of Gemma2ForCausalLM."""
+    """Weight table of transformers' Gemma2ForCausalLM."""
     block = hugging_face_rules(config.n_heads, config.n_kv_heads)
     return llama_like_names.hugging_face_table(each_layer(range(config.n_layers), block), config.tie_embeddings)
 
@@ -196,7 +196,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(  # defaults: 
 
 
 def gguf_rules() -> list[Rule]:
-    """A block of Gemma 2 or 3, in llama.cpp. 1 is added to the weights of norms; rotary pairs lie in halves."""
+    """A block of Gemma 2 or 3, in llama.cpp. 1 is added to the weights of norms; rotary pairs are halves."""
     linears = {"attn_q": "attention.query", "attn_k": "attention.key", "attn_v": "attention.value"}
     linears["attn_output"] = "attention.output"
     return [
@@ -218,7 +218,7 @@ def gguf_table(rope_rules: list[Rule], layers: list[Rule], tied: bool) -> Table:
 
 
 def gguf_tensors(config: Config) -> Table:
-    """Names of llama.cpp's gemma2."""
+    """Weight table of llama.cpp's architecture "gemma2"."""
     scaling = gguf_metadata.rope_rules(head_dim(config), config.rope_theta, config.rope_scaling)
     return gguf_table(scaling, each_layer(range(config.n_layers), gguf_rules()), config.tie_embeddings)
 
@@ -242,7 +242,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     gguf_metadata.Heads("gemma2"),
     Setting("gemma2.attention.sliding_window", "window", count(LARGEST_CONTEXT), default=4096),
     GGUFLayerTypes("gemma2", step=2),
-    Setting("luthier.query_scale", "query_scale", count(), default=lambda r: usual_query_scale(r.fields)),
+    Setting("luthier.query_scale", "query_scale", count(), default=lambda r: llama_cpp_query_scale(r.fields)),
     CustomSetting(lambda reading: {}, check_caps),
     Setting("gemma2.attn_logit_softcapping", "attention_softcap", positive, default=50.0),
     Setting("gemma2.final_logit_softcapping", "logit_softcap", positive, default=30.0),
@@ -255,21 +255,21 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
 LARGE = (46, 62)  # layers of Gemma 2 27B and Gemma 3 27B, by which llama.cpp knows them
 
 
-def usual_query_scale(fields: dict[str, int]) -> int:
-    """What llama.cpp divides scores by, squared: it has no setting for it."""
+def llama_cpp_query_scale(fields: dict[str, int]) -> int:
+    """The `query_scale` that llama.cpp uses, which has no setting for it."""
     wide = fields["dim"] // fields["n_heads"]
     return wide if fields["n_layers"] in LARGE else fields["head_dim"] or wide
 
 
 def caveats(config: Config) -> list[str]:
-    """What llama.cpp would compute in another way than the model does, in words for people."""
+    """Messages about what llama.cpp would compute differently from this model."""
     untied = [] if config.tie_embeddings else ["llama.cpp cannot open a gemma2 whose output matrix is its own"]
     return [*scale_caveats(config), *untied]
 
 
 def scale_caveats(config: Any) -> list[str]:
-    """Of the scale of scores, of either family."""
-    usual = usual_query_scale({name: getattr(config, name) for name in ("dim", "n_heads", "n_layers", "head_dim")})
+    """Messages about the scale of attention scores, for Gemma 2 and 3."""
+    usual = llama_cpp_query_scale({name: getattr(config, name) for name in ("dim", "n_heads", "n_layers", "head_dim")})
     if config.query_scale == usual:
         return []
     return [f"llama.cpp divides attention scores by the root of {usual}, this model by that of {config.query_scale}"]

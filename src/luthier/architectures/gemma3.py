@@ -47,7 +47,7 @@ THETA, LOCAL_THETA = 1_000_000.0, 10_000.0
 
 @dataclass(frozen=True)
 class Config:
-    """Gemma 3's shape, text alone. The defaults are those of 1B."""
+    """Configuration of a Gemma 3 model, language model only. The defaults are those of 1B."""
 
     vocab_size: int = 262_144
     """Entries of the vocabulary."""
@@ -62,35 +62,35 @@ class Config:
     n_heads: int = 4
     """Query heads."""
     n_kv_heads: int = 1
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = 256
     """Width of a head; dim / n_heads unless given."""
     window: int = 512
-    """Tokens that a local layer sees, each token's own among them."""
+    """Sliding window of local layers in tokens, the query's own included."""
     global_every: int = 6
-    """Every how many layers attention sees everything (6: layers 5, 11, ... counted from 0)."""
+    """Every n-th layer has global attention (6: layers 5, 11, ... counted from 0)."""
     global_layers: tuple[int, ...] | None = None
-    """The layers that see everything, counted from 0, where global_every does not say it."""
+    """The layers with global attention, counted from 0; overrides global_every."""
     query_scale: int = 256
     """Attention scores are divided by its square root."""
     logit_softcap: float | None = None
-    """Logits become softcap * tanh(logit / softcap); None: they stay."""
+    """Logits become softcap * tanh(logit / softcap); None: not capped."""
     norm_eps: float = 1e-6
     """Added to the mean square in RMS norm."""
     rope_theta: float = THETA
-    """Base of the rotary wavelengths on layers that see everything."""
+    """RoPE base of layers with global attention."""
     local_rope_theta: float = LOCAL_THETA
-    """The same on local layers."""
+    """RoPE base of local layers."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled, on layers that see everything alone."""
+    """RoPE scaling of layers with global attention."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. Gemma itself uses none."""
 
 
-def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
-    """A Gemma 3 for a CPU: windows of half the context, a global layer after two local ones."""
+def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
+    """A Gemma 3 small enough to train on a CPU: windows of half the context, a global layer after two local ones."""
     heads = {"n_heads": n_heads, "n_kv_heads": 2, "head_dim": None, "query_scale": dim // n_heads}
     shape = {"hidden_dim": 8 * dim // 3 // 32 * 32, "n_layers": n_layers}
     layers = {"window": context_length // 2, "global_every": 3}
@@ -100,15 +100,15 @@ def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads
 SIZES = {
     "gemma3-270m": Config(dim=640, hidden_dim=2048, n_layers=18),
     "gemma3-1b": Config(),
-    # for a CPU: the vocabulary is that of the tokenizer
-    "gemma3-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4),
-    "gemma3-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
-    "gemma3-mini": small(4096, context_length=256, dim=384, n_layers=8, n_heads=6),
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
+    "gemma3-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4),
+    "gemma3-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
+    "gemma3-mini": small_config(4096, context_length=256, dim=384, n_layers=8, n_heads=6),
 }
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as Gemma 3 joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     cap = config.logit_softcap
     return Transformer(
         RoundedScaleEmbedding(torch.empty(config.vocab_size, config.dim), config.dim**0.5),
@@ -121,7 +121,7 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config, layer: int) -> Block:
-    """Block number `layer`, counted from 0: local or global attention, each with its own rotary base."""
+    """The block of a layer, counted from 0: local or global attention, each with its own rotary base."""
     wide, size = is_global(config, layer), head_dim(config)
     scaling = config.rope_scaling if wide else None
     turn = rope(size, config.rope_theta if wide else config.local_rope_theta, scaling)
@@ -160,7 +160,7 @@ def qk_norms(external: str) -> list[Rule]:
 
 
 def hugging_face_tensors(config: Config) -> Table:
-    """Names of Gemma3ForCausalLM."""
+    """Weight table of transformers' Gemma3ForCausalLM."""
     norms = qk_norms(HUGGING_FACE + "self_attn.{}_norm.weight")
     block = [*gemma2.hugging_face_rules(config.n_heads, config.n_kv_heads), *norms]
     return llama_like_names.hugging_face_table(each_layer(range(config.n_layers), block), config.tie_embeddings)
@@ -232,7 +232,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(  # defaults: 
 
 
 def gguf_tensors(config: Config) -> Table:
-    """Names of llama.cpp's gemma3."""
+    """Weight table of llama.cpp's architecture "gemma3"."""
     scaling = gguf_metadata.rope_rules(head_dim(config), config.rope_theta, config.rope_scaling)
     block = [*gemma2.gguf_rules(), *qk_norms(GGUF + "attn_{}_norm.weight")]
     return gemma2.gguf_table(scaling, each_layer(range(config.n_layers), block), config.tie_embeddings)
@@ -249,7 +249,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     gguf_metadata.Heads("gemma3"),
     Setting("gemma3.attention.sliding_window", "window", count(LARGEST_CONTEXT)),
     GGUFLayerTypes("gemma3", step=6),
-    Setting("luthier.query_scale", "query_scale", count(), default=lambda r: gemma2.usual_query_scale(r.fields)),
+    Setting("luthier.query_scale", "query_scale", count(), default=lambda r: gemma2.llama_cpp_query_scale(r.fields)),
     OptionalSetting("gemma3.final_logit_softcapping", "logit_softcap", positive, null=False),
     Setting("gemma3.attention.layer_norm_rms_epsilon", "norm_eps", positive),
     gguf_metadata.RopeSettings("gemma3", scaling_types=("none", "linear")),

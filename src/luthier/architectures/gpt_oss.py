@@ -60,7 +60,7 @@ class Config:
     n_heads: int = 64
     """Query heads."""
     n_kv_heads: int = 8
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = 64
     """Width of a head; dim / n_heads unless given."""
     n_experts: int = 32
@@ -68,11 +68,11 @@ class Config:
     experts_per_token: int = 4
     """Experts that each token is routed to."""
     window: int = 128
-    """Tokens that a layer with a window sees, each token's own among them."""
+    """Sliding window of local layers in tokens, the query's own included."""
     global_every: int = 2
-    """Every how many layers attention sees everything (2: layers 1, 3, 5, ... counted from 0)."""
+    """Every n-th layer has global attention (2: layers 1, 3, 5, ... counted from 0)."""
     global_layers: tuple[int, ...] | None = None
-    """The layers that see everything, counted from 0, where global_every does not say it."""
+    """The layers with global attention, counted from 0; overrides global_every."""
     swiglu_alpha: float = ALPHA
     """Steepness of the sigmoid in an expert's gate."""
     swiglu_limit: float = LIMIT
@@ -82,15 +82,15 @@ class Config:
     rope_theta: float = 150_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = False
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. gpt-oss itself uses none."""
 
 
-def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
-    """A gpt-oss for a CPU: experts as wide as the model, windows of a quarter of the context."""
+def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
+    """A gpt-oss small enough to train on a CPU: experts as wide as the model, windows of a quarter of the context."""
     return Config(
         vocab_size,
         context_length,
@@ -112,9 +112,9 @@ SIZES = {
     "gpt-oss-20b": Config(rope_scaling=YARN),
     "gpt-oss-120b": Config(n_layers=36, n_experts=128, rope_scaling=YARN),
     # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
-    "gpt-oss-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4, n_experts=4),
-    "gpt-oss-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6, n_experts=8),
-    "gpt-oss-mini": small(4096, context_length=256, dim=256, n_layers=6, n_heads=8, n_experts=8),
+    "gpt-oss-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4, n_experts=4),
+    "gpt-oss-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6, n_experts=8),
+    "gpt-oss-mini": small_config(4096, context_length=256, dim=256, n_layers=6, n_heads=8, n_experts=8),
 }
 
 
@@ -132,7 +132,7 @@ def build(config: Config) -> Transformer:
 def build_block(config: Config, layer: int) -> Block:
     """The block of a layer, counted from 0: with or without a window."""
     scaling = config.rope_scaling
-    magnitude = scaling.magnitude if scaling else 1.0  # of queries and of keys
+    magnitude = scaling.magnitude if scaling else 1.0  # multiplies queries and keys
     attention = Attention(
         config.dim,
         config.n_heads,
@@ -162,7 +162,7 @@ def build_block(config: Config, layer: int) -> Block:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers), sinks 0. (OpenAI has published no other.)"""
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers), as in GPT-2; sinks 0."""
     initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
@@ -310,7 +310,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
 
 
 def caveats(config: Config) -> list[str]:
-    """What llama.cpp would compute in another way than the model does, in words for people."""
+    """Messages about what llama.cpp would compute differently from this model."""
     found = []
     if (config.swiglu_alpha, config.swiglu_limit) != (ALPHA, LIMIT):
         found.append(f"llama.cpp's experts of gpt-oss have an alpha of {ALPHA} and a limit of {LIMIT:g}")

@@ -1,4 +1,4 @@
-"""GPT-J (Wang and Komatsuzaki, 2021): attention and feed-forward side by side after one norm, a bias on the logits."""
+"""GPT-J (Wang and Komatsuzaki, 2021): parallel attention and feed-forward after one norm, a bias on the logits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """GPT-J's shape. The defaults are 6B."""
+    """Configuration of a GPT-J model. The defaults are 6B."""
 
     vocab_size: int = 50_400
     """Entries of the vocabulary."""
@@ -50,9 +50,9 @@ class Config:
     hidden_dim: int | None = None
     """Width of the feed-forward; 4 dim unless given."""
     rotary_dim: int = 64
-    """Dimensions of a head that rotary positions turn, the first ones."""
+    """Dimensions of a head that RoPE rotates, the first ones."""
     exact_gelu: bool = False
-    """GELU as it is defined; else its tanh form."""
+    """Exact GELU instead of the tanh approximation."""
     norm_eps: float = 1e-5
     """Added to the variance in layer norm."""
     tie_embeddings: bool = False
@@ -61,23 +61,23 @@ class Config:
     """Probability, in training only."""
 
 
-def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
-    """A GPT-J for a CPU."""
+def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
+    """A GPT-J small enough to train on a CPU."""
     rotated = dim // n_heads // 4
     return Config(vocab_size, context_length, dim, n_layers, n_heads, rotary_dim=rotated, tie_embeddings=True)
 
 
 SIZES = {
     "gptj-6b": Config(),
-    # for a CPU: the vocabulary is that of the tokenizer
-    "gptj-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4),
-    "gptj-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
-    "gptj-mini": small(4096, context_length=256, dim=384, n_layers=7, n_heads=6),
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
+    "gptj-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4),
+    "gptj-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
+    "gptj-mini": small_config(4096, context_length=256, dim=384, n_layers=7, n_heads=6),
 }
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as GPT-J joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
         [build_block(config) for _ in range(config.n_layers)],
@@ -89,7 +89,7 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config) -> Block:
-    """One of the n_layers equal blocks."""
+    """One of the n_layers identical blocks."""
     attention = Attention(
         config.dim,
         config.n_heads,
@@ -107,36 +107,36 @@ def build_block(config: Config) -> Block:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers)."""
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers)."""
     initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
 BLOCK, THEIRS = "blocks.{layer}.", "transformer.h.{layer}."
 
 
-def both(external: str, internal: str) -> list[Rule]:
-    """A weight and a bias."""
+def weight_and_bias(external: str, internal: str) -> list[Rule]:
+    """The rules of a module's weight and bias."""
     return [Rule(f"{external}.{kind}", f"{internal}.{kind}") for kind in ("weight", "bias")]
 
 
 def hugging_face_tensors(config: Config) -> Table:
-    """Names of GPTJForCausalLM, whose rotary pairs are neighbors."""
+    """Weight table of transformers' GPTJForCausalLM, whose rotary pairs are adjacent dimensions."""
     rotated = PairsToHalves((config.n_heads,), rotated=config.rotary_dim)
     attention = THEIRS + "attn."
     block = [
-        *both(THEIRS + "ln_1", BLOCK + "attention_norm"),
+        *weight_and_bias(THEIRS + "ln_1", BLOCK + "attention_norm"),
         Rule(attention + "q_proj.weight", BLOCK + "attention.query.weight", rotated),
         Rule(attention + "k_proj.weight", BLOCK + "attention.key.weight", rotated),
         Rule(attention + "v_proj.weight", BLOCK + "attention.value.weight"),
         Rule(attention + "out_proj.weight", BLOCK + "attention.output.weight"),
-        *both(THEIRS + "mlp.fc_in", BLOCK + "feed_forward.up"),
-        *both(THEIRS + "mlp.fc_out", BLOCK + "feed_forward.down"),
+        *weight_and_bias(THEIRS + "mlp.fc_in", BLOCK + "feed_forward.up"),
+        *weight_and_bias(THEIRS + "mlp.fc_out", BLOCK + "feed_forward.down"),
     ]
     first, output = "transformer.wte.weight", "lm_head.weight"
     rules = [
         Rule(first, "embedding.weight"),
         *each_layer(range(config.n_layers), block),
-        *both("transformer.ln_f", "norm"),
+        *weight_and_bias("transformer.ln_f", "norm"),
         *([] if config.tie_embeddings else [Rule(output, "output.weight")]),
         Rule("lm_head.bias", "output.bias"),
     ]

@@ -1,4 +1,4 @@
-"""GPT-NeoX (arXiv 2204.06745) and Pythia (arXiv 2304.01373): attention and feed-forward side by side."""
+"""GPT-NeoX (arXiv 2204.06745) and Pythia (arXiv 2304.01373): parallel attention and feed-forward."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """GPT-NeoX's shape. The defaults are 20B."""
+    """Configuration of a GPT-NeoX model. The defaults are 20B."""
 
     vocab_size: int = 50_432
     """Entries of the vocabulary."""
@@ -50,11 +50,11 @@ class Config:
     n_heads: int = 64
     """Heads."""
     rotary_dim: int | None = 24
-    """Dimensions of a head that rotary positions turn, the first ones; all unless given."""
+    """Dimensions of a head that RoPE rotates, the first ones; all unless given."""
     parallel: bool = True
-    """Attention and feed-forward read the same input; else one reads what the other has added."""
+    """Attention and feed-forward read the same input; otherwise the feed-forward comes after attention."""
     exact_gelu: bool = True
-    """GELU as it is defined; else its tanh form."""
+    """Exact GELU instead of the tanh approximation."""
     attention_bias: bool = True
     """Biases on queries, keys, values and the output of attention."""
     norm_eps: float = 1e-5
@@ -62,7 +62,7 @@ class Config:
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = False
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
@@ -91,8 +91,8 @@ def pythia(dim: int, n_layers: int, n_heads: int, vocab_size: int = 50_304) -> C
     )
 
 
-def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
-    """A GPT-NeoX for a CPU."""
+def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
+    """A GPT-NeoX small enough to train on a CPU."""
     return Config(
         vocab_size, context_length, dim, 4 * dim, n_layers, n_heads, rotary_dim=dim // n_heads // 4,
         tie_embeddings=True,
@@ -111,15 +111,15 @@ SIZES = {
     "pythia-6.9b": pythia(4096, 32, 32, 50_432),
     "pythia-12b": pythia(5120, 36, 40, 50_688),
     "gptneox-20b": Config(),
-    # for a CPU: the vocabulary is that of the tokenizer
-    "gptneox-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4),
-    "gptneox-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
-    "gptneox-mini": small(4096, context_length=256, dim=384, n_layers=7, n_heads=6),
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
+    "gptneox-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4),
+    "gptneox-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
+    "gptneox-mini": small_config(4096, context_length=256, dim=384, n_layers=7, n_heads=6),
 }
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as GPT-NeoX joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
         [build_block(config) for _ in range(config.n_layers)],
@@ -130,7 +130,7 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config) -> Block:
-    """One of the n_layers equal blocks."""
+    """One of the n_layers identical blocks."""
     size, scaling = config.dim // config.n_heads, config.rope_scaling
     rotated = config.rotary_dim or size
     magnitude = scaling.magnitude if scaling and rotated == size else 1.0
@@ -154,15 +154,17 @@ def build_block(config: Config) -> Block:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Theirs, N(0, 2 / n_layers / sqrt(dim)), is close to it.)"""
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers). (Theirs, N(0, 2 / n_layers / sqrt(dim)), is close to
+    it.)
+    """
     initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
 BLOCK = "blocks.{layer}."
 
 
-def both(external: str, internal: str) -> list[Rule]:
-    """A weight and a bias."""
+def weight_and_bias(external: str, internal: str) -> list[Rule]:
+    """The rules of a module's weight and bias."""
     return [Rule(f"{external}.{kind}", f"{internal}.{kind}") for kind in ("weight", "bias")]
 
 
@@ -176,26 +178,26 @@ def attention_rules(config: Config, qkv: str, out: str, split: Step) -> list[Rul
 
 
 def hugging_face_tensors(config: Config) -> Table:
-    """Names of GPTNeoXForCausalLM, whose rows of q, k and v come head by head."""
+    """Weight table of transformers' GPTNeoXForCausalLM, whose rows of q, k and v come head by head."""
     block = "gpt_neox.layers.{layer}."
     by_head = SplitByHead(config.n_heads, (config.dim // config.n_heads,) * 3)
     rules = [
-        *both(block + "input_layernorm", BLOCK + "attention_norm"),
+        *weight_and_bias(block + "input_layernorm", BLOCK + "attention_norm"),
         *attention_rules(
             config,
             block + "attention.query_key_value",
             block + "attention.dense",
             by_head,
         ),
-        *both(block + "post_attention_layernorm", BLOCK + "feed_forward_norm"),
-        *both(block + "mlp.dense_h_to_4h", BLOCK + "feed_forward.up"),
-        *both(block + "mlp.dense_4h_to_h", BLOCK + "feed_forward.down"),
+        *weight_and_bias(block + "post_attention_layernorm", BLOCK + "feed_forward_norm"),
+        *weight_and_bias(block + "mlp.dense_h_to_4h", BLOCK + "feed_forward.up"),
+        *weight_and_bias(block + "mlp.dense_4h_to_h", BLOCK + "feed_forward.down"),
     ]
     first, output = "gpt_neox.embed_in.weight", "embed_out.weight"
     rules = [
         Rule(first, "embedding.weight"),
         *each_layer(range(config.n_layers), rules),
-        *both("gpt_neox.final_layer_norm", "norm"),
+        *weight_and_bias("gpt_neox.final_layer_norm", "norm"),
         *([] if config.tie_embeddings else [Rule(output, "output.weight")]),
     ]
     # the causal mask and rotary angles, in older files
@@ -228,21 +230,23 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(  # defaults: 
 
 
 def gguf_tensors(config: Config) -> Table:
-    """Names of llama.cpp's gptneox: q, k and v one after the other. Its rotary pairs lie in halves, as internal."""
+    """Weight table of llama.cpp's architecture "gptneox": q, k and v one after the other. Its rotary pairs are
+    halves, as in Luthier.
+    """
     block = "blk.{layer}."
     rules = [
-        *both(block + "attn_norm", BLOCK + "attention_norm"),
+        *weight_and_bias(block + "attn_norm", BLOCK + "attention_norm"),
         *attention_rules(config, block + "attn_qkv", block + "attn_output", Split((config.dim,) * 3)),
-        *both(block + "ffn_norm", BLOCK + "feed_forward_norm"),
-        *both(block + "ffn_up", BLOCK + "feed_forward.up"),
-        *both(block + "ffn_down", BLOCK + "feed_forward.down"),
+        *weight_and_bias(block + "ffn_norm", BLOCK + "feed_forward_norm"),
+        *weight_and_bias(block + "ffn_up", BLOCK + "feed_forward.up"),
+        *weight_and_bias(block + "ffn_down", BLOCK + "feed_forward.down"),
     ]
     rotated = config.rotary_dim or config.dim // config.n_heads
     return Table([
         *gguf_metadata.embedding_rules(config.tie_embeddings),
         *gguf_metadata.rope_rules(rotated, config.rope_theta, config.rope_scaling),
         *each_layer(range(config.n_layers), rules),
-        *both("output_norm", "norm"),
+        *weight_and_bias("output_norm", "norm"),
     ])  # fmt: skip
 
 
@@ -267,7 +271,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
 
 
 def caveats(config: Config) -> list[str]:
-    """What llama.cpp would compute in another way than the model does, in words for people."""
+    """Messages about what llama.cpp would compute differently from this model."""
     found = []
     if config.exact_gelu:
         found.append("llama.cpp computes GELU in its tanh form, which differs from this model's by up to 0.0005")

@@ -41,7 +41,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """Granite's shape. The defaults are Granite 3.1 2B."""
+    """Configuration of a Granite model. The defaults are Granite 3.1 2B."""
 
     vocab_size: int = 49_155
     """Entries of the vocabulary."""
@@ -56,7 +56,7 @@ class Config:
     n_heads: int = 32
     """Query heads."""
     n_kv_heads: int = 8
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     norm_eps: float = 1e-5
@@ -64,19 +64,19 @@ class Config:
     rope_theta: float = 5_000_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. Granite itself uses none."""
     embedding_multiplier: float = 12.0
-    """What each embedding is multiplied by."""
+    """Factor of the embeddings."""
     attention_multiplier: float = 0.015625
-    """What attention scores are multiplied by, in place of 1 / sqrt(head_dim)."""
+    """Factor of attention scores, instead of 1 / sqrt(head_dim)."""
     residual_multiplier: float = 0.22
-    """What attention and feed-forward are multiplied by before they are added to the residual stream."""
+    """Factor of the outputs of attention and feed-forward."""
     logits_scaling: float = 8.0
-    """What the logits are divided by."""
+    """Divisor of the logits."""
     attention_bias: bool = False
     """Biases on queries, keys, values and the output of attention."""
     mlp_bias: bool = False
@@ -102,8 +102,10 @@ class Shape(HeadDim, Protocol):
     def dropout(self) -> float: ...
 
 
-def small(vocab_size: int, context_length: int, dim: int, hidden_dim: int, n_layers: int, n_heads: int) -> Config:
-    """A Granite for a CPU."""
+def small_config(
+    vocab_size: int, context_length: int, dim: int, hidden_dim: int, n_layers: int, n_heads: int
+) -> Config:
+    """A Granite small enough to train on a CPU."""
     return Config(
         vocab_size,
         context_length,
@@ -127,15 +129,15 @@ SIZES = {
     "granite4.0-micro": Config(
         100_352, 131_072, 2560, n_heads=40, rope_theta=1e7, logits_scaling=10.0, hybrid_names=True
     ),
-    # for a CPU: the vocabulary is that of the tokenizer
-    "granite-nano": small(512, 128, 128, 352, 4, 4),
-    "granite-micro": small(2048, 256, 192, 512, 6, 6),
-    "granite-mini": small(4096, 256, 384, 1024, 8, 6),
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
+    "granite-nano": small_config(512, 128, 128, 352, 4, 4),
+    "granite-micro": small_config(2048, 256, 192, 512, 6, 6),
+    "granite-mini": small_config(4096, 256, 384, 1024, 8, 6),
 }
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as Granite joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim, config.embedding_multiplier),
         [build_block(config) for _ in range(config.n_layers)],
@@ -159,8 +161,8 @@ def build_block(config: Config) -> Block:
 
 
 def build_attention(config: Shape) -> Attention:
-    """The attention of a block."""
-    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # of queries and of keys
+    """Attention of a block."""
+    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # multiplies queries and keys
     return Attention(
         config.dim,
         config.n_heads,
@@ -274,8 +276,8 @@ def gguf_tensors(config: Config) -> Table:
     return llama_like_names.gguf_table(factors, each_layer(range(config.n_layers), block), config.tie_embeddings)
 
 
-def usual_scale(reading: Reading) -> float:
-    """The scale of attention scores in files that do not name it."""
+def default_scale(reading: Reading) -> float:
+    """The scale of attention scores in files without the setting."""
     fields = reading.fields
     return float((fields["head_dim"] or fields["dim"] // fields["n_heads"]) ** -0.5)
 
@@ -286,7 +288,7 @@ def gguf_multipliers(section: str) -> tuple[Entry[Any], ...]:
         Setting(f"{section}.logit_scale", "logits_scaling", positive),
         Setting(f"{section}.residual_scale", "residual_multiplier", positive, default=1.0),
         Setting(f"{section}.embedding_scale", "embedding_multiplier", positive, default=1.0),
-        Setting(f"{section}.attention.scale", "attention_multiplier", positive, default=usual_scale),
+        Setting(f"{section}.attention.scale", "attention_multiplier", positive, default=default_scale),
         Fixed(f"{section}.rope.scaling.finetuned", True, written=False),  # false: no rotary positions
     )
 

@@ -27,7 +27,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of Granite's mixtures. The defaults are Granite 3.1 1B-A400M."""
+    """Configuration of a Granite MoE model. The defaults are Granite 3.1 1B-A400M."""
 
     vocab_size: int = 49_155
     """Entries of the vocabulary."""
@@ -42,13 +42,13 @@ class Config:
     n_heads: int = 16
     """Query heads."""
     n_kv_heads: int = 8
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     n_experts: int = 32
     """Experts of a layer, besides the shared one."""
     experts_per_token: int = 8
-    """Experts that each token is sent to, besides the shared one."""
+    """Experts that each token is routed to, besides the shared one."""
     shared_dim: int | None = None
     """Width of the shared expert, which serves every token; there is none unless given."""
     norm_eps: float = 1e-6
@@ -56,25 +56,25 @@ class Config:
     rope_theta: float = 1_500_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. Granite itself uses none."""
     embedding_multiplier: float = 12.0
-    """What each embedding is multiplied by."""
+    """Factor of the embeddings."""
     attention_multiplier: float = 0.015625
-    """What attention scores are multiplied by, in place of 1 / sqrt(head_dim)."""
+    """Factor of attention scores, instead of 1 / sqrt(head_dim)."""
     residual_multiplier: float = 0.22
-    """What attention and feed-forward are multiplied by before they are added to the residual stream."""
+    """Factor of the outputs of attention and feed-forward."""
     logits_scaling: float = 6.0
-    """What the logits are divided by."""
+    """Divisor of the logits."""
     attention_bias: bool = False
     """Biases on queries, keys, values and the output of attention."""
 
 
-def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
-    """A mixture of Granite's for a CPU: experts half as wide as the model, of which a token meets two."""
+def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
+    """A mixture of Granite's small enough to train on a CPU: experts half as wide as the model, two per token."""
     return Config(
         vocab_size,
         context_length,
@@ -95,15 +95,15 @@ def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads
 SIZES = {
     "granite3.1-1b-a400m": Config(),
     "granite3.1-3b-a800m": Config(dim=1536, n_layers=32, n_heads=24, n_experts=40),
-    # for a CPU: the vocabulary is that of the tokenizer
-    "granitemoe-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4, n_experts=8),
-    "granitemoe-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6, n_experts=16),
-    "granitemoe-mini": small(4096, context_length=256, dim=256, n_layers=6, n_heads=8, n_experts=16),
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
+    "granitemoe-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4, n_experts=8),
+    "granitemoe-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6, n_experts=16),
+    "granitemoe-mini": small_config(4096, context_length=256, dim=256, n_layers=6, n_heads=8, n_experts=16),
 }
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as Granite joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim, config.embedding_multiplier),
         [build_block(config) for _ in range(config.n_layers)],
@@ -151,7 +151,7 @@ def hugging_face_tensors(config: Config) -> Table:
 
 
 def read_shared(reading: Reading) -> dict[str, Any]:
-    """The width of the shared expert; 0 or nothing: there is none."""
+    """The width of the shared expert; none if 0 or missing."""
     values = reading.values
     width = values.number("shared_intermediate_size", 0.0, least=0.0)
     return {"shared_dim": values.count("shared_intermediate_size") if width else None}

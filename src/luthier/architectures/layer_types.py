@@ -25,7 +25,7 @@ class LayeredConfig(Protocol):
 
 
 def is_global(config: LayeredConfig, layer: int) -> bool:
-    """Whether a layer, counted from 0, sees everything."""
+    """Whether a layer, counted from 0, has global attention."""
     if config.global_layers is not None:
         return layer in config.global_layers
     return (layer + 1) % config.global_every == 0
@@ -44,7 +44,7 @@ def from_list(flags: list[bool], step: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LayerTypes:
-    """`layer_types` of config.json, and the step that older files have. Stands after the depth.
+    """`layer_types` of config.json, and the step that older files have. Comes after the depth.
 
     step: the default. name: of the older setting.
     """
@@ -73,7 +73,7 @@ class LayerTypes:
 class GGUFLayerTypes:
     """llama.cpp's pattern of local layers: a step, or a list that says of each layer whether it is local.
 
-    step: the default there. Stands after the depth.
+    step: the default there. Comes after the depth.
     """
 
     section: str

@@ -73,7 +73,7 @@ def gguf(section: str, *, width: str = "feed_forward_length", factors: bool = Tr
 
 
 def gguf_experts(section: str) -> tuple[Entry[Any], ...]:
-    """Of GGUF: how many experts there are, and how many of them a token is sent to."""
+    """Of GGUF: how many experts there are, and how many of them a token is routed to."""
     return (
         Setting(f"{section}.expert_count", "n_experts", count(LARGEST_EXPERTS)),
         Setting(f"{section}.expert_used_count", "experts_per_token", count()),

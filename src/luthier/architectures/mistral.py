@@ -24,7 +24,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """Mistral's shape. The defaults are Mistral 7B v0.1, but for its window."""
+    """Configuration of a Mistral model. The defaults are Mistral 7B v0.1, but for its window."""
 
     vocab_size: int = 32_000
     """Entries of the vocabulary."""
@@ -39,7 +39,7 @@ class Config:
     n_heads: int = 32
     """Query heads."""
     n_kv_heads: int = 8
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     norm_eps: float = 1e-5
@@ -47,15 +47,15 @@ class Config:
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = False
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. Mistral itself uses none."""
     window: int | None = None
-    """Tokens that a query sees, its own included; all unless given."""
+    """Sliding window in tokens, the query's own included; none unless given."""
     global_layers: tuple[int, ...] | None = None
-    """The layers, counted from 0, that see everything although there is a window; none unless given."""
+    """The layers with global attention despite the window, counted from 0; none unless given."""
 
 
 SIZES = {
@@ -65,7 +65,7 @@ SIZES = {
     "mistral-nemo-12b": Config(131_072, 131_072, 5120, n_layers=40, head_dim=128, rope_theta=1e6),
     "mistral-small-24b": Config(131_072, 32_768, 5120, 32_768, n_layers=40, head_dim=128, rope_theta=1e8),
     "ministral-8b": Config(131_072, 32_768, 4096, 12_288, n_layers=36, rope_theta=1e8, window=32_768),
-    # for a CPU: the vocabulary is that of the tokenizer
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
     "mistral-nano": Config(512, 128, 128, 352, 4, 4, 2, tie_embeddings=True, window=64),
     "mistral-micro": Config(2048, 256, 192, 512, 6, 6, 2, tie_embeddings=True, window=128),
     "mistral-mini": Config(4096, 256, 384, 1024, 8, 6, 2, tie_embeddings=True, window=128),
@@ -73,7 +73,7 @@ SIZES = {
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as Mistral joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
         [build_block(config, layer) for layer in range(config.n_layers)],
@@ -84,8 +84,8 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config, layer: int) -> Block:
-    """Block number `layer`, counted from 0."""
-    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # of queries and of keys
+    """The block of a layer, counted from 0."""
+    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # multiplies queries and keys
     return Block(
         RMSNorm(config.dim, config.norm_eps),
         Attention(
@@ -105,12 +105,12 @@ def build_block(config: Config, layer: int) -> Block:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Mistral has published no other.)"""
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers), as in GPT-2."""
     initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
 def hugging_face_tensors(config: Config) -> Table:
-    """FormatSpec of MistralForCausalLM and MinistralForCausalLM."""
+    """Weight table of transformers' MistralForCausalLM and MinistralForCausalLM."""
     attention = llama_like_names.hugging_face_attention(config.n_heads, config.n_kv_heads)
     block = llama_like_names.hugging_face_block(attention, llama_like_names.hugging_face_feed_forward("mlp"))
     return llama_like_names.hugging_face_table(each_layer(range(config.n_layers), block), config.tie_embeddings)
@@ -142,7 +142,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
 
 
 def gguf_tensors(config: Config) -> Table:
-    """FormatSpec of llama.cpp's llama."""
+    """Weight table of llama.cpp's architecture "llama"."""
     block = [
         Rule(GGUF + "attn_norm.weight", BLOCK + "attention_norm.weight"),
         Rule(GGUF + "ffn_norm.weight", BLOCK + "feed_forward_norm.weight"),

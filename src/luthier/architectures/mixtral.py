@@ -25,7 +25,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """Mixtral's shape. The defaults are Mixtral 8x7B."""
+    """Configuration of a Mixtral model. The defaults are Mixtral 8x7B."""
 
     vocab_size: int = 32_000
     """Entries of the vocabulary."""
@@ -40,31 +40,31 @@ class Config:
     n_heads: int = 32
     """Query heads."""
     n_kv_heads: int = 8
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     n_experts: int = 8
     """Experts of a layer."""
     experts_per_token: int = 2
-    """Experts that each token is sent to."""
+    """Experts that each token is routed to."""
     norm_eps: float = 1e-5
     """Added to the mean square in RMS norm."""
     rope_theta: float = 1_000_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = False
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. Mistral itself uses none."""
     window: int | None = None
-    """Tokens that a query sees, its own included; all unless given."""
+    """Sliding window in tokens, the query's own included; none unless given."""
     global_layers: tuple[int, ...] | None = None
-    """The layers, counted from 0, that see everything although there is a window; none unless given."""
+    """The layers with global attention despite the window, counted from 0; none unless given."""
 
 
-def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
-    """A Mixtral for a CPU: experts as wide as the model."""
+def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
+    """A Mixtral small enough to train on a CPU: experts as wide as the model."""
     return Config(
         vocab_size,
         context_length,
@@ -82,15 +82,15 @@ def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads
 SIZES = {
     "mixtral-8x7b": Config(),
     "mixtral-8x22b": Config(context_length=65_536, dim=6144, hidden_dim=16_384, n_layers=56, n_heads=48),
-    # for a CPU: the vocabulary is that of the tokenizer
-    "mixtral-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4, n_experts=4),
-    "mixtral-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6, n_experts=8),
-    "mixtral-mini": small(4096, context_length=256, dim=256, n_layers=6, n_heads=8, n_experts=8),
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
+    "mixtral-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4, n_experts=4),
+    "mixtral-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6, n_experts=8),
+    "mixtral-mini": small_config(4096, context_length=256, dim=256, n_layers=6, n_heads=8, n_experts=8),
 }
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as Mixtral joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
         [build_block(config, layer) for layer in range(config.n_layers)],
@@ -101,8 +101,8 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config, layer: int) -> Block:
-    """Block number `layer`, counted from 0."""
-    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # of queries and of keys
+    """The block of a layer, counted from 0."""
+    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # multiplies queries and keys
     return Block(
         RMSNorm(config.dim, config.norm_eps),
         Attention(
@@ -125,7 +125,7 @@ def build_block(config: Config, layer: int) -> Block:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Mistral has published no other.)"""
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers), as in GPT-2."""
     initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 

@@ -55,15 +55,15 @@ class Config:
     n_heads: int = 10
     """Query heads."""
     n_kv_heads: int = 10
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     logit_softcap: float | None = SOFTCAP
-    """Logits become softcap * tanh(logit / softcap); None: they stay."""
+    """Logits become softcap * tanh(logit / softcap); None: not capped."""
     norm_eps: float = 1e-6
     """Added to the mean square in RMS norm."""
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = False
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
@@ -81,8 +81,8 @@ def depth(n_layers: int) -> Config:
     )
 
 
-def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
-    """A nanochat for a CPU."""
+def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
+    """A nanochat small enough to train on a CPU."""
     return Config(vocab_size, context_length, dim, 4 * dim, n_layers, n_heads, n_heads)
 
 
@@ -91,9 +91,9 @@ SIZES = {
     "nanochat-d26": depth(26),
     "nanochat-d32": depth(32),
     # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
-    "nanochat-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4),
-    "nanochat-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
-    "nanochat-mini": small(4096, context_length=256, dim=320, n_layers=7, n_heads=5),
+    "nanochat-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4),
+    "nanochat-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
+    "nanochat-mini": small_config(4096, context_length=256, dim=320, n_layers=7, n_heads=5),
 }
 
 
@@ -111,7 +111,7 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config) -> Block:
-    """One of the n_layers equal blocks."""
+    """One of the n_layers identical blocks."""
     size = config.dim // config.n_heads
     attention = Attention(  # the norm of queries and keys undoes what a scaling would multiply them by
         config.dim,
@@ -125,7 +125,7 @@ def build_block(config: Config) -> Block:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers), embeddings N(0, 1).
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers), embeddings N(0, 1).
 
     (nanochat's own residual outputs and logits begin at 0, which its optimizer needs and AdamW does not.)
     """

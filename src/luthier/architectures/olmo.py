@@ -39,7 +39,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """OLMo's shape. The defaults are OLMo 2 7B."""
+    """Configuration of a OLMo model. The defaults are OLMo 2 7B."""
 
     vocab_size: int = 100_352
     """Entries of the vocabulary."""
@@ -54,7 +54,7 @@ class Config:
     n_heads: int = 32
     """Query heads."""
     n_kv_heads: int = 32
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     norm_eps: float = 1e-6
@@ -62,15 +62,15 @@ class Config:
     rope_theta: float = 500_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = False
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. OLMo itself uses none."""
     window: int | None = None
-    """Tokens that a query sees, its own included; all unless given."""
+    """Sliding window in tokens, the query's own included; none unless given."""
     global_layers: tuple[int, ...] | None = None
-    """The layers, counted from 0, that see everything although there is a window; none unless given."""
+    """The layers with global attention despite the window, counted from 0; none unless given."""
     attention_bias: bool = False
     """Biases on queries, keys, values and the output of attention."""
 
@@ -98,7 +98,7 @@ SIZES = {
     "olmo2-32b": Config(dim=5120, hidden_dim=27_648, n_layers=64, n_heads=40, n_kv_heads=8),
     "olmo3-7b": third_generation(4096, 11_008, 32, 32, 32),
     "olmo3-32b": third_generation(5120, 27_648, 64, 40, 8),
-    # for a CPU: the vocabulary is that of the tokenizer
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
     "olmo-nano": Config(512, 128, 128, 352, 4, 4, 2, rope_theta=1e4, tie_embeddings=True),
     "olmo-micro": Config(2048, 256, 192, 512, 6, 6, 2, rope_theta=1e4, tie_embeddings=True),
     "olmo-mini": Config(4096, 256, 384, 1024, 8, 6, 2, rope_theta=1e4, tie_embeddings=True),
@@ -106,7 +106,7 @@ SIZES = {
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as OLMo joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
         [build_block(config, layer) for layer in range(config.n_layers)],
@@ -117,10 +117,10 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config, layer: int) -> Block:
-    """Block number `layer`, counted from 0: no norms before its sublayers, one after each."""
+    """The block of a layer, counted from 0: no norms before its sublayers, one after each."""
     width, eps = head_dim(config), config.norm_eps
     scaling = None if windows.has_window(config, layer) else config.rope_scaling
-    magnitude = scaling.magnitude if scaling else 1.0  # of queries and of keys
+    magnitude = scaling.magnitude if scaling else 1.0  # multiplies queries and keys
     return Block(
         nn.Identity(),
         Attention(
@@ -235,7 +235,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
 
 
 def gguf_tensors(config: Config) -> Table:
-    """Weight table of llama.cpp's architecture "olmo2", whose rotary pairs lie in halves."""
+    """Weight table of llama.cpp's architecture "olmo2", whose rotary pairs are halves."""
     names = ("attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm")
     block = [
         *llama_like_names.gguf_attention(config.n_heads, config.n_kv_heads, interleaved=False),
@@ -298,7 +298,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
 
 
 def caveats(config: Config) -> list[str]:
-    """What llama.cpp would compute in another way than the model does, in words for people."""
+    """Messages about what llama.cpp would compute differently from this model."""
     if config.window is None or period_of(config) is not None:
         return []
     return ["llama.cpp has windows on all layers but every n-th, this model on others"]

@@ -43,7 +43,7 @@ ORIGINAL = 4096  # tokens of the context trained on, in transformers' Phi3Config
 
 @dataclass(frozen=True)
 class Config:
-    """Phi-3's shape. The defaults are Phi-3 mini, 4k."""
+    """Configuration of a Phi-3 model. The defaults are Phi-3 mini, 4k."""
 
     vocab_size: int = 32_064
     """Entries of the vocabulary."""
@@ -58,11 +58,11 @@ class Config:
     n_heads: int = 32
     """Query heads."""
     n_kv_heads: int = 32
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     rotary_dim: int | None = None
-    """Dimensions of a head that rotary positions turn, the first ones; all unless given."""
+    """Dimensions of a head that RoPE rotates, the first ones; all unless given."""
     window: int | None = None
     """Tokens that each token sees, its own among them; all before it unless given."""
     norm_eps: float = 1e-5
@@ -70,7 +70,7 @@ class Config:
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = False
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
@@ -101,7 +101,7 @@ SIZES = {
     "phi4-14b": Config(
         100_352, 16_384, 5120, 17_920, n_layers=40, n_heads=40, n_kv_heads=10, rope_theta=250_000.0
     ),
-    # for a CPU: the vocabulary is that of the tokenizer
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
     "phi3-nano": Config(512, 128, 128, 352, 4, 4, 2, rotary_dim=24, tie_embeddings=True),
     "phi3-micro": Config(2048, 256, 192, 512, 6, 6, 2, rotary_dim=24, tie_embeddings=True),
     "phi3-mini": Config(4096, 256, 384, 1024, 8, 6, 2, rotary_dim=48, tie_embeddings=True),
@@ -109,7 +109,7 @@ SIZES = {
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as Phi-3 joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
         [build_block(config) for _ in range(config.n_layers)],
@@ -120,7 +120,7 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config) -> Block:
-    """One of the n_layers equal blocks."""
+    """One of the n_layers identical blocks."""
     size, scaling = head_dim(config), config.rope_scaling
     whole = config.rotary_dim in (None, size)
     magnitude = scaling.magnitude if scaling and whole else 1.0  # where a part is rotated, the rotation applies it
@@ -143,7 +143,7 @@ def build_block(config: Config) -> Block:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Microsoft has published no other.)"""
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers), as in GPT-2."""
     initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
@@ -161,7 +161,7 @@ def block_rules(config: Config, qkv: str, out: str, gate_up: str, down: str) -> 
 
 
 def hugging_face_tensors(config: Config) -> Table:
-    """Names of Phi3ForCausalLM."""
+    """Weight table of transformers' Phi3ForCausalLM."""
     names = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
     block = block_rules(config, *(HUGGING_FACE + name for name in names))
     layers = each_layer(range(config.n_layers), llama_like_names.hugging_face_block(block, []))
@@ -217,7 +217,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(  # defaults: 
 
 
 def gguf_tensors(config: Config) -> Table:
-    """Names of llama.cpp's phi3. Its rotary pairs lie in halves, as internal."""
+    """Weight table of llama.cpp's architecture "phi3". Its rotary pairs are halves, as in Luthier."""
     block = [
         Rule(GGUF + "attn_norm.weight", BLOCK + "attention_norm.weight"),
         Rule(GGUF + "ffn_norm.weight", BLOCK + "feed_forward_norm.weight"),
@@ -246,7 +246,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
 
 
 def caveats(config: Config) -> list[str]:
-    """What llama.cpp would compute in another way than the model does, in words for people."""
+    """Messages about what llama.cpp would compute differently from this model."""
     found = []
     if config.window is not None and config.window < config.context_length:
         found.append(f"llama.cpp attends without phi3's window: it differs after {config.window} tokens")

@@ -22,7 +22,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """Qwen2's shape. The defaults are Qwen2.5 0.5B."""
+    """Configuration of a Qwen2 model. The defaults are Qwen2.5 0.5B."""
 
     vocab_size: int = 151_936
     """Entries of the vocabulary."""
@@ -37,7 +37,7 @@ class Config:
     n_heads: int = 14
     """Query heads."""
     n_kv_heads: int = 2
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     norm_eps: float = 1e-6
@@ -45,15 +45,15 @@ class Config:
     rope_theta: float = 1_000_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. Qwen itself uses none."""
     window: int | None = None
-    """Tokens that a query sees, its own included; all unless given."""
+    """Sliding window in tokens, the query's own included; none unless given."""
     global_layers: tuple[int, ...] | None = None
-    """The layers, counted from 0, that see everything although there is a window; none unless given."""
+    """The layers with global attention despite the window, counted from 0; none unless given."""
 
 
 SIZES = {
@@ -68,7 +68,7 @@ SIZES = {
     "qwen2.5-14b": Config(152_064, 131_072, 5120, 13_824, 48, 40, 8, norm_eps=1e-5, tie_embeddings=False),
     "qwen2.5-32b": Config(152_064, 131_072, 5120, 27_648, 64, 40, 8, norm_eps=1e-5, tie_embeddings=False),
     "qwen2.5-72b": Config(152_064, 131_072, 8192, 29_568, 80, 64, 8, norm_eps=1e-5, tie_embeddings=False),
-    # for a CPU: the vocabulary is that of the tokenizer
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
     "qwen2-nano": Config(512, 128, 128, 352, 4, 4, 2, rope_theta=1e4),
     "qwen2-micro": Config(2048, 256, 192, 512, 6, 6, 2, rope_theta=1e4),
     "qwen2-mini": Config(4096, 256, 384, 1024, 8, 6, 2, rope_theta=1e4),
@@ -76,7 +76,7 @@ SIZES = {
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as Qwen2 joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
         [build_block(config, layer) for layer in range(config.n_layers)],
@@ -87,8 +87,8 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config, layer: int) -> Block:
-    """Block number `layer`, counted from 0."""
-    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # of queries and of keys
+    """The block of a layer, counted from 0."""
+    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # multiplies queries and keys
     return Block(
         RMSNorm(config.dim, config.norm_eps),
         Attention(
@@ -109,12 +109,12 @@ def build_block(config: Config, layer: int) -> Block:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Qwen has published no other.)"""
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers), as in GPT-2."""
     initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
 def hugging_face_tensors(config: Config) -> Table:
-    """FormatSpec of Qwen2ForCausalLM."""
+    """Weight table of transformers' Qwen2ForCausalLM."""
     attention = llama_like_names.hugging_face_attention(config.n_heads, config.n_kv_heads, bias=True, out_bias=False)
     block = llama_like_names.hugging_face_block(attention, llama_like_names.hugging_face_feed_forward("mlp"))
     return llama_like_names.hugging_face_table(each_layer(range(config.n_layers), block), config.tie_embeddings)
@@ -132,7 +132,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
 
 
 def gguf_tensors(config: Config) -> Table:
-    """FormatSpec of llama.cpp's qwen2, whose rotary pairs lie in halves."""
+    """Weight table of llama.cpp's architecture "qwen2", whose rotary pairs are halves."""
     n_heads, n_kv_heads = config.n_heads, config.n_kv_heads
     block = [
         Rule(GGUF + "attn_norm.weight", BLOCK + "attention_norm.weight"),

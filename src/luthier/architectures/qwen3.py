@@ -24,7 +24,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """Qwen3's shape. The defaults are Qwen3 0.6B, but for the width of its heads."""
+    """Configuration of a Qwen3 model. The defaults are Qwen3 0.6B, but for the width of its heads."""
 
     vocab_size: int = 151_936
     """Entries of the vocabulary."""
@@ -39,7 +39,7 @@ class Config:
     n_heads: int = 16
     """Query heads."""
     n_kv_heads: int = 8
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     norm_eps: float = 1e-6
@@ -47,15 +47,15 @@ class Config:
     rope_theta: float = 1_000_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. Qwen itself uses none."""
     window: int | None = None
-    """Tokens that a query sees, its own included; all unless given."""
+    """Sliding window in tokens, the query's own included; none unless given."""
     global_layers: tuple[int, ...] | None = None
-    """The layers, counted from 0, that see everything although there is a window; none unless given."""
+    """The layers with global attention despite the window, counted from 0; none unless given."""
     attention_bias: bool = False
     """Biases on queries, keys, values and the output of attention."""
 
@@ -84,7 +84,7 @@ SIZES = {
     "qwen3-8b": Config(dim=4096, hidden_dim=12_288, n_layers=36, n_heads=32, tie_embeddings=False),
     "qwen3-14b": Config(dim=5120, hidden_dim=17_408, n_layers=40, n_heads=40, tie_embeddings=False),
     "qwen3-32b": Config(dim=5120, hidden_dim=25_600, n_layers=64, n_heads=64, head_dim=128, tie_embeddings=False),
-    # for a CPU: the vocabulary is that of the tokenizer
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
     "qwen3-nano": Config(512, 128, 128, 352, 4, 4, 2, rope_theta=1e4),
     "qwen3-micro": Config(2048, 256, 192, 512, 6, 6, 2, rope_theta=1e4),
     "qwen3-mini": Config(4096, 256, 384, 1024, 8, 6, 2, rope_theta=1e4),
@@ -92,7 +92,7 @@ SIZES = {
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as Qwen3 joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
         [build_block(config, layer) for layer in range(config.n_layers)],
@@ -103,7 +103,7 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config, layer: int) -> Block:
-    """Block number `layer`, counted from 0."""
+    """The block of a layer, counted from 0."""
     return Block(
         RMSNorm(config.dim, config.norm_eps),
         build_attention(config, layer),
@@ -116,7 +116,7 @@ def build_block(config: Config, layer: int) -> Block:
 def build_attention(config: Shape, layer: int) -> Attention:
     """The attention of block number `layer`: a norm of each head's queries and keys, then rotary positions."""
     width, eps = head_dim(config), config.norm_eps
-    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # of queries and of keys
+    magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # multiplies queries and keys
     return Attention(
         config.dim,
         config.n_heads,
@@ -135,7 +135,7 @@ def build_attention(config: Shape, layer: int) -> Attention:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Qwen has published no other.)"""
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers), as in GPT-2."""
     initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
@@ -150,7 +150,7 @@ def hugging_face_attention(config: Shape) -> list[Rule]:
 
 
 def hugging_face_tensors(config: Config) -> Table:
-    """FormatSpec of Qwen3ForCausalLM."""
+    """Weight table of transformers' Qwen3ForCausalLM."""
     feed_forward = llama_like_names.hugging_face_feed_forward("mlp")
     block = llama_like_names.hugging_face_block(hugging_face_attention(config), feed_forward)
     return llama_like_names.hugging_face_table(each_layer(range(config.n_layers), block), config.tie_embeddings)
@@ -168,7 +168,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
 
 
 def gguf_attention(config: Shape) -> list[Rule]:
-    """Attention with its norms, in llama.cpp, whose rotary pairs lie in halves here."""
+    """Attention with its norms, in llama.cpp, whose rotary pairs are halves here."""
     n_heads, n_kv_heads, ours = config.n_heads, config.n_kv_heads, BLOCK + "attention.qk_steps.0."
     return [
         Rule(GGUF + "attn_norm.weight", BLOCK + "attention_norm.weight"),
@@ -180,7 +180,7 @@ def gguf_attention(config: Shape) -> list[Rule]:
 
 
 def gguf_tensors(config: Config) -> Table:
-    """FormatSpec of llama.cpp's qwen3."""
+    """Weight table of llama.cpp's architecture "qwen3"."""
     block = [*gguf_attention(config), *llama_like_names.gguf_feed_forward()]
     return llama_like_names.gguf_table([], each_layer(range(config.n_layers), block), config.tie_embeddings)
 

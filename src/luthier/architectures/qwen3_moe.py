@@ -25,7 +25,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """Qwen3-MoE's shape. The defaults are Qwen3 30B-A3B, but for the width of its heads."""
+    """Configuration of a Qwen3-MoE model. The defaults are Qwen3 30B-A3B, but for the width of its heads."""
 
     vocab_size: int = 151_936
     """Entries of the vocabulary."""
@@ -42,13 +42,13 @@ class Config:
     n_heads: int = 32
     """Query heads."""
     n_kv_heads: int = 4
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     n_experts: int = 128
-    """Experts of a mixture layer."""
+    """Experts of an MoE layer."""
     experts_per_token: int = 8
-    """Experts that each token is sent to."""
+    """Experts that each token is routed to."""
     normalize_weights: bool = True
     """Let the weights of the chosen experts sum to 1."""
     moe_every: int = 1
@@ -60,15 +60,15 @@ class Config:
     rope_theta: float = 1_000_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = False
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. Qwen itself uses none."""
     window: int | None = None
-    """Tokens that a query sees, its own included; all unless given."""
+    """Sliding window in tokens, the query's own included; none unless given."""
     global_layers: tuple[int, ...] | None = None
-    """The layers, counted from 0, that see everything although there is a window; none unless given."""
+    """The layers with global attention despite the window, counted from 0; none unless given."""
     attention_bias: bool = False
     """Biases on queries, keys, values and the output of attention."""
 
@@ -77,8 +77,8 @@ class Config:
         return (layer + 1) % self.moe_every == 0 and layer not in (self.dense_layers or ())
 
 
-def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
-    """A Qwen3-MoE for a CPU: narrow experts, of which a token meets two."""
+def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
+    """A Qwen3-MoE small enough to train on a CPU: narrow experts, of which a token meets two."""
     return Config(
         vocab_size,
         context_length,
@@ -100,15 +100,15 @@ SIZES = {
     "qwen3-235b-a22b": Config(
         dim=4096, hidden_dim=1536, dense_hidden_dim=12_288, n_layers=94, n_heads=64, head_dim=128
     ),
-    # for a CPU: the vocabulary is that of the tokenizer
-    "qwen3moe-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4, n_experts=4),
-    "qwen3moe-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6, n_experts=8),
-    "qwen3moe-mini": small(4096, context_length=256, dim=256, n_layers=6, n_heads=8, n_experts=8),
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
+    "qwen3moe-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4, n_experts=4),
+    "qwen3moe-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6, n_experts=8),
+    "qwen3moe-mini": small_config(4096, context_length=256, dim=256, n_layers=6, n_heads=8, n_experts=8),
 }
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as Qwen3-MoE joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
         [build_block(config, layer) for layer in range(config.n_layers)],
@@ -119,17 +119,17 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config, layer: int) -> Block:
-    """Block number `layer`, counted from 0: experts, or one feed-forward."""
+    """The block of a layer, counted from 0: experts, or one feed-forward."""
     return Block(
         RMSNorm(config.dim, config.norm_eps),
         qwen3.build_attention(config, layer),
         RMSNorm(config.dim, config.norm_eps),
-        mixture(config) if config.is_moe(layer) else SwiGLU(config.dim, config.dense_hidden_dim),
+        build_moe(config) if config.is_moe(layer) else SwiGLU(config.dim, config.dense_hidden_dim),
         dropout=config.dropout,
     )
 
 
-def mixture(config: Config) -> MoE:
+def build_moe(config: Config) -> MoE:
     """Routed experts, whose weights multiply what they give."""
     over: Literal["chosen", "all"] = "chosen" if config.normalize_weights else "all"
     return MoE(
@@ -139,24 +139,24 @@ def mixture(config: Config) -> MoE:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Qwen has published no other.)"""
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers), as in GPT-2."""
     initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
-def each_block(config: Config, block: list[Rule], mixture: list[Rule], dense: list[Rule]) -> list[Rule]:
-    """The rules of all layers: those of a block, and those of its mixture or of its one feed-forward."""
+def block_rules(config: Config, block: list[Rule], mixture: list[Rule], dense: list[Rule]) -> list[Rule]:
+    """The rules of all layers: those of every block, and those of its MoE or dense feed-forward."""
     kinds = ((layer, mixture if config.is_moe(layer) else dense) for layer in range(config.n_layers))
     return [rule for layer, feed_forward in kinds for rule in each_layer([layer], block + feed_forward)]
 
 
 def hugging_face_tensors(config: Config) -> Table:
-    """FormatSpec of Qwen3MoeForCausalLM."""
+    """Weight table of transformers' Qwen3MoeForCausalLM."""
     mixture = [
         Rule(HUGGING_FACE + "mlp.gate.weight", BLOCK + "feed_forward.router.weight"),
         *llama_like_names.hugging_face_experts(config.n_experts, config.hidden_dim, "mlp.experts"),
     ]
     block = llama_like_names.hugging_face_block(qwen3.hugging_face_attention(config), [])
-    layers = each_block(config, block, mixture, llama_like_names.hugging_face_feed_forward("mlp"))
+    layers = block_rules(config, block, mixture, llama_like_names.hugging_face_feed_forward("mlp"))
     return llama_like_names.hugging_face_table(layers, config.tie_embeddings)
 
 
@@ -194,9 +194,9 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
 
 
 def gguf_tensors(config: Config) -> Table:
-    """FormatSpec of llama.cpp's qwen3moe."""
+    """Weight table of llama.cpp's architecture "qwen3moe"."""
     mixture, dense = llama_like_names.gguf_experts(config.hidden_dim), llama_like_names.gguf_feed_forward()
-    layers = each_block(config, qwen3.gguf_attention(config), mixture, dense)
+    layers = block_rules(config, qwen3.gguf_attention(config), mixture, dense)
     return llama_like_names.gguf_table([], layers, config.tie_embeddings)
 
 
@@ -215,7 +215,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
 
 
 def caveats(config: Config) -> list[str]:
-    """What llama.cpp would compute in another way than the model does, in words for people."""
+    """Messages about what llama.cpp would compute differently from this model."""
     found = windows.caveats(config)
     if not all(map(config.is_moe, range(config.n_layers))):
         found.append("llama.cpp cannot open it: not every layer has experts")

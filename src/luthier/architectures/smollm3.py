@@ -25,7 +25,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """SmolLM3's shape. The defaults are SmolLM3 3B."""
+    """Configuration of a SmolLM3 model. The defaults are SmolLM3 3B."""
 
     vocab_size: int = 128_256
     """Entries of the vocabulary."""
@@ -40,7 +40,7 @@ class Config:
     n_heads: int = 16
     """Query heads."""
     n_kv_heads: int = 4
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     head_dim: int | None = None
     """Width of a head; dim / n_heads unless given."""
     norm_eps: float = 1e-6
@@ -48,15 +48,15 @@ class Config:
     rope_theta: float = 5_000_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
     """Probability, in training only. SmolLM3 itself uses none."""
     window: int | None = None
-    """Tokens that a query sees, its own included; all unless given."""
+    """Sliding window in tokens, the query's own included; none unless given."""
     global_layers: tuple[int, ...] | None = None
-    """The layers, counted from 0, that see everything although there is a window; none unless given."""
+    """The layers with global attention despite the window, counted from 0; none unless given."""
     nope_every: int = 4
     """Every how many layers attention has no positions (4: layers 3, 7, ... counted from 0)."""
     nope_layers: tuple[int, ...] | None = None
@@ -73,7 +73,7 @@ class Config:
 
 SIZES = {
     "smollm3-3b": Config(),
-    # for a CPU: the vocabulary is that of the tokenizer
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
     "smollm3-nano": Config(512, 128, 128, 352, 4, 4, 2, rope_theta=1e4),
     "smollm3-micro": Config(2048, 256, 192, 512, 6, 6, 2, rope_theta=1e4),
     "smollm3-mini": Config(4096, 256, 384, 1024, 8, 6, 2, rope_theta=1e4),
@@ -81,7 +81,7 @@ SIZES = {
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as SmolLM3 joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
         [build_block(config, layer) for layer in range(config.n_layers)],
@@ -92,9 +92,9 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config, layer: int) -> Block:
-    """Block number `layer`, counted from 0: with rotary positions, or without."""
+    """The block of a layer, counted from 0: with rotary positions, or without."""
     turns = config.has_rope(layer)
-    magnitude = config.rope_scaling.magnitude if config.rope_scaling and turns else 1.0  # of queries and of keys
+    magnitude = config.rope_scaling.magnitude if config.rope_scaling and turns else 1.0  # multiplies queries and keys
     return Block(
         RMSNorm(config.dim, config.norm_eps),
         Attention(
@@ -116,7 +116,7 @@ def build_block(config: Config, layer: int) -> Block:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers). (Its report names no other.)"""
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers). (Its report names no other.)"""
     initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
@@ -219,7 +219,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
 
 
 def caveats(config: Config) -> list[str]:
-    """What llama.cpp would compute in another way than the model does, in words for people."""
+    """Messages about what llama.cpp would compute differently from this model."""
     found = windows.caveats(config)
     if any(config.has_rope(layer) == ((layer + 1) % NOPE_EVERY == 0) for layer in range(config.n_layers)):
         found.append(f"llama.cpp leaves positions out of every {NOPE_EVERY}th layer, this model of others")

@@ -39,7 +39,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """StableLM's shape. The defaults are 3B-4E1T."""
+    """Configuration of a StableLM model. The defaults are 3B-4E1T."""
 
     vocab_size: int = 50_304
     """Entries of the vocabulary."""
@@ -54,9 +54,9 @@ class Config:
     n_heads: int = 32
     """Query heads."""
     n_kv_heads: int = 32
-    """Heads of keys and values, each shared by n_heads / n_kv_heads query heads."""
+    """Key and value heads, each shared by n_heads / n_kv_heads query heads."""
     rotary_dim: int | None = 20
-    """Dimensions of a head that rotary positions turn, the first ones; all unless given."""
+    """Dimensions of a head that RoPE rotates, the first ones; all unless given."""
     qkv_bias: bool = False
     """Biases on queries, keys and values."""
     qk_norm: bool = False
@@ -68,7 +68,7 @@ class Config:
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths."""
     rope_scaling: RopeScaling | None = None
-    """How rotary positions are scaled for a context longer than the one trained on."""
+    """RoPE scaling for a context longer than the one trained on."""
     tie_embeddings: bool = False
     """Use the token embedding as the output matrix."""
     dropout: float = 0.0
@@ -80,8 +80,8 @@ class Config:
         return None
 
 
-def small(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
-    """A StableLM for a CPU."""
+def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int) -> Config:
+    """A StableLM small enough to train on a CPU."""
     return Config(
         vocab_size, context_length, dim, 8 * dim // 3 // 32 * 32, n_layers, n_heads, 2,
         rotary_dim=dim // n_heads // 4, tie_embeddings=True,
@@ -94,15 +94,15 @@ SIZES = {
     "stablelm2-12b": Config(
         100_352, dim=5120, hidden_dim=13_824, n_layers=40, n_kv_heads=8, rotary_dim=40, qk_norm=True, parallel=True
     ),
-    # for a CPU: the vocabulary is that of the tokenizer
-    "stablelm-nano": small(512, context_length=128, dim=128, n_layers=4, n_heads=4),
-    "stablelm-micro": small(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
-    "stablelm-mini": small(4096, context_length=256, dim=384, n_layers=8, n_heads=6),
+    # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
+    "stablelm-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4),
+    "stablelm-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
+    "stablelm-mini": small_config(4096, context_length=256, dim=384, n_layers=8, n_heads=6),
 }
 
 
 def build(config: Config) -> Transformer:
-    """Parts joined as StableLM joins them, with weights that are not yet set (see registry.build)."""
+    """The model, with uninitialized weights (see registry.build)."""
     return Transformer(
         empty_embedding(config.vocab_size, config.dim),
         [build_block(config) for _ in range(config.n_layers)],
@@ -113,7 +113,7 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config) -> Block:
-    """One of the n_layers equal blocks."""
+    """One of the n_layers identical blocks."""
     size, scaling = config.dim // config.n_heads, config.rope_scaling
     rotated = config.rotary_dim or size
     magnitude = scaling.magnitude if scaling and rotated == size else 1.0
@@ -137,7 +137,7 @@ def build_block(config: Config) -> Block:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02), residual outputs / sqrt(2 n_layers)."""
+    """N(0, 0.02), residual outputs divided by sqrt(2 n_layers)."""
     initialize_normal(model, generator, std=0.02, residual_scale=(2 * config.n_layers) ** -0.5)
 
 
@@ -156,7 +156,7 @@ def linear_rules(config: Config, names: dict[str, str], out: str) -> list[Rule]:
 
 
 def hugging_face_tensors(config: Config) -> Table:
-    """Names of StableLmForCausalLM, which has a norm of its own for each head."""
+    """Weight table of transformers' StableLmForCausalLM, which has a norm of its own for each head."""
     attention = HUGGING_FACE + "self_attn."
     names = {"query": attention + "q_proj", "key": attention + "k_proj", "value": attention + "v_proj"}
     block = [
@@ -199,7 +199,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(  # defaults: 
 
 
 def gguf_tensors(config: Config) -> Table:
-    """Names of llama.cpp's stablelm. Its rotary pairs lie in halves, as internal."""
+    """Weight table of llama.cpp's architecture "stablelm". Its rotary pairs are halves, as in Luthier."""
     names = {"query": GGUF + "attn_q", "key": GGUF + "attn_k", "value": GGUF + "attn_v"}
     block = [
         *norm_rules(GGUF + "attn_norm", BLOCK + "attention_norm"),

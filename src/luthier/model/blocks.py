@@ -1,4 +1,4 @@
-"""Blocks that join attention and feed-forward in another way than Block. (B, T, C) -> (B, T, C)."""
+"""Blocks that combine attention and feed-forward differently from Block. (B, T, C) -> (B, T, C)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from luthier.model.transformer import Block
 class ParallelBlock(Block):
     """x += attention(norm(x)) + feed_forward(norm(x)): both read the same input (GPT-J; arXiv 2204.06745).
 
-    feed_forward_norm: None where both take the output of attention_norm. Hook point `after_attention`: the stream with
+    feed_forward_norm: None if both read the output of attention_norm. Hook point `after_attention`: the stream with
     what attention adds, which the feed-forward does not read.
     """
 

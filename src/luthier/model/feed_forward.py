@@ -28,7 +28,7 @@ class ExactGELUFeedForward(FeedForward):
 
 
 class SquaredReLUFeedForward(FeedForward):
-    """The same with max(x, 0) squared (arXiv 2109.08668)."""
+    """FeedForward with squared ReLU (arXiv 2109.08668)."""
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down(F.relu(self.up(x)).square())
@@ -50,7 +50,7 @@ class SwiGLU(nn.Module):
 
 
 class GeGLU(SwiGLU):
-    """The same with GELU, in its tanh form, in place of SiLU (arXiv 2002.05202)."""
+    """SwiGLU with GELU (tanh approximation) instead of SiLU (arXiv 2002.05202)."""
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))

@@ -1,4 +1,4 @@
-"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values of all heads come from one small vector.
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values are computed from a compressed latent.
 
 Shapes: B batch, T tokens, S visible tokens (cached and new), C dim, H heads, R rank of the latent, N dimensions of a
 head without positions, P with positions, E value_dim.
@@ -25,12 +25,12 @@ EPS = 1e-6  # of the norms inside
 class LatentAttention(Attention):
     """Attention whose cache holds, for each token, a latent (R) and a rotated key (P) that all heads share.
 
-    query_rank: queries pass through so many dimensions and a norm; None: they do not. nope_dim, rope's head_dim: the
+    query_rank: rank of the query projection, with a norm; None: full rank. nope_dim, rope's head_dim: the
     dimensions of a head without and with positions. scale: of the scores; that of `rope`'s scaling is applied here, to
     the dimensions with positions.
 
-    A few new tokens after many cached ones are compared in the space of the latents, so that keys and values of the
-    cached ones are never made; otherwise they are made anew in each call.
+    For a few new tokens after many cached ones, the projections are absorbed into queries and outputs, so that keys and
+    values of cached tokens are never computed; otherwise they are computed in each call.
     """
 
     def __init__(
@@ -70,36 +70,36 @@ class LatentAttention(Attention):
         B, T, _ = x.shape
         low = x if self.query_down is None or self.query_norm is None else self.query_norm(self.query_down(x))
         q = self.query(low).view(B, T, self.n_heads, self.head_dim).transpose(1, 2)  # (B, H, T, N + P)
-        q, turned = q.split((self.nope_dim, self.rope_dim), -1)
+        q, rotated = q.split((self.nope_dim, self.rope_dim), -1)
         latent, key = self.down(x)[:, None].split((self.rank, self.rope_dim), -1)  # (B, 1, T, R), (B, 1, T, P)
         latent = self.latent_norm(latent)
         [rope] = self.qk_steps
-        turned, key = rope(turned, key, context)
+        rotated, key = rope(rotated, key, context)
         if self.magnitude != 1:
-            turned, key = turned * self.magnitude, key * self.magnitude
+            rotated, key = rotated * self.magnitude, key * self.magnitude
         if cache is not None:
             latent, key = cache.append(latent, key, first=context.first_key)  # (B, 1, S, R), (B, 1, S, P)
         few = cache is not None and T * self.n_heads <= latent.shape[2]
         if few and not any(must_be_called(module, nn.Linear) for module in (self.key, self.value)):
-            mixed = self.among_latents(q, turned, latent, key, context.mask)
+            mixed = self.among_latents(q, rotated, latent, key, context.mask)
         else:
             k = self.key(latent).view(B, -1, self.n_heads, self.nope_dim).transpose(1, 2)  # (B, H, S, N)
             v = self.value(latent).view(B, -1, self.n_heads, self.value_dim).transpose(1, 2)  # (B, H, S, E)
             k = torch.cat((k, key.expand(-1, self.n_heads, -1, -1)), -1)
-            mixed = self.attend(torch.cat((q, turned), -1), k, v, context.mask)
+            mixed = self.attend(torch.cat((q, rotated), -1), k, v, context.mask)
         heads = self.heads(mixed.transpose(1, 2))  # (B, T, H, E)
         out: Tensor = self.output(heads.reshape(B, T, self.n_heads * self.value_dim))
         return out
 
-    def among_latents(self, q: Tensor, turned: Tensor, latent: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    def among_latents(self, q: Tensor, rotated: Tensor, latent: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
         """The same by q (W_key latent) = (q W_key) latent, and so for values: one key and value for all heads.
 
-        q (B, H, T, N), turned (B, H, T, P) -> (B, H, T, E).
+        q (B, H, T, N), rotated (B, H, T, P) -> (B, H, T, E).
         """
         up = self.key.weight.to(q.dtype).view(self.n_heads, self.nope_dim, self.rank)
         q = torch.einsum("bhtn,hnr->bhtr", q, up)
         k = torch.cat((latent, key), -1)  # (B, 1, S, R + P)
-        mixed = self.attend(torch.cat((q, turned), -1), k, latent, mask)  # (B, H, T, R)
+        mixed = self.attend(torch.cat((q, rotated), -1), k, latent, mask)  # (B, H, T, R)
         values = self.value.weight.to(q.dtype).view(self.n_heads, self.value_dim, self.rank)
         return torch.einsum("bhtr,her->bhte", mixed, values)
 

@@ -1,4 +1,4 @@
-"""The last matrix, from hidden states to logits, where it is more than a product.
+"""Output layers, from hidden states to logits, that are more than a linear layer.
 
 Shapes: C dim, V vocab_size.
 """

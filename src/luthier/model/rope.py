@@ -96,7 +96,7 @@ class LengthRope(nn.Module):
 
 
 class PartialRope(nn.Module):
-    """Rotary positions on the first dimensions of each head only, as many as `rope` turns; the others pass through.
+    """Rotary positions on the first dimensions of each head only, as many as `rope` rotates; the others are unchanged.
 
     The magnitude of a scaling is applied here, to what is rotated: it cannot be a part of the scale of all scores.
     """
