@@ -185,7 +185,7 @@ def build_block(config: Config, layer: int) -> Block:
 
 
 def build_moe(config: Config) -> MoE:
-    """Routed experts, and the shared ones as one."""
+    """Routed experts, and the shared experts as one wide expert."""
     sizes = config.dim, config.n_experts, config.experts_per_token
     groups = {"n_groups": config.n_groups, "groups_per_token": config.groups_per_token}
     router = (
@@ -201,7 +201,7 @@ def build_moe(config: Config) -> MoE:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.006) as in the papers, residual outputs divided by sqrt(2 n_layers); the bias on the choice of experts 0.
+    """N(0, 0.006) as in the papers, residual outputs divided by sqrt(2 n_layers); the router's balancing bias 0.
 
     Small models have N(0, 0.02): the papers' is for widths of 2048 and more.
     """
@@ -219,8 +219,8 @@ ATTENTION = BLOCK + "attention."
 
 
 def attention_rules(config: Config, names: Mapping[str, str]) -> list[Rule]:
-    """Latent attention but for the ways to keys and values. names: external ones, by part. Rotary pairs are adjacent
-    dimensions.
+    """Rules of latent attention without the key and value projections. names: external ones, by part. Rotary pairs
+    are adjacent dimensions.
     """
     query = names["query" if config.query_rank is None else "query_up"]
     of_queries = PairsToHalves((config.n_heads,), rotated=config.rope_dim, begin=config.nope_dim)
@@ -264,7 +264,7 @@ def hugging_face_tensors(config: Config) -> Table:
         mixture.append(Rule(HUGGING_FACE + "mlp.gate.e_score_correction_bias", bias))
     dense = llama_like_names.hugging_face_feed_forward("mlp")
     layers = block_rules(config, llama_like_names.hugging_face_block(attention, []), mixture, dense)
-    # after the last layer come those that predict more tokens than the next one
+    # multi-token prediction layers come after the last layer
     further = tuple(f"layers.{config.n_layers + n}.*" for n in range(4))
     return llama_like_names.hugging_face_table(layers, config.tie_embeddings, ignored=further)
 
@@ -337,7 +337,7 @@ def read_rope(reading: Reading) -> Mapping[str, Any]:
 
 
 def write_rope(config: Config) -> Mapping[str, Any]:
-    """The same. The attention factor is written out, so that it does not depend on `mscale`."""
+    """Write the RoPE settings. The attention factor is explicit, so that it does not depend on `mscale`."""
     settings = dict(ROPE.write(config))
     scaling = config.rope_scaling
     if scaling is not None and config.mscale_all_dim:
@@ -389,7 +389,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
     Fixed("mlp_bias", False, written=False),
     Setting("attention_dropout", "dropout", probability, default=0.0),
     Setting("tie_word_embeddings", "tie_embeddings", flag, default=False),
-    # of training, of layers that are not read, and what follows from the rest
+    # for training, for layers that are not read, or implied by others
     Ignored(
         "aux_loss_alpha", "seq_aux", "ep_size", "num_nextn_predict_layers", "num_mtp_layers", "qk_head_dim", "head_dim",
         "output_router_logits", "router_aux_loss_coef",
@@ -432,7 +432,7 @@ def name(key: str) -> str:
     return f"deepseek2.{key}"
 
 
-SOFTMAX, SIGMOID = 1, 2  # llama.cpp's numbers of how experts are scored
+SOFTMAX, SIGMOID = 1, 2  # llama.cpp's enumeration of router scores
 
 
 def read_heads(reading: Reading) -> Mapping[str, Any]:
@@ -460,7 +460,7 @@ def read_heads(reading: Reading) -> Mapping[str, Any]:
 
 
 def write_heads(config: Config) -> Mapping[str, Any]:
-    """The same. A model without a rank of queries says 0: else llama.cpp asks for one, but of models of some depths."""
+    """Write the sizes of latent attention. Without query_rank, 0 is written, since llama.cpp may require the key."""
     return {
         name("attention.head_count"): config.n_heads,
         name("attention.head_count_kv"): 1,
@@ -489,7 +489,7 @@ def read_gguf_router(reading: Reading) -> Mapping[str, Any]:
 
 
 def write_gguf_router(config: Config) -> Mapping[str, Any]:
-    """The same."""
+    """Write the settings read by `read_gguf_router`."""
     groups = {
         name("expert_group_count"): config.n_groups,
         name("expert_group_used_count"): config.groups_per_token,
@@ -510,7 +510,7 @@ def read_gguf_rope(reading: Reading) -> Mapping[str, Any]:
     """RoPE settings. For this architecture the multiplier is a tenth of mscale_all_dim."""
     values, found = reading.values, reading.values.values
     all_dim = 10 * values.number(LOG_MULTIPLIER, 0.0, least=0.0)
-    found.pop(LOG_MULTIPLIER, None)  # the general reader takes it for what it is elsewhere
+    found.pop(LOG_MULTIPLIER, None)  # the shared reader interprets it differently
     GGUF_ROPE.read(reading)
     del reading.fields["head_dim"]
     scaling = reading.fields["rope_scaling"]
@@ -521,7 +521,7 @@ def read_gguf_rope(reading: Reading) -> Mapping[str, Any]:
 
 
 def write_gguf_rope(config: Config) -> Mapping[str, Any]:
-    """The same. With a multiplier llama.cpp's attention factor is 1 by itself."""
+    """Write the RoPE settings. With a multiplier, llama.cpp's attention factor is 1."""
     scaling = config.rope_scaling
     if scaling is None:
         return GGUF_ROPE.write(config)

@@ -74,7 +74,7 @@ class Config:
     global_layers: tuple[int, ...] | None = None
     """The layers with global attention, counted from 0; overrides global_every."""
     swiglu_alpha: float = ALPHA
-    """Steepness of the sigmoid in an expert's gate."""
+    """Factor of the sigmoid's input in an expert's gate."""
     swiglu_limit: float = LIMIT
     """Inputs of an expert's gate are clamped to it."""
     norm_eps: float = 1e-5
@@ -191,7 +191,7 @@ ROPE = config_json.RopeSettings(theta=150_000.0, context=131_072)
 
 
 def read_rope(reading: Reading) -> Mapping[str, Any]:
-    """RoPE settings: transformers takes YaRN where a file has none."""
+    """RoPE settings: transformers' default is YaRN."""
     values = reading.values.values
     if not values.get("rope_scaling") and not values.get("rope_parameters"):
         values["rope_parameters"] = {
@@ -225,7 +225,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(  # defaults: 
     Fixed("attention_bias", True),
     Setting("attention_dropout", "dropout", probability, default=0.0),
     Setting("tie_word_embeddings", "tie_embeddings", flag, default=False),
-    # of training, of weights that were packed, and repeats
+    # for training or packed weights, or duplicates
     Ignored(
         "router_aux_loss_coef", "output_router_logits", "quantization_config", "experts_per_token",
         "initial_context_length",
@@ -277,7 +277,7 @@ def read_gguf_rope(reading: Reading) -> Mapping[str, Any]:
 
 
 def write_gguf_rope(config: Config) -> Mapping[str, Any]:
-    """The same."""
+    """Write the settings read by `read_gguf_rope`."""
     scaling = config.rope_scaling
     if scaling is None or scaling.kind != "yarn":
         return GGUF_ROPE.write(config)
@@ -293,7 +293,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     Setting("gpt-oss.embedding_length", "dim", count()),
     Setting("gpt-oss.expert_feed_forward_length", "hidden_dim", count()),
     CustomSetting(lambda reading: {}, lambda config: {"gpt-oss.feed_forward_length": config.hidden_dim}),
-    Ignored("gpt-oss.feed_forward_length"),  # no layer has one feed-forward
+    Ignored("gpt-oss.feed_forward_length"),  # no layer has a dense feed-forward
     gguf_metadata.LayerCount("gpt-oss"),
     gguf_metadata.Heads("gpt-oss"),
     Setting("gpt-oss.expert_count", "n_experts", count(LARGEST_EXPERTS)),

@@ -86,7 +86,7 @@ class Config:
 
 
 class Shape(HeadDim, Protocol):
-    """The fields of attention and of the multipliers, which the mixture shares."""
+    """The fields of attention and of the multipliers, shared with the MoE family."""
 
     @property
     def n_kv_heads(self) -> int: ...

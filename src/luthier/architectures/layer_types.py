@@ -1,4 +1,4 @@
-"""Layers of two types, local ones with a window and global ones: which is which, in the files that models come in."""
+"""Which layers are local (sliding window) and which are global, in config.json and GGUF."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 
 class LayeredConfig(Protocol):
-    """The fields that say which layers are global."""
+    """The config fields that determine which layers are global."""
 
     @property
     def n_layers(self) -> int: ...
@@ -32,19 +32,21 @@ def is_global(config: LayeredConfig, layer: int) -> bool:
 
 
 def every(step: int, n_layers: int) -> tuple[int, ...]:
-    """The global layers where every step-th is one."""
+    """The global layers if every step-th layer is global."""
     return tuple(range(step - 1, n_layers, step))
 
 
 def from_list(flags: list[bool], step: int) -> dict[str, Any]:
-    """The fields of a list that says of each layer whether it is global. step: what is taken where it fits."""
+    """The config fields of a list with a flag per layer, True for global. step: preferred if it gives the same
+    layers.
+    """
     found = tuple(layer for layer, is_global in enumerate(flags) if is_global)
     return {"global_every": step, "global_layers": None if found == every(step, len(flags)) else found}
 
 
 @dataclass(frozen=True)
 class LayerTypes:
-    """`layer_types` of config.json, and the step that older files have. Comes after the depth.
+    """`layer_types` of config.json, or the step in older files. Comes after the depth.
 
     step: the default. name: of the older setting.
     """
@@ -71,9 +73,9 @@ class LayerTypes:
 
 @dataclass(frozen=True)
 class GGUFLayerTypes:
-    """llama.cpp's pattern of local layers: a step, or a list that says of each layer whether it is local.
+    """llama.cpp's pattern of local layers: a step, or a list with a flag per layer, True for local.
 
-    step: the default there. Comes after the depth.
+    step: llama.cpp's default. Comes after the depth.
     """
 
     section: str

@@ -1,4 +1,4 @@
-"""Settings that Llama and its relatives share, by format: sizes, heads, the norm's eps, rotary positions."""
+"""Settings that Llama-like models share, by format: sizes, heads, the norm's eps, RoPE."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def hugging_face(
     tied: bool = False,
     rope: Entry[Any] | None = None,
 ) -> tuple[Entry[Any], ...]:
-    """Of config.json. The defaults of `transformers`: eps of the norms, context, theta, head_dim, kv_heads (None: as
-    many as heads), tied. width: the name of the feed-forward's width.
-    rope: reads and writes rotary positions and the context, where that is not done as by most.
+    """The shared settings in config.json, with `transformers`' defaults: eps of the norms, context, theta, head_dim,
+    kv_heads (None: as many as heads), tied. width: the name of the feed-forward's width. rope: the entry for RoPE and
+    the context length, if it is not the usual one.
     """
     return (
         Setting("vocab_size", "vocab_size", count()),
@@ -54,8 +54,8 @@ def hugging_face(
 
 
 def gguf(section: str, *, width: str = "feed_forward_length", factors: bool = True) -> tuple[Entry[Any], ...]:
-    """Of GGUF. width: the name of the feed-forward's width. factors: whether llama.cpp reads tensors of rotary factors
-    for this architecture, as Llama 3.1's scaling and longrope need.
+    """The shared settings in GGUF. width: the name of the feed-forward's width. factors: whether llama.cpp reads
+    tensors of rotary factors for this architecture, as Llama 3.1's scaling and longrope need.
     """
     scaling_types = gguf_metadata.SCALING_TYPES if factors else ("none", "linear", "yarn")
     return (
@@ -73,7 +73,7 @@ def gguf(section: str, *, width: str = "feed_forward_length", factors: bool = Tr
 
 
 def gguf_experts(section: str) -> tuple[Entry[Any], ...]:
-    """Of GGUF: how many experts there are, and how many of them a token is routed to."""
+    """The number of experts, and of experts per token, in GGUF."""
     return (
         Setting(f"{section}.expert_count", "n_experts", count(LARGEST_EXPERTS)),
         Setting(f"{section}.expert_used_count", "experts_per_token", count()),

@@ -159,7 +159,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     "llama",
     Fixed("luthier.family", "mistral"),
     *llama_like_settings.gguf("llama"),
-    windows.OurWindows(),
+    windows.LuthierWindows(),
 )
 
 FAMILY = Family(

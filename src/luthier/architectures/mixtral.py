@@ -171,7 +171,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     "llama",
     *llama_like_settings.gguf("llama"),
     *llama_like_settings.gguf_experts("llama"),
-    windows.OurWindows(),
+    windows.LuthierWindows(),
 )
 
 FAMILY = Family(

@@ -1,6 +1,6 @@
-"""OLMo 2 (arXiv 2501.00656) and OLMo 3 (arXiv 2512.13961): norms after each sublayer, and over all queries and keys.
+"""OLMo 2 (arXiv 2501.00656) and OLMo 3 (arXiv 2512.13961): post-norms, and QK-norm over all heads.
 
-OLMo 3 has windows on three of four layers. Its scaling of rotary positions is that of the other layers alone.
+OLMo 3 has sliding windows on three of four layers, and RoPE scaling on the other layers only.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from luthier.model.transformer import Block, Transformer
 
 @dataclass(frozen=True)
 class Config:
-    """Configuration of a OLMo model. The defaults are OLMo 2 7B."""
+    """Configuration of an OLMo model. The defaults are OLMo 2 7B."""
 
     vocab_size: int = 100_352
     """Entries of the vocabulary."""
@@ -117,7 +117,7 @@ def build(config: Config) -> Transformer:
 
 
 def build_block(config: Config, layer: int) -> Block:
-    """The block of a layer, counted from 0: no norms before its sublayers, one after each."""
+    """The block of a layer, counted from 0: with post-norms and without pre-norms."""
     width, eps = head_dim(config), config.norm_eps
     scaling = None if windows.has_window(config, layer) else config.rope_scaling
     magnitude = scaling.magnitude if scaling else 1.0  # multiplies queries and keys
@@ -147,7 +147,7 @@ def build_block(config: Config, layer: int) -> Block:
 
 
 def initialize(model: Transformer, config: Config, generator: torch.Generator) -> None:
-    """N(0, 0.02) everywhere, as the report has it: the norms after the sublayers set the size of what they add."""
+    """N(0, 0.02) everywhere, as in the report: post-norms determine the scale of the residual outputs."""
     initialize_normal(model, generator, std=0.02, residual_scale=1.0)
 
 
@@ -169,13 +169,13 @@ def hugging_face_tensors(config: Config) -> Table:
 
 
 def is_third_generation(values: CheckedValues) -> bool:
-    """Whether a config.json is of Olmo3ForCausalLM, whose defaults are others."""
+    """Whether a config.json is of Olmo3ForCausalLM, which has other defaults."""
     named = values.values.get("model_type") or values.values.get("architectures")
     return "olmo3" in str(named).lower()
 
 
 def read_rope(reading: Reading) -> dict[str, Any]:
-    """Rotary positions: the scaling of the layers without window. Those with one have none, and the same theta."""
+    """RoPE settings: the scaling is for layers without a window; theta is the same for all."""
     values = reading.values
     nested = values.section("rope_parameters").values
     local, scaled = (nested.get(kind) for kind in (windows.WINDOW, windows.GLOBAL))
@@ -198,7 +198,7 @@ def read_rope(reading: Reading) -> dict[str, Any]:
 
 
 def write_rope(config: Config) -> Mapping[str, Any]:
-    """Rotary positions, by kind of layer where there are windows."""
+    """RoPE settings, by layer type if there are windows."""
     flat = config_json.write_rope(config.rope_theta, config.rope_scaling, config.context_length)
     if config.window is None:
         return flat
@@ -216,7 +216,7 @@ def read_windows(reading: Reading) -> dict[str, Any]:
 
 
 def write_windows(config: Config) -> Mapping[str, Any]:
-    """The class that has windows, and they."""
+    """The windows, and the class that supports them."""
     if config.window is None:
         return {}
     named = {"architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3"}
@@ -252,14 +252,14 @@ PERIOD = 4  # in llama.cpp: every how many layers there is no window, unless the
 
 
 def period_of(config: Config) -> int | None:
-    """Every how many layers there is no window; None: no number says it."""
+    """The period n of layers without a window (every n-th); None if there is none."""
     layers = config.global_layers or ()
     periods = range(1, config.n_layers + 2)
     return next((n for n in periods if layers == tuple(range(n - 1, config.n_layers, n))), None)
 
 
 def read_gguf_windows(reading: Reading) -> dict[str, Any]:
-    """The window, and the layers without: by their period, a list of flags, or, in our files, one by one."""
+    """The window, and the layers without: by period, by a list of flags, or by indices in Luthier's files."""
     values, n_layers = reading.values, reading.fields["n_layers"]
     window = int(values.number("olmo2.attention.sliding_window", 0.0, least=0.0)) or None
     name = "olmo2.attention.sliding_window_pattern"

@@ -1,4 +1,4 @@
-"""Phi-3 (arXiv 2404.14219), Phi-4, Phi-4-mini (arXiv 2503.01743): Llama with matrices in one, and longrope."""
+"""Phi-3 (arXiv 2404.14219), Phi-4, Phi-4-mini (arXiv 2503.01743): Llama with fused matrices, and longrope."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Config:
     rotary_dim: int | None = None
     """Dimensions of a head that RoPE rotates, the first ones; all unless given."""
     window: int | None = None
-    """Tokens that each token sees, its own among them; all before it unless given."""
+    """Sliding window in tokens, the query's own included; none unless given."""
     norm_eps: float = 1e-5
     """Added to the mean square in RMS norm."""
     rope_theta: float = 10_000.0
@@ -123,7 +123,7 @@ def build_block(config: Config) -> Block:
     """One of the n_layers identical blocks."""
     size, scaling = head_dim(config), config.rope_scaling
     whole = config.rotary_dim in (None, size)
-    magnitude = scaling.magnitude if scaling and whole else 1.0  # where a part is rotated, the rotation applies it
+    magnitude = scaling.magnitude if scaling and whole else 1.0  # PartialRope applies it itself
     return Block(
         RMSNorm(config.dim, config.norm_eps),
         Attention(
@@ -148,7 +148,7 @@ def initialize(model: Transformer, config: Config, generator: torch.Generator) -
 
 
 def block_rules(config: Config, qkv: str, out: str, gate_up: str, down: str) -> list[Rule]:
-    """A block but for its norms: q, k and v in one matrix, gate and up in another. The names: external."""
+    """Rules of a block without norms: q, k and v fused, gate and up fused. Arguments: external names."""
     queries, keys = config.n_heads * head_dim(config), config.n_kv_heads * head_dim(config)
     internal = tuple(f"{BLOCK}attention.{part}.weight" for part in ("query", "key", "value"))
     halves = (BLOCK + "feed_forward.gate.weight", BLOCK + "feed_forward.up.weight")
@@ -169,15 +169,15 @@ def hugging_face_tensors(config: Config) -> Table:
 
 
 def write_original(config: Config) -> dict[str, int]:
-    """The context trained on, beside the rotary settings: there it counts."""
+    """The context length of training, outside the RoPE settings, where it has precedence."""
     scaling = config.rope_scaling
     return {"original_max_position_embeddings": scaling.original_context_length if scaling else ORIGINAL}
 
 
 def with_longrope(values: Mapping[str, Any]) -> CheckedValues:
-    """The settings, where older files call longrope "su", or "yarn".
+    """The settings, with "su" and "yarn" in older files replaced by "longrope".
 
-    `original_max_position_embeddings` counts beside the rotary settings, where transformers has a default for it.
+    `original_max_position_embeddings` outside the RoPE settings has precedence; transformers has a default for it.
     """
     changed = {"original_max_position_embeddings": ORIGINAL, **values}
     for section in ("rope_scaling", "rope_parameters"):

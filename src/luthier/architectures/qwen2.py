@@ -147,7 +147,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     Config,
     "qwen2",
     *llama_like_settings.gguf("qwen2", factors=False),
-    windows.OurWindows(),
+    windows.LuthierWindows(),
 )
 
 FAMILY = Family(

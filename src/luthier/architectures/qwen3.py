@@ -1,4 +1,4 @@
-"""Qwen3, dense (arXiv 2505.09388): a norm on queries and keys of each head, and heads with a width of their own."""
+"""Qwen3, dense (arXiv 2505.09388): QK-norm, and an explicit head_dim."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Config:
 
 
 class Shape(windows.Windowed, HeadDim, Protocol):
-    """The fields of attention, which the mixture shares."""
+    """The fields of attention, shared with the MoE family."""
 
     @property
     def n_kv_heads(self) -> int: ...
@@ -114,7 +114,7 @@ def build_block(config: Config, layer: int) -> Block:
 
 
 def build_attention(config: Shape, layer: int) -> Attention:
-    """The attention of block number `layer`: a norm of each head's queries and keys, then rotary positions."""
+    """Attention of a layer, counted from 0: QK-norm per head, then RoPE."""
     width, eps = head_dim(config), config.norm_eps
     magnitude = config.rope_scaling.magnitude if config.rope_scaling else 1.0  # multiplies queries and keys
     return Attention(
@@ -140,7 +140,7 @@ def initialize(model: Transformer, config: Config, generator: torch.Generator) -
 
 
 def hugging_face_attention(config: Shape) -> list[Rule]:
-    """Attention with its norms, in transformers."""
+    """Rules of attention with QK-norm in transformers."""
     theirs, ours = llama_like_names.HUGGING_FACE + "self_attn.", BLOCK + "attention.qk_steps.0."
     return [
         *llama_like_names.hugging_face_attention(config.n_heads, config.n_kv_heads, bias=config.attention_bias),
@@ -168,7 +168,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
 
 
 def gguf_attention(config: Shape) -> list[Rule]:
-    """Attention with its norms, in llama.cpp, whose rotary pairs are halves here."""
+    """Rules of attention with QK-norm in llama.cpp, whose rotary pairs are halves here."""
     n_heads, n_kv_heads, ours = config.n_heads, config.n_kv_heads, BLOCK + "attention.qk_steps.0."
     return [
         Rule(GGUF + "attn_norm.weight", BLOCK + "attention_norm.weight"),
@@ -186,7 +186,7 @@ def gguf_tensors(config: Config) -> Table:
 
 
 def read_bias(reading: Reading) -> dict[str, bool]:
-    """The biases of attention that a GGUF file's tensors show."""
+    """Whether a GGUF file has attention biases, by its tensors' names."""
     return {"attention_bias": gguf_metadata.has_bias(reading.weights.checkpoint, "attn_")}
 
 
@@ -194,7 +194,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     Config,
     "qwen3",
     *llama_like_settings.gguf("qwen3", factors=False),
-    windows.OurWindows(),
+    windows.LuthierWindows(),
     CustomSetting(read_bias),
 )
 

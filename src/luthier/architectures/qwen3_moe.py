@@ -1,4 +1,4 @@
-"""Qwen3-MoE (arXiv 2505.09388): Qwen3's attention, and experts weighted by a softmax, on all layers or on some."""
+"""Qwen3-MoE (arXiv 2505.09388): Qwen3's attention, and experts weighted by a softmax on all or some layers."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Config:
     experts_per_token: int = 8
     """Experts that each token is routed to."""
     normalize_weights: bool = True
-    """Let the weights of the chosen experts sum to 1."""
+    """Normalize the weights of the chosen experts to sum to 1."""
     moe_every: int = 1
-    """Every how many layers there are experts (2: layers 1, 3, 5, ... counted from 0)."""
+    """Every n-th layer has experts (2: layers 1, 3, 5, ... counted from 0)."""
     dense_layers: tuple[int, ...] | None = None
-    """The layers, counted from 0, that have one feed-forward although moe_every gives them experts."""
+    """Layers with a dense feed-forward despite moe_every, counted from 0."""
     norm_eps: float = 1e-6
     """Added to the mean square in RMS norm."""
     rope_theta: float = 1_000_000.0
@@ -78,7 +78,7 @@ class Config:
 
 
 def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, n_heads: int, n_experts: int) -> Config:
-    """A Qwen3-MoE small enough to train on a CPU: narrow experts, of which a token meets two."""
+    """A Qwen3-MoE small enough to train on a CPU: narrow experts, two per token."""
     return Config(
         vocab_size,
         context_length,
@@ -209,7 +209,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     Setting("luthier.normalize_weights", "normalize_weights", flag, default=True),
     Setting("luthier.moe_every", "moe_every", count(), default=1),
     gguf_metadata.LayerIndices("luthier.dense_layers", "dense_layers"),
-    windows.OurWindows(),
+    windows.LuthierWindows(),
     CustomSetting(qwen3.read_bias),
 )
 

@@ -213,7 +213,7 @@ GGUF_SETTINGS: SettingList[Config] = gguf_metadata.settings(
     *llama_like_settings.gguf("smollm3", factors=False),
     Setting("luthier.nope_every", "nope_every", count(), default=NOPE_EVERY),
     gguf_metadata.LayerIndices("luthier.nope_layers", "nope_layers"),
-    windows.OurWindows(),
+    windows.LuthierWindows(),
     CustomSetting(read_biases),
 )
 

@@ -1,6 +1,6 @@
-"""Layers that see a window of tokens: the fields `window` and `global_layers`, their settings in files, and masks.
+"""Sliding-window layers: the fields `window` and `global_layers`, their settings in files, and masks.
 
-Layers are counted from 0. A window holds the query's own token.
+Layers are counted from 0. A window includes the query's own token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WINDOW, GLOBAL = "sliding_attention", "full_attention"
 
 
 class Windowed(Protocol):
-    """The fields of windows."""
+    """The config fields of sliding windows."""
 
     @property
     def n_layers(self) -> int: ...
@@ -32,17 +32,17 @@ class Windowed(Protocol):
 
 
 def has_window(config: Windowed, layer: int) -> bool:
-    """Whether a layer sees a window only."""
+    """Whether a layer has a sliding window."""
     return config.window is not None and layer not in (config.global_layers or ())
 
 
 def mask_of(config: Windowed, layer: int) -> MaskRule:
-    """The rule of what a layer sees."""
+    """The mask rule of a layer."""
     return SlidingWindow(config.window) if config.window is not None and has_window(config, layer) else causal
 
 
 def fields_of(window: int | None, is_global: Callable[[int], bool], n_layers: int) -> dict[str, Any]:
-    """The fields, in the one form that means this: no window where no layer has one, None where no layer is global."""
+    """The fields in normal form: no window if no layer has one, None if no layer is global."""
     layers = tuple(filter(is_global, range(n_layers)))
     if window is None or len(layers) == n_layers:
         return {"window": None, "global_layers": None}
@@ -50,12 +50,12 @@ def fields_of(window: int | None, is_global: Callable[[int], bool], n_layers: in
 
 
 def no_layer(layer: int) -> bool:
-    """For `fields_of`: no layer is global."""
+    """Predicate for `fields_of`: no layer is global."""
     return False
 
 
 def read_window(reading: Reading, default: int | None) -> int | None:
-    """`sliding_window`, in which null means none. default: what its absence means."""
+    """`sliding_window`, where null means none. default: for a missing setting."""
     values = reading.values
     if "sliding_window" in values.nulls or (default is None and "sliding_window" not in values.values):
         values.ignore("sliding_window")
@@ -64,7 +64,7 @@ def read_window(reading: Reading, default: int | None) -> int | None:
 
 
 def read_layer_types(reading: Reading, default: Callable[[int], bool]) -> Callable[[int], bool]:
-    """Whether a layer is global, by `layer_types`. default: what its absence means."""
+    """Whether a layer is global, by `layer_types`. default: for a missing setting."""
     types, n_layers = reading.values.value("layer_types"), reading.fields["n_layers"]
     if types is None:
         return default
@@ -83,7 +83,7 @@ def layer_types(config: Windowed) -> list[str]:
 
 @dataclass(frozen=True)
 class OneWindow:
-    """In config.json: `sliding_window`, of all layers. default: that of `transformers`."""
+    """`sliding_window` in config.json, for all layers. default: that of `transformers`."""
 
     default: int | None = None
 
@@ -99,9 +99,9 @@ class OneWindow:
 
 @dataclass(frozen=True)
 class SwitchedWindows:
-    """In config.json: `use_sliding_window`, `sliding_window`, `max_window_layers` and `layer_types` (Qwen).
+    """Settings in config.json: `use_sliding_window`, `sliding_window`, `max_window_layers` and `layer_types` (Qwen).
 
-    by_layer: whether there are the last two. Without, the window is that of all layers.
+    by_layer: whether the last two exist; otherwise the window is for all layers.
     """
 
     by_layer: bool = True
@@ -112,7 +112,7 @@ class SwitchedWindows:
         window = read_window(reading, 4096)
         first = values.finite("max_window_layers", 28) if self.by_layer else 0
         is_global = read_layer_types(reading, lambda layer: layer < first) if self.by_layer else no_layer
-        values.ignore("max_window_layers")  # without effect where there is one window
+        values.ignore("max_window_layers")  # without effect with a single window
         reading.fields.update(fields_of(window if used else None, is_global, n_layers))
 
     def write(self, config: Windowed) -> Mapping[str, Any]:
@@ -124,8 +124,8 @@ class SwitchedWindows:
 
 
 @dataclass(frozen=True)
-class OurWindows:
-    """In GGUF, for architectures that have no window in llama.cpp: keys of our own."""
+class LuthierWindows:
+    """Luthier's own GGUF keys, for architectures without windows in llama.cpp."""
 
     layers = LayerIndices("luthier.global_layers", "global_layers")
 
@@ -140,7 +140,7 @@ class OurWindows:
 
 
 def caveats(config: Windowed) -> list[str]:
-    """For people: llama.cpp has no window where the model has one."""
+    """A message if the model has a window, which llama.cpp ignores."""
     if config.window is None or config.window >= config.context_length:
         return []
     return [f"llama.cpp has no windows for this architecture: texts over {config.window} tokens differ"]
