@@ -80,8 +80,8 @@ def test_a_run_named_like_a_recipe_is_resumed_from_its_own_folder(capsys):
         (["--batch-size", "x"], 2, "--batch-size"),
         (["--batch-size", "0"], 2, "--batch-size is 0: it must be above 0"),
         (["--steps", "3", "--epochs", "2"], 2, "--steps 3 and --epochs 2 both end the run: give one of the two"),
-        (["--out", "nowhere", "--resume"], 1, "nowhere is no run that could go on: it has no run.toml"),
-        (["--resume"], 1, "runs/llama-nano is no run that could go on"),
+        (["--out", "nowhere", "--resume"], 1, "nowhere is not a run that can be resumed: it has no run.toml"),
+        (["--resume"], 1, "runs/llama-nano is not a run that can be resumed"),
         (["nothing.txt"], 1, "nothing.txt: no such file or folder"),
         (["book.txt", "--tokenizer", "characters", "--model.dim", "9"], 2, "dim 9"),
         (["book.txt", "--tokenizer", "characters", "--model.context-length", "5000"], 2, "--model.context-length to"),
@@ -115,7 +115,7 @@ def test_ctrl_c_from_the_keyboard_saves_and_exits_with_130():
     assert "\x1b" not in shown
     [line] = errors.splitlines()
     step = int(re.match(r"luthier: stopped at step (\d+) of 100000, saved in run/checkpoints/step-", line)[1])
-    assert line.endswith("go on with: luthier train --out run --resume")
+    assert line.endswith("resume with: luthier train --out run --resume")
     assert main(["train", "--out", "run", "--resume", "--steps", str(step + 2)]) == 0
     last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == step + 2

@@ -65,7 +65,7 @@ def test_a_restart_goes_on_with_the_run_of_its_own_launch(book, tmp_path, restar
             train.start(plan(book, save_every=1), out)
     restart(1)
     train.start(plan(book, save_every=1), out)
-    assert "going on from" in capsys.readouterr().out
+    assert "resuming from" in capsys.readouterr().out
     restart(1, "another job")
     with pytest.raises(LuthierError, match="exists"):
         train.start(plan(book, save_every=1), out)
@@ -136,11 +136,11 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_does_not_block_its_na
     killed_while_preparing(book, out)
     assert any(is_unfinished(path) for path in out.iterdir())
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(LuthierError, match=r"holds what no run wrote \(notes.txt\)"):
+    with pytest.raises(LuthierError, match=r"holds a file that no run wrote \(notes.txt\)"):
         train.start(plan(book), out)
     (out / "notes.txt").unlink()
     train.start(plan(book), out)
-    assert "before its first checkpoint; it is begun anew" in capsys.readouterr().out
+    assert "before its first checkpoint; it is started again" in capsys.readouterr().out
     assert not [path for path in out.rglob("*") if is_unfinished(path)]
 
 

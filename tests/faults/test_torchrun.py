@@ -53,7 +53,7 @@ def test_when_a_process_dies_torchrun_goes_on_from_the_last_checkpoint(book, tmp
     kill_one(agent.pid, tmp_path / "run" / "checkpoints")
     said, _ = agent.communicate(timeout=200)
     assert agent.returncode == 0, said
-    assert "going on from" in said
+    assert "resuming from" in said
     straight = train.start(
         plan(book, "gpt2-nano", batch_size=4, steps=60, save_every=1, evaluate_every=20, sample_every=60),
         tmp_path / "straight",

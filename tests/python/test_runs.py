@@ -123,7 +123,7 @@ def test_an_interrupt_saves_and_the_program_goes_on(place):
     assert program.returncode == 0, error
     stopped = next(line for line in out.splitlines() if line.startswith("stopped: "))
     assert "saved in runs/long/checkpoints/step-" in stopped
-    assert stopped.endswith("go on with: luthier.train(out='runs/long', resume=True)")
+    assert stopped.endswith("resume with: luthier.train(out='runs/long', resume=True)")
     assert "alive TrainedRun('runs/long'" in out
     assert "\x1b" not in out + error
 

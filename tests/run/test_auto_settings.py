@@ -85,10 +85,10 @@ def test_as_many_threads_as_the_run_had_are_taken(monkeypatch, capsys):
     try:
         resuming.take_threads(2)
         assert torch.get_num_threads() == 2
-        assert "going on with 2 CPU threads, as the run did (threads=1 takes those of now)" in capsys.readouterr().out
+        assert "resuming with 2 CPU threads, as the run did (threads=1 takes those of now)" in capsys.readouterr().out
         resuming.take_threads(64)  # of a larger machine
         assert torch.get_num_threads() == 2
-        assert "of the 64 that the run had; sums may round otherwise" in capsys.readouterr().out
+        assert "of the 64 that the run had; sums may be rounded differently" in capsys.readouterr().out
     finally:
         torch.set_num_threads(1)
     resuming.take_threads(1)
@@ -103,7 +103,7 @@ def test_a_device_that_is_not_here_any_more_is_said(book, tmp_path, monkeypatch,
     record["decisions"]["device"] = "cuda"
     path.write_text(json.dumps(sealed(record)))
     train.resume(run, {"steps": 9}, {}, ())
-    assert "the run was trained on cuda, which is not available here: going on on cpu" in capsys.readouterr().err
+    assert "the run was trained on cuda, which is not available here: continuing on cpu" in capsys.readouterr().err
 
 
 def test_as_many_processes_share_the_model_in_the_same_way():

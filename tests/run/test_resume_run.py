@@ -50,7 +50,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(book, tmp_path, ctrl_
     with monkeypatch.context():
         ctrl_c(4)
         with pytest.raises(
-            InterruptedRunError, match=r"stopped at step 4 of 8, saved in .*step-00000004; go on with: "
+            InterruptedRunError, match=r"stopped at step 4 of 8, saved in .*step-00000004; resume with: "
         ):
             train.start(chosen, tmp_path / "stopped")
         monkeypatch.undo()
@@ -150,7 +150,7 @@ def test_what_would_make_another_run_is_refused_by_name(ended, options, model, d
 
 
 def test_a_folder_that_is_no_run_or_has_no_checkpoint_is_named(ended, tmp_path):
-    with pytest.raises(LuthierError, match="nowhere is no run that could go on"):
+    with pytest.raises(LuthierError, match="nowhere is not a run that can be resumed"):
         train.resume(tmp_path / "nowhere", {}, {}, ())
     for path in (ended / "checkpoints").rglob("training_state.json"):
         path.unlink()

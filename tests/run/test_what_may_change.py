@@ -123,9 +123,9 @@ def test_dropout_may_change_with_anyway(run):
 
 def test_another_optimizer_begins_anew_and_says_so(run, capsys):
     train.resume(run, change("optimizer"), {}, (), anyway=True)
-    assert "the state of muon begins anew" in capsys.readouterr().out
+    assert "the state of muon is reset" in capsys.readouterr().out
     train.resume(run, {"optimizer": "adamw", "steps": 12}, {}, (), anyway=True)
-    assert "the state of adamw begins anew" in capsys.readouterr().out
+    assert "the state of adamw is reset" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["batch_size", "seed", "batches"])
@@ -181,7 +181,7 @@ def test_a_replaced_file_is_named_and_passes_with_anyway(tmp_path, capsys):
     with pytest.raises(UsageError, match=r"book\.txt \(.* bytes, sha256 .*\) is now .*book\.txt \(.*anyway=True"):
         train.resume(run, {"steps": STEPS}, {}, (str(book),))
     train.resume(run, {"steps": STEPS}, {}, (str(book),), anyway=True)
-    assert "going on with another text" in capsys.readouterr().out
+    assert "resuming with another text" in capsys.readouterr().out
     other = tokens_of(run)
     assert other.startswith("tokens-")
     assert (run / "tokens").is_dir()  # the checkpoint before it still needs them

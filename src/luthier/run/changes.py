@@ -30,20 +30,20 @@ ORDER_OF_BATCHES = {"batches", "batch_size", "stride", "accumulation", "seed"}
 DECIDED_ANEW = {"steps", "epochs", "compile", "device", "precision", "batch_size", "accumulation"}  # whether to compile
 
 CONSEQUENCES = {
-    "data": "the new text is read with the run's tokenizer, and its batches begin anew",
-    "batches": "the batches go on at the same share of the epoch, in a new order",
-    "batch_size": "the batches go on at the same share of the epoch, in a new order",
-    "stride": "the batches go on at the same share of the epoch, in a new order",
+    "data": "the new text is encoded with the run's tokenizer; its batches start from the first",
+    "batches": "batches continue at the same fraction of the epoch, in a new order",
+    "batch_size": "batches continue at the same fraction of the epoch, in a new order",
+    "stride": "batches continue at the same fraction of the epoch, in a new order",
     "accumulation": "the length of a run counted in epochs changes with it",
-    "optimizer": "the new optimizer's state begins anew",
-    "seed": "the batches go on at the same share of the epoch, in a new order; dropout draws anew",
-    "schedule": "`continue` passes without --anyway: it goes on from the learning rate of now",
-    "steps": "the learning rate follows its schedule over the new length, and the change is said",
-    "epochs": "the learning rate follows its schedule over the new length, and the change is said",
-    "compile": "sums round otherwise",
-    "device": "sums round otherwise",
-    "threads": "sums may round otherwise",
-    "parallel": "sums are added up in another order",
+    "optimizer": "the state of the new optimizer is reset",
+    "seed": "batches continue at the same fraction of the epoch, in a new order; dropout masks are new",
+    "schedule": "`continue` needs no --anyway: it continues from the current learning rate",
+    "steps": "the learning rate follows its schedule over the new length; a jump is reported",
+    "epochs": "the learning rate follows its schedule over the new length; a jump is reported",
+    "compile": "sums are rounded differently",
+    "device": "sums are rounded differently",
+    "threads": "sums may be rounded differently",
+    "parallel": "sums are computed in another order",
 }
 
 
@@ -63,7 +63,7 @@ class Difference:
     now: Any
 
     def __str__(self) -> str:
-        return f"{named(self.name)} is {spoken(self.before)}, not {spoken(self.now)}"
+        return f"{named(self.name)} is {as_text(self.before)}, not {as_text(self.now)}"
 
     @property
     def when(self) -> When:
@@ -71,7 +71,7 @@ class Difference:
         return "freely" if (self.name, self.now) == ("schedule", "continue") else when(self.name)
 
 
-def spoken(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A value in a message."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
@@ -124,7 +124,7 @@ def refuse(found: Iterable[Difference], *, anyway: bool) -> None:
         way_out = f"Leave that out, add {anyway_} to go on so, or start another run ({setting('out')})"
     elif asked:
         way_out += f"; {', '.join(named(item.name) for item in asked)} may change with {anyway_}"
-    raise UsageError(f"the run was begun otherwise: {listed}. {way_out}")
+    raise UsageError(f"the run was started with other settings: {listed}. {way_out}")
 
 
 def named(name: str) -> str:

@@ -81,7 +81,9 @@ def check_free(folder: RunFolder, launch: Launch) -> None:
         hint = f"go on with {setting('resume')}, or " if folder.whole_checkpoints() else ""
         raise LuthierError(f"{path} exists: {hint}name another folder ({setting('out')})")
     if strange := [item.name for item in found if not any(item.match(pattern) for pattern in MADE)]:
-        raise LuthierError(f"{path} holds what no run wrote ({strange[0]:.60}): name another folder ({setting('out')})")
+        raise LuthierError(
+            f"{path} holds a file that no run wrote ({strange[0]:.60}): name another folder ({setting('out')})"
+        )
     if list(folder.checkpoints.glob("step-*")):
         raise LuthierError(f"{path} exists: go on with {setting('resume')}, or name another folder ({setting('out')})")
     if marked is not None and marked[0].is_same(launch) and restarted():
@@ -104,7 +106,7 @@ def taken(folder: RunFolder, launch: Launch) -> Iterator[None]:
         before = marker(folder.path)
         if before is not None:
             created = before[1]
-            say(f"{folder.path}: a run was stopped there before its first checkpoint; it is begun anew")
+            say(f"{folder.path}: a run was stopped there before its first checkpoint; it is started again")
         clear(folder)
         mark(folder.path, launch, created)
         yield

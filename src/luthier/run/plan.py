@@ -182,7 +182,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         return record.recipe
     path = folder / RECIPE
     if not path.is_file():
-        raise LuthierError(f"{folder} is no run that could go on: it has no {RECIPE}")
+        raise LuthierError(f"{folder} is not a run that can be resumed: it has no {RECIPE}")
     try:
         table, lacking = read_toml(path), ""
         lacking = ", ".join(missing(table))

@@ -82,7 +82,7 @@ def refuse(differing: list[str], *, anyway: bool) -> None:
             f"the run was trained on another text: {listed}. Leave DATA out to go on with the run's own tokens, or add "
             f"{setting('anyway', True)} to go on with this text"
         )
-    say(f"going on with another text: {listed}")
+    say(f"resuming with another text: {listed}")
 
 
 def check_own(plan: Plan, own: Path, folder: RunFolder, record: CheckpointRecord, *, anyway: bool) -> None:

@@ -42,7 +42,7 @@ def adapted(
     tensors, state = dict(tensors), dict(state)
     if "optimizer" in changed:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
-        say(f"the state of {trainer.settings.optimizer} begins anew: the run was trained with another optimizer")
+        say(f"the state of {trainer.settings.optimizer} is reset: the run was trained with another optimizer")
     if "seed" in changed:
         tensors["generator"] = trainer.generator.get_state()
     if batches_before is None:
@@ -97,5 +97,5 @@ def take_threads(count: int) -> None:
         return
     torch.set_num_threads(min(count, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count))
     taken = torch.get_num_threads()
-    why = "as the run did" if taken == count else f"of the {count} that the run had; sums may round otherwise"
-    say(f"going on with {taken} CPU threads, {why} ({setting('threads', now)} takes those of now)")
+    why = "as the run did" if taken == count else f"of the {count} that the run had; sums may be rounded differently"
+    say(f"resuming with {taken} CPU threads, {why} ({setting('threads', now)} takes those of now)")

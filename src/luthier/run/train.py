@@ -143,7 +143,7 @@ def resumed_device(plan: Plan, out: Path) -> torch.device:
     try:
         return choose_device(was)
     except LuthierError:
-        warn(f"the run was trained on {was}, which is not available here: going on on {chosen.type}")
+        warn(f"the run was trained on {was}, which is not available here: continuing on {chosen.type}")
         return chosen
 
 
@@ -169,7 +169,7 @@ def go_on(plan: Plan, folder: RunFolder, anyway: bool, world: World, data: tuple
     changed = resuming.changed_names(before, plan)
     resuming.continue_schedule(run.trainer, before, run.total_before(record), changed)
     run.plan, run.compiled = resuming.decide(run.trainer, plan, record.decisions, changed)
-    say(f"going on from {checkpoint}")
+    say(f"resuming from {checkpoint}")
     if world.is_first:
         write_recipe(folder.path, run.plan)
         folder.forget_tokens(keep=tokens)

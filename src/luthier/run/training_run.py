@@ -79,7 +79,7 @@ class Run:
         if self.compiled and not speed.compile_blocks(self.trainer):
             self.compiled = False
             if self.trainer.step:
-                warn("the run was compiled until now: sums will round otherwise")
+                warn("the run was compiled until now: sums will be rounded differently")
 
     def one_step(self) -> None:
         """Train one step. Callbacks act after it unless it was a bad one."""
@@ -100,7 +100,7 @@ class Run:
             raise SystemExit(InterruptedRunError.exit_code)
         raise InterruptedRunError(
             f"stopped at step {self.trainer.step} of {self.trainer.total_steps}, saved in {saved}; "
-            f"go on with: {how_to_resume(self.folder.path)}"
+            f"resume with: {how_to_resume(self.folder.path)}"
         )
 
     def finish(self) -> None:

@@ -94,7 +94,7 @@ def process_group(device: torch.device) -> Iterator[World]:
         yield World(rank, size, local_rank, local_size, device.type)
     except RuntimeError as error:  # gloo has no error class of its own
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise LuthierError(f"process {rank} lost another process, whose own error says why") from error
+            raise LuthierError(f"process {rank} lost another process, see its own error") from error
         raise
     finally:
         dist.destroy_process_group()

@@ -53,13 +53,13 @@ class Recover(Callback):
         if policy == "stop" or self.failures > MOST_FAILURES:
             raise NonFiniteError(f"{what}. {self.checkpoint.last_good()}")
         if policy == "skip":
-            warn(f"{what}. Its batches are left out")
+            warn(f"{what}. Its batches are skipped")
             return
         try:
             checkpoint = self.back_to_checkpoint()
         except LuthierError as error:
             raise NonFiniteError(f"{what}, and there is no checkpoint to go back to: {error}") from None
-        warn(f"{what}. Going back to {checkpoint}, and past those batches")
+        warn(f"{what}. Going back to {checkpoint}, and skipping those batches")
 
     def state(self) -> dict[str, Any]:
         return {"losses": list(self.spikes.losses)}
