@@ -97,9 +97,20 @@ def small_config(vocab_size: int, context_length: int, dim: int, n_layers: int, 
     return Config(vocab_size, context_length, dim, **heads, **shape, **layers)  # type: ignore[arg-type]
 
 
+# the text part of models that read images, too
+LARGE: dict[str, Any] = {
+    "vocab_size": 262_208, "context_length": 131_072, "window": 1024,
+    "rope_scaling": RopeScaling(8.0, kind="linear"),
+}  # fmt: skip
+
 SIZES = {
     "gemma3-270m": Config(dim=640, hidden_dim=2048, n_layers=18),
     "gemma3-1b": Config(),
+    "gemma3-4b": Config(**LARGE, dim=2560, hidden_dim=10_240, n_layers=34, n_heads=8, n_kv_heads=4),
+    "gemma3-12b": Config(**LARGE, dim=3840, hidden_dim=15_360, n_layers=48, n_heads=16, n_kv_heads=8),
+    "gemma3-27b": Config(
+        **LARGE, dim=5376, hidden_dim=21_504, n_layers=62, n_heads=32, n_kv_heads=16, head_dim=128, query_scale=168
+    ),
     # small enough to train on a CPU; vocab_size is replaced by the tokenizer's
     "gemma3-nano": small_config(512, context_length=128, dim=128, n_layers=4, n_heads=4),
     "gemma3-micro": small_config(2048, context_length=256, dim=192, n_layers=6, n_heads=6),
@@ -160,10 +171,24 @@ def qk_norms(external: str) -> list[Rule]:
 
 
 def hugging_face_tensors(config: Config) -> Table:
-    """Weight table of transformers' Gemma3ForCausalLM."""
+    """Weight table of Gemma3ForCausalLM, and of the text part of its multimodal files."""
     norms = qk_norms(HUGGING_FACE + "self_attn.{}_norm.weight")
     block = [*gemma2.hugging_face_rules(config.n_heads, config.n_kv_heads), *norms]
-    return llama_like_names.hugging_face_table(each_layer(range(config.n_layers), block), config.tie_embeddings)
+    layers = each_layer(range(config.n_layers), block)
+    prefixes, ignored = ("language_model.", "model."), ("vision_tower.*", "multi_modal_projector.*")
+    return llama_like_names.hugging_face_table(layers, config.tie_embeddings, prefixes, ignored)
+
+
+CLASSES = {"Gemma3ForCausalLM": "gemma3_text", "Gemma3ForConditionalGeneration": "gemma3"}
+
+
+def text_settings(values: Mapping[str, Any]) -> CheckedValues:
+    """The language model's settings: in multimodal files, a section."""
+    settings = CheckedValues(values)
+    if "text_config" not in settings.values:
+        return settings
+    text = settings.section("text_config")
+    return CheckedValues({"tie_word_embeddings": settings.value("tie_word_embeddings"), **text.values})
 
 
 def read_ropes(reading: Reading) -> dict[str, Any]:
@@ -228,6 +253,7 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(  # defaults: 
     Fixed("use_bidirectional_attention", False),
     Setting("attention_dropout", "dropout", probability, default=0.0),
     Setting("tie_word_embeddings", "tie_embeddings", flag, default=True),
+    find_settings=text_settings,
 )
 
 
@@ -265,7 +291,7 @@ FAMILY = Family(
     build,
     initialize,
     {
-        "hf": FormatSpec(hugging_face_tensors, HUGGING_FACE_SETTINGS, {"Gemma3ForCausalLM": "gemma3_text"}),
+        "hf": FormatSpec(hugging_face_tensors, HUGGING_FACE_SETTINGS, CLASSES),
         "gguf": FormatSpec(gguf_tensors, GGUF_SETTINGS, caveats=gemma2.scale_caveats),
     },
 )
