@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from luthier.architectures import granite, granite_moe, mistral, mixtral, olmo, qwen2, qwen3, qwen3_moe, smollm3
+from luthier.architectures import (
+    arcee,
+    ernie4_5,
+    granite,
+    granite_moe,
+    helium,
+    mistral,
+    mixtral,
+    olmo,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+)
 from luthier.architectures.registry import Config
 from luthier.model.rope_scaling import RopeScaling
 
@@ -33,6 +46,9 @@ CONFIGS: dict[str, Config] = {
     "mixtral": mixtral.Config(**EXPERTS, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32)),
     "smollm3": smollm3.Config(**{**WIDE, "n_layers": 4}),
     "olmo2": olmo.Config(**SIZES),
+    "arcee": arcee.Config(**WIDE, rope_scaling=YARN),
+    "ernie 4.5": ernie4_5.Config(**{**WIDE, "tie_embeddings": True}),
+    "helium": helium.Config(**SIZES, rope_theta=1e4, rope_scaling=YARN),
     "granite": granite.Config(**MULTIPLIED, mlp_bias=True, attention_bias=True),
     "granite 4": granite.Config(**{**MULTIPLIED, "tie_embeddings": True}, hybrid_names=True),
     "granitemoe": granite_moe.Config(**MULTIPLIED, n_experts=6, experts_per_token=2),
@@ -48,6 +64,7 @@ OURS: dict[str, Config] = {
     "mixtral, window": mixtral.Config(**EXPERTS, window=8),
     "smollm3, own layers": smollm3.Config(**SIZES, nope_layers=(0,), window=8, global_layers=(1,)),
     "smollm3, every second layer": smollm3.Config(**SIZES, nope_every=2, attention_bias=True, mlp_bias=True),
+    "arcee, biases": arcee.Config(**SIZES, attention_bias=True, mlp_bias=True),
     "olmo3, own layers": olmo.Config(**FOUR, window=8, global_layers=(0, 3)),
     "qwen3moe, other": qwen3_moe.Config(
         **EXPERTS, dense_hidden_dim=64, normalize_weights=False, moe_every=1, dense_layers=(0,), window=8

@@ -105,5 +105,9 @@ KIN: dict[str, Callable[[], Any]] = {
     "granite moe": lambda: granite_moe(attention_bias=True),
     "granite moe, three experts a token": lambda: granite_moe(num_experts_per_tok=3, tie_word_embeddings=True),
     "granite moe, shared expert": granite_shared,
+    "arcee": lambda: of("Arcee", head_dim=8)(rope_parameters=YARN),
+    "arcee, biases": lambda: of("Arcee", head_dim=8)(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "ernie 4.5": lambda: of("Ernie4_5", head_dim=12)(),
+    "helium": lambda: of("Helium", head_dim=8)(rope_parameters={**YARN, "factor": 2.0}),
     "olmo3, layer types": lambda: olmo3(layer_types=[GLOBAL, LOCAL, LOCAL, GLOBAL]),
 }

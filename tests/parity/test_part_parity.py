@@ -110,7 +110,19 @@ PARTS = {
     "llama4_text": {**LLAMA_PARTS, "feed_forward": "feed_forward"},
     **more_models.PARTS,
 }
-for kin in ("mistral", "ministral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "smollm3", "granite"):
+for kin in (
+    "mistral",
+    "ministral",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "mixtral",
+    "smollm3",
+    "granite",
+    "arcee",
+    "ernie4_5",
+    "helium",
+):
     PARTS[kin] = LLAMA_PARTS
 # a shared expert, and Granite 4's feed-forward, stand beside what transformers calls a part
 WITHOUT_FEED_FORWARD = {ours: theirs for ours, theirs in LLAMA_PARTS.items() if ours != "feed_forward"}

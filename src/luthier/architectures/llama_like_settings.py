@@ -32,10 +32,11 @@ def hugging_face(
     width: str = "intermediate_size",
     tied: bool = False,
     rope: Entry[Any] | None = None,
+    activation: Entry[Any] | None = None,
 ) -> tuple[Entry[Any], ...]:
     """The shared settings in config.json, with `transformers`' defaults: eps of the norms, context, theta, head_dim,
     kv_heads (None: as many as heads), tied. width: the name of the feed-forward's width. rope: the entry for RoPE and
-    the context length, if it is not the usual one.
+    the context length, activation that for the feed-forward's, if they are not the usual ones.
     """
     return (
         Setting("vocab_size", "vocab_size", count()),
@@ -45,7 +46,7 @@ def hugging_face(
         Setting("num_attention_heads", "n_heads", count()),
         Setting("num_key_value_heads", "n_kv_heads", count(), default=kv_heads or same_as("n_heads")),
         HeadDimSetting(default=head_dim),
-        Fixed("hidden_act", "silu", also=("swish",)),
+        activation or Fixed("hidden_act", "silu", also=("swish",)),
         Setting("rms_norm_eps", "norm_eps", positive, default=eps),
         rope or config_json.RopeSettings(theta=theta, context=context),
         Setting("attention_dropout", "dropout", probability, default=0.0),

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from luthier.architectures import (
+    arcee,
     deepseek,
+    ernie4_5,
     gemma2,
     gemma3,
     gpt2,
@@ -20,6 +22,7 @@ from luthier.architectures import (
     gptneox,
     granite,
     granite_moe,
+    helium,
     llama,
     llama4,
     mistral,
@@ -57,6 +60,9 @@ FAMILIES: Mapping[str, Family[Any]] = {
         olmo.FAMILY,
         granite.FAMILY,
         granite_moe.FAMILY,
+        arcee.FAMILY,
+        ernie4_5.FAMILY,
+        helium.FAMILY,
         gemma2.FAMILY,
         gemma3.FAMILY,
         phi3.FAMILY,
