@@ -58,7 +58,7 @@ def interface(used: Interface) -> Iterator[None]:
 
 
 def in_python() -> bool:
-    """Whether the reader of a message writes Python, not a command line."""
+    """Whether the user calls Luthier from Python, not from the command line."""
     return not _used[-1].options
 
 

@@ -20,7 +20,7 @@ from luthier.evaluation.perplexity import BlockedLoss, score
 from luthier.evaluation.windows import TokenSpan, limited, windows
 from luthier.tokenizers.core.train import characters, train_bpe
 
-law = settings(max_examples=80, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 CONFIGS = {
     "gpt2": gpt2.Config(61, 16, 32, 2, 4, dropout=0.5),
     "llama": llama.Config(61, 16, 32, 48, 2, 4, 2),
@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_transformers_for_the_same_windows(tmp_path, stride)
     assert mine.loss == pytest.approx(sum(nats for nats, _ in sums) / 89, rel=1e-5)
 
 
-@law
+@property_test
 @given(
     lengths=st.lists(st.integers(0, 40), max_size=5),
     context=st.integers(1, 12),
@@ -150,7 +150,7 @@ def test_each_token_is_scored_once_with_enough_before_it(lengths, context, data,
         assert before >= min(place, context - stride + 1)
 
 
-@law
+@property_test
 @given(lengths=st.lists(st.integers(0, 9), max_size=6), most=st.integers(1, 30))
 def test_so_many_tokens_are_scored_and_no_more(lengths, most):
     runs = [TokenSpan(range(length), range(length), ends) for length in lengths for ends in (True,)]

@@ -17,7 +17,7 @@ from luthier.generation.generate import encode_prompts, eval_mode, generate, new
 from luthier.generation.settings import GenerationSettings
 from luthier.generation.speculative import DrafterChain, sample_speculatively
 
-law = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 DRAFTS = {
     "another": Draft(small_model(llama.Config(257, 48, 32, 64, 1, 2, 1), seed=5), 48),
     "one that sees less": Draft(small_model(gpt2.Config(257, 24, 32, 1, 2), seed=6), 24),
@@ -42,7 +42,7 @@ def steps(monkeypatch):
 
 
 def test_tokens_read_at_once_are_those_read_one_by_one_but_for_rounding(model):
-    """The laws below are of float32 without the compiled step: texts are the same unless two tokens come so close."""
+    """The invariants below are for float32 without the compiled step: texts are equal but for near ties."""
     ids = torch.randint(257, (27,), generator=torch.Generator().manual_seed(1)).tolist()
     at_once, singly = (DecodingSession(model, [ids[:10]], 17, vocab_size=257) for _ in range(2))
     found = []
@@ -56,7 +56,7 @@ def test_tokens_read_at_once_are_those_read_one_by_one_but_for_rounding(model):
         torch.testing.assert_close(at_once.last_logits(17)[0], torch.cat(found), atol=2e-5, rtol=0)
 
 
-@law
+@property_test
 @given(
     prompt=st.text("ab é", min_size=1, max_size=20),
     name=st.sampled_from([*DRAFTS, "itself"]),

@@ -1,4 +1,4 @@
-"""Greedy, sampled and beam-searched texts of batches: their laws on tiny models of every family."""
+"""Greedy, sampled and beam-searched texts of batches: their invariants on tiny models of every family."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from luthier.generation.sequence import GeneratedSequence
 from luthier.generation.settings import GenerationSettings
 
 CONTEXT = 48  # of the models in conftest.py
-law = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 
 
 def ids_of(model, tokenizer, prompts, chosen):
@@ -55,7 +55,7 @@ BEAMS = st.builds(
 )
 
 
-@law
+@property_test
 @given(prompts=PROMPTS, chosen=CHOICES | BEAMS)
 def test_a_prompt_gets_the_same_text_alone_in_a_batch_and_without_cache(model, prompts, chosen):
     tokenizer = ByteTokenizer()

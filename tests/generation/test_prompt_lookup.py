@@ -19,7 +19,7 @@ from luthier.generation.prompt_lookup import PromptLookup
 from luthier.generation.settings import GenerationSettings
 
 PAYS = prompt_lookup.is_worthwhile
-law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,7 +45,7 @@ def ids_of(model, prompt, chosen):
     return result.ids, result.finish_reason, [round(logprob, 3) for logprob in result.logprobs]
 
 
-@law
+@property_test
 @given(
     prompt=st.text("ab", min_size=1, max_size=30),
     temperature=st.sampled_from([0.0, 0.7]),

@@ -1,4 +1,4 @@
-"""The laws of temperature, filters, penalty and draw."""
+"""Invariants of temperature, filters, penalty and draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from luthier.generation.sampling import apply_filters, choose, draw, min_p, penalize_repetition, top_k, top_p, uniforms
 from luthier.generation.settings import GenerationSettings
 
-law = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
 # from steep to flat, and with ties
 LOGITS = st.builds(
@@ -34,7 +34,7 @@ def rows(before, after):
     return zip(before.double().softmax(-1), kept, strict=True)
 
 
-@law
+@property_test
 @given(LOGITS, st.integers(1, 70))
 def test_top_k_keeps_the_k_likeliest_and_what_ties_with_the_last(logits, k):
     for probabilities, kept in rows(logits, top_k(logits, k)):
@@ -46,7 +46,7 @@ def test_top_k_keeps_the_k_likeliest_and_what_ties_with_the_last(logits, k):
         assert (probabilities > least).sum() < k <= (probabilities >= least).sum()
 
 
-@law
+@property_test
 @given(LOGITS, st.floats(0.01, 1.0))
 def test_top_p_keeps_the_fewest_likeliest_that_reach_p(logits, p):
     for probabilities, kept in rows(logits, top_p(logits, p)):
@@ -65,7 +65,7 @@ def test_top_p_looks_beyond_its_first_guesses():
         assert counts[1] == 1
 
 
-@law
+@property_test
 @given(LOGITS, st.floats(0.0, 1.0))
 def test_min_p_keeps_what_is_at_least_that_share_of_the_likeliest(logits, share):
     for probabilities, kept in rows(logits, min_p(logits, share)):
@@ -75,7 +75,7 @@ def test_min_p_keeps_what_is_at_least_that_share_of_the_likeliest(logits, share)
         assert kept[probabilities.argmax()]
 
 
-@law
+@property_test
 @given(LOGITS, st.floats(0.1, 3.0), st.integers(1, 20), st.floats(0.05, 1.0), st.floats(0.0, 0.5))
 def test_filters_follow_each_other_on_logits_over_temperature(logits, temperature, k, p, share):
     chosen = GenerationSettings(temperature=temperature, top_k=k, top_p=p, min_p=share)
@@ -94,7 +94,7 @@ def test_top_p_measures_what_top_k_left():
     assert_close(two.softmax(-1), torch.tensor([[4 / 7, 3 / 7, 0, 0]]))
 
 
-@law
+@property_test
 @given(LOGITS, st.floats(1.0, 3.0), st.data())
 def test_the_penalty_lowers_what_was_said_and_nothing_else(logits, penalty, data):
     said = torch.tensor([data.draw(st.lists(st.integers(0, logits.shape[1] - 1), min_size=3, max_size=3))] * 2)
@@ -117,7 +117,7 @@ def test_draws_follow_the_softmax():
     assert float(((seen - expected.roll(1)) ** 2 / expected.roll(1)).sum()) > 1000  # the test can fail
 
 
-@law
+@property_test
 @given(LOGITS, st.integers(1, 5), st.floats(0, 1, exclude_max=True, width=32))
 def test_a_dropped_token_is_never_drawn(logits, k, number):
     filtered = top_k(logits, k)
@@ -145,7 +145,7 @@ def test_temperature_0_is_the_likeliest_token():
     assert choose(logits, torch.zeros(2, 1, dtype=torch.long), penalized, numbers).tolist() == [1, 2]
 
 
-@law
+@property_test
 @given(st.integers(0, 2**62), st.integers(1, 4), st.integers(1, 40))
 def test_numbers_of_a_sample_depend_on_its_seed_alone(seed, samples, steps):
     numbers = uniforms(seed, samples, steps)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from luthier.generation.stream_decoder import StopStringFilter, StreamDecoder
 
-law = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 LETTERS = st.text("ab<é", max_size=30)  # few, so that stop strings do come
 
 
@@ -21,7 +21,7 @@ def until_stop(text, stop):
     return text[: min(found)[1]] if found else text
 
 
-@law
+@property_test
 @given(
     text=LETTERS, stop=st.lists(st.text("ab<é", min_size=1, max_size=4), max_size=3), cuts=st.sets(st.integers(0, 30))
 )
@@ -47,7 +47,7 @@ def test_only_what_may_begin_a_stop_string_is_held_back():
     assert finder.flush() == "\nUser"
 
 
-@law
+@property_test
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_a_stream_has_whole_characters_only(prompt, text):
     tokenizer = ByteTokenizer()

@@ -1,4 +1,4 @@
-"""Tiny models of all three families, with weights so large that a broken law shows."""
+"""Tiny models of all three families, with weights so large that a broken invariant shows."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TINY: dict[str, Config] = {
     ),
     "llama, linear, biases": replace(LLAMA, rope_scaling=LINEAR, attention_bias=True, mlp_bias=True),
     "llama, yarn": replace(LLAMA, rope_scaling=YARN),
-    # up to the length that they were trained on: beyond, they break the law of the cache, as in transformers
+    # up to the length that they were trained on: beyond, they break the invariant of the cache, as in transformers
     "llama, dynamic": replace(LLAMA, rope_scaling=RopeScaling(4.0, original_context_length=32, kind="dynamic")),
     "llama, longrope": replace(LLAMA, rope_scaling=LONGROPE),
     "llama4": LLAMA4,

@@ -20,7 +20,7 @@ from luthier.model.cores.eager import EagerCore
 from luthier.model.cores.fused import FusedCore
 from luthier.model.mask import Chunked, MaskRule, SlidingWindow, build_mask, causal
 
-law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 RULES = (causal, SlidingWindow(3), Chunked(4))
 
 
@@ -100,7 +100,7 @@ def test_the_scale_of_the_scores_can_be_set() -> None:
     assert Attention(16, 4).scale == 0.5
 
 
-@law
+@property_test
 @given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([1, 2, 3]), st.booleans())
 def test_grouped_queries_equal_repeated_heads(seed: int, length: int, n_kv_heads: int, train: bool) -> None:
     grouped = lively(Attention(12, 6, n_kv_heads, 4, dropout=0.3), seed).train(train)
@@ -241,7 +241,7 @@ def test_it_runs_on_meta() -> None:
         assert attention.eval()(x[:, :1], attention.context(torch.arange(1)[None]), LayerCache(4)).is_meta
 
 
-@law
+@property_test
 @given(query=st.integers(0, 40), key=st.integers(0, 40), size=st.integers(1, 12))
 def test_rules_say_what_they_are_named_for(query: int, key: int, size: int) -> None:
     for rule in (causal, SlidingWindow(size), Chunked(size)):
@@ -249,7 +249,7 @@ def test_rules_say_what_they_are_named_for(query: int, key: int, size: int) -> N
         assert rule.window is None or max(query, key) >= rule.window or sees(rule, query, key) == (key <= query)
 
 
-@law
+@property_test
 @given(
     pattern=st.lists(st.booleans(), min_size=1, max_size=12),
     n_queries=st.integers(1, 12),

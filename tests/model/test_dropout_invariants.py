@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from luthier.errors import UsageError
 from luthier.model.dropout import Dropout, hash_int32, reseed
 
-law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 N = 1 << 18
 # a mean of N fair things strays by more than 5 of its own deviations once in two million times
 FIVE_SIGMA = 5 * N**-0.5
@@ -33,7 +33,7 @@ def signs(p: float, seed: int, *shape: int) -> Tensor:
 seeds = st.integers(-(2**31), 2**31 - 1)
 
 
-@law
+@property_test
 @given(p=st.floats(0.01, 0.95), seed=seeds)
 def test_the_share_of_zeros_is_p_and_the_rest_is_scaled(p: float, seed: int) -> None:
     out = dropout(p, seed)(torch.full((N,), 3.0))
@@ -94,7 +94,7 @@ def test_the_expectation_is_kept() -> None:
     assert (total - x).abs().max() < 5 * 2 * (0.4 / 0.6 / 4000) ** 0.5
 
 
-@law
+@property_test
 @given(p=st.floats(0, 0.9), seed=seeds)
 def test_one_seed_is_one_mask_forwards_and_backwards(p: float, seed: int) -> None:
     x = torch.rand(3, 50) + 0.5

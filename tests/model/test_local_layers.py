@@ -23,7 +23,7 @@ VOCAB, CHUNK, SLACK = 61, 5, 4
 LLAMA4 = llama4.Config(
     VOCAB, 128, 32, 24, 40, 4, 4, 2, 12, n_experts=4, moe_every=2, attention_chunk=CHUNK, temperature_floor=4
 )
-law = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**31)
 pieces = st.lists(st.integers(1, 9), min_size=1, max_size=9)
 
@@ -58,7 +58,7 @@ def held(cache: KVCache) -> list[int]:
     return [0 if layer.buffers is None else layer.buffers[0].shape[2] for layer in cache.layers]
 
 
-@law
+@property_test
 @given(seed=seeds, sizes=pieces, lengths=st.lists(st.integers(1, 40), max_size=2), data=st.data())
 def test_any_pieces_with_steps_back_equal_the_whole(
     local: Transformer, seed: int, sizes: list[int], lengths: list[int], data: st.DataObject
@@ -82,7 +82,7 @@ def test_any_pieces_with_steps_back_equal_the_whole(
     assert cache.length == total
 
 
-@law
+@property_test
 @given(seed=seeds, short=st.integers(1, 12), long=st.integers(20, 40), kept=st.sampled_from([[1], [1, 1], [2, 1]]))
 def test_rows_can_be_chosen_and_their_padding_dropped(
     local: Transformer, seed: int, short: int, long: int, kept: list[int]
@@ -145,7 +145,7 @@ def test_what_is_forgotten_cannot_be_asked_for(local: Transformer) -> None:
         cache.layers[0].append(torch.zeros(1, 2, 1, 12), torch.zeros(1, 2, 1, 12), first=0)
 
 
-@law
+@property_test
 @given(sizes=pieces, window=st.integers(1, 9))
 def test_a_layer_gives_back_what_it_was_given(sizes: list[int], window: int) -> None:
     total = sum(sizes)
@@ -160,7 +160,7 @@ def test_a_layer_gives_back_what_it_was_given(sizes: list[int], window: int) -> 
         assert layer.buffers[0].shape[2] <= window + 2 * SLACK + max(sizes)
 
 
-@law
+@property_test
 @given(
     patterns=st.lists(st.lists(st.booleans(), min_size=14, max_size=14), min_size=1, max_size=3),
     n_queries=st.integers(1, 14),

@@ -18,7 +18,7 @@ from luthier.model.feed_forward import SwiGLU
 from luthier.model.moe import AddAuxiliaryLoss, MoE, load_balancing_loss, sort_by_expert
 from luthier.model.router import SigmoidRouter
 
-law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 C, HIDDEN, E = 6, 5, 4
 
 
@@ -64,7 +64,7 @@ def gradients(moe: MoE, out: Tensor, x: Tensor) -> dict[str, Tensor]:
     return dict(zip(("x", *names), found, strict=True))
 
 
-@law
+@property_test
 @given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 40), st.integers(1, E))
 def test_dispatch_equals_the_dense_formula(seed: int, batch: int, length: int, experts_per_token: int) -> None:
     """Forwards and backwards, with few tokens for many experts too, where some get none."""
@@ -77,7 +77,7 @@ def test_dispatch_equals_the_dense_formula(seed: int, batch: int, length: int, e
         assert_close(found[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
 
 
-@law
+@property_test
 @given(st.lists(st.integers(0, 3 * ROW_MULTIPLE), min_size=1, max_size=8))
 def test_each_experts_rows_are_filled_up_to_one_of_few_sizes(counts: list[int]) -> None:
     places, room = pad_groups(torch.tensor(counts))
@@ -127,7 +127,7 @@ def test_gradients_of_the_whole_are_those_of_differences() -> None:
     assert torch.autograd.gradcheck(moe, (x,), eps=1e-3, atol=2e-3, rtol=2e-3)
 
 
-@law
+@property_test
 @given(st.lists(st.integers(0, 6), min_size=2, max_size=20).filter(lambda ids: len(ids) % 2 == 0))
 def test_slots_are_grouped_by_expert_in_their_order(ids: list[int]) -> None:
     order, counts = sort_by_expert(torch.tensor(ids).view(-1, 2), 7)

@@ -17,7 +17,7 @@ from luthier.model.feed_forward import FeedForward, SwiGLU
 from luthier.model.norm import RMSNorm
 from luthier.model.rope import QueryTemperature, Rope, RopeScaling, UnitQKNorm, scale_frequencies
 
-law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -59,7 +59,7 @@ def test_rms_norm_of_nothing_is_nothing() -> None:
     assert torch.equal(RMSNorm(4)(torch.zeros(1, 4)), torch.zeros(1, 4))
 
 
-@law
+@property_test
 @given(
     st.integers(0, 5000), st.sampled_from([100.0, 10_000.0, 500_000.0]), st.integers(1, 8).map(lambda half: 2 * half)
 )
@@ -72,7 +72,7 @@ def test_rotary_pairs_turn_as_complex_numbers(position: int, theta: float, size:
             assert_close(after[0, head, 0], exact, atol=2e-3, rtol=0)  # 5000 radians in float32
 
 
-@law
+@property_test
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400))
 def test_rotary_scores_know_only_the_distance(first: int, second: int, shift: int) -> None:
     rope, q, k = Rope(16), draw(1, 1, 1, 1, 16), draw(2, 1, 1, 1, 16)

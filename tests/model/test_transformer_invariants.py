@@ -19,7 +19,7 @@ from luthier.model.context import AttentionContext
 from luthier.model.transformer import Block, Transformer
 
 VOCAB = 61
-law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**31)
 piece_sizes = st.lists(st.integers(1, 8), min_size=1, max_size=6)
 ONE_BY_ONE = [1] * 23
@@ -41,11 +41,11 @@ def read(model: Transformer, tokens: Tensor, sizes: list[int], valid: Tensor | N
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
-    assert expected.abs().max() > 1, "too weak a model to show a broken law"
+    assert expected.abs().max() > 1, "too weak a model to show a broken invariant"
     assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
-@law
+@property_test
 @given(seed=seeds, length=st.integers(2, 24), data=st.data())
 def test_a_later_token_never_changes_an_earlier_logit(
     model: Transformer, seed: int, length: int, data: st.DataObject
@@ -59,7 +59,7 @@ def test_a_later_token_never_changes_an_earlier_logit(
     assert (after[:, place] - before[:, place]).abs().max() > 0.1
 
 
-@law
+@property_test
 @given(seed=seeds, sizes=piece_sizes)
 @example(seed=0, sizes=ONE_BY_ONE)
 @example(seed=0, sizes=[5, 5, 1, 5, 6])
@@ -72,7 +72,7 @@ def test_reading_in_pieces_with_the_cache_equals_reading_at_once(
     close(read(model, tokens, sizes), model(tokens))
 
 
-@law
+@property_test
 @given(seed=seeds, pattern=st.lists(st.booleans(), min_size=2, max_size=20).filter(any), sizes=piece_sizes)
 @example(seed=0, pattern=[False] * 7 + [True] * 13, sizes=ONE_BY_ONE)
 @example(seed=0, pattern=[True] * 6 + [False] * 9, sizes=[9, 2, 1, 3])
@@ -88,7 +88,7 @@ def test_padding_anywhere_changes_nothing(model: Transformer, seed: int, pattern
     close(read(model, batch, cut(sizes, len(pattern)), both)[0][valid[0]], alone[0])
 
 
-@law
+@property_test
 @given(seed=seeds, lengths=st.lists(st.integers(1, 16), min_size=2, max_size=4), grow=st.integers(1, 6))
 def test_left_padded_rows_go_on_token_by_token_as_each_would_alone(
     model: Transformer, seed: int, lengths: list[int], grow: int
@@ -102,7 +102,7 @@ def test_left_padded_rows_go_on_token_by_token_as_each_would_alone(
         close(batched[row, width - length :], alone[0])
 
 
-@law
+@property_test
 @given(seed=seeds, length=st.integers(1, 20))
 def test_neighbors_in_the_batch_change_nothing(model: Transformer, seed: int, length: int) -> None:
     batch = random_tokens(seed, 4, length)

@@ -14,7 +14,7 @@ from quantized_weights import dequantized
 from luthier.native import build
 from luthier.native.blocks import BlockEmbedding, BlockLinear, Blocks, quantize_q4_1, quantize_q8_0
 
-law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 WIDTHS = {"Q4_K": (256, 1280), "Q6_K": (256, 1280)}  # others: an odd number of groups, and more than are read at once
 
 
@@ -51,7 +51,7 @@ def test_weights_are_those_that_the_package_reads(kind, rows):
         assert dequantized(BlockLinear(blocks)).equal(weight)
 
 
-@law
+@property_test
 @given(
     kind=st.sampled_from(KINDS),
     tokens=st.integers(1, 20) | st.sampled_from([64, 150]),
@@ -85,7 +85,7 @@ def test_products_are_those_with_the_weights_it_stands_for(kind, tokens, rows, w
     assert (error.abs() <= most + rounding + 1e-9).all()
 
 
-@law
+@property_test
 @given(
     kind=st.sampled_from(KINDS),
     tokens=st.integers(2, 20) | st.sampled_from([130, 150]),

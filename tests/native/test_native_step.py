@@ -16,7 +16,7 @@ from luthier.native import build
 from luthier.native.program import native_step
 from luthier.quantize.quantize import quantize
 
-law = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 SIZES = {"vocab_size": 128, "context_length": 256, "dim": 128, "n_layers": 2, "n_heads": 4}
 YARN = RopeScaling(8.0, original_context_length=16, kind="yarn", attention_factor=1.1, beta_fast=4.0)
 CONFIGS = {
@@ -78,7 +78,7 @@ def session(model, texts, *, native=True):
     return DecodingSession(model, texts, 30, vocab_size=model.embedding.num_embeddings, native=native)
 
 
-@law
+@property_test
 @given(
     name=st.sampled_from(list(CONFIGS)),
     kind=st.sampled_from(["plain", "int8", "int4"]),
@@ -124,7 +124,7 @@ def test_it_is_nearer_to_float32_than_the_model_in_bfloat16(kind):
     assert errors[True] < 1.05 * errors[False]
 
 
-@law
+@property_test
 @given(name=st.sampled_from(list(CONFIGS)), kind=st.sampled_from(["plain", "int8", "int4"]), rows=st.integers(2, 9))
 def test_a_row_is_the_same_alone_among_others_and_with_more_threads(name, kind, rows):
     model = lively(name, kind)
@@ -150,7 +150,7 @@ def test_a_row_is_the_same_alone_among_others_and_with_more_threads(name, kind, 
             assert alone.logits().equal(together[row])
 
 
-@settings(law, max_examples=30)
+@settings(property_test, max_examples=30)
 @given(
     name=st.sampled_from(list(CONFIGS)),
     kind=st.sampled_from(["plain", "int8", "int4"]),

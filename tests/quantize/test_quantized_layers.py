@@ -19,7 +19,7 @@ from luthier.quantize import linear as layers
 from luthier.quantize.linear import GROUP, MAX_PACKED_ROWS, Int4Linear, Int8Linear, pack, packing_is_supported, unpack
 from luthier.quantize.quantize import quantize
 
-law = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+property_test = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 CONFIGS = {
     "gpt2": gpt2.Config(96, 64, 64, 2, 4),
     "llama": llama.Config(96, 64, 64, 96, 2, 4, 2, tie_embeddings=True),
@@ -31,7 +31,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@law
+@property_test
 @given(
     kind=st.sampled_from([Int8Linear, Int4Linear]),
     rows=st.sampled_from([1, 2, 5, MAX_PACKED_ROWS, MAX_PACKED_ROWS + 1, 70]),

@@ -56,7 +56,7 @@ HOSTILE = [
     "a\x00\x00b \x00",
 ]
 
-law = settings(deadline=None, max_examples=60, derandomize=True)
+property_test = settings(deadline=None, max_examples=60, derandomize=True)
 
 NAMES = (
     "<|endoftext|>",

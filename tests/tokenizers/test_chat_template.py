@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile_texts import law
+from hostile_texts import property_test
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
@@ -82,7 +82,7 @@ def chatml(chatting: dict[str, Tokenizer]) -> Tokenizer:
 
 
 class Here(ChatTemplate):
-    """Runs its template in this process: for laws, which ask often."""
+    """Runs its template in this process: for property tests, which call it often."""
 
     def _run(self, conversations, answer):
         variables = {role: token for role, token in self.tokenizer.roles.items() if token}
@@ -165,7 +165,7 @@ said = st.lists(
 
 
 @pytest.mark.parametrize("name", [*BUILT_IN, *CHANGING])
-@law
+@property_test
 @given(contents=st.lists(said, min_size=3, max_size=3))
 def test_no_message_writes_a_special_token(chatting, name, contents):
     tokenizer = chatting[name if name in BUILT_IN else "chatml"]
@@ -204,7 +204,7 @@ def unnamed(gpt2_tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer(backend)
 
 
-@law
+@property_test
 @given(contents=st.lists(said, min_size=2, max_size=2))
 def test_tokens_of_turns_that_a_vocabulary_does_not_call_special_are_written_by_no_message(unnamed, contents):
     turns = [unnamed.backend.token_to_id(token) for token in TURNS["chatml"][1:]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hostile_texts import HOSTILE, TEXT, law
+from hostile_texts import HOSTILE, TEXT, property_test
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -46,13 +46,13 @@ def test_separators_become_line_ends_and_join_no_words():
 
 
 @given(any_text, st.sampled_from(FORMS))
-@law
+@property_test
 def test_a_clean_text_is_clean(text, form):
     assert clean(clean(text, form), form) == clean(text, form)
 
 
 @given(any_text)
-@law
+@property_test
 def test_a_text_has_the_ids_of_the_clean_text(text):
     for tokenizer in (CHARACTERS, BPE):
         assert tokenizer.encode(text) == PLAIN[tokenizer].encode(clean(text, "NFC"))

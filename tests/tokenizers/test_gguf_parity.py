@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hostile_texts import FRENCH, HOSTILE, TEXT, any_text, law
+from hostile_texts import FRENCH, HOSTILE, TEXT, any_text, property_test
 from hypothesis import given
 from llama_cpp import llama_cpp, write_vocabulary
 from tokenizers import Tokenizer as Backend
@@ -63,7 +63,7 @@ def test_the_bytes_that_the_real_smollm2_has_no_token_for(smollm2):
 
 
 @given(any_text)
-@law
+@property_test
 def test_the_real_smollm2_makes_llama_cpps_ids_of_any_text(smollm2, smollm2_in_llama_cpp, text):
     assert smollm2.encode(text) == smollm2_in_llama_cpp.encode(text)
 

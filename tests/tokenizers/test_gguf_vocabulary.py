@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hostile_texts import FRENCH, HOSTILE, TEXT, any_text, law, sentencepiece_model, with_runs_of_spaces
+from hostile_texts import FRENCH, HOSTILE, TEXT, any_text, property_test, sentencepiece_model, with_runs_of_spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
@@ -35,7 +35,7 @@ def read_back(kinds) -> dict[str, Tokenizer]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(any_text)
-@law
+@property_test
 def test_what_is_written_makes_the_same_ids_when_read(kinds, read_back, kind, text):
     for special in (False, True):
         ids = kinds[kind].encode(text, special=special)
@@ -500,7 +500,7 @@ values = st.one_of(
 
 
 @given(st.data())
-@settings(law, max_examples=200)
+@settings(property_test, max_examples=200)
 def test_changed_metadata_are_a_clear_error_or_a_tokenizer(data):
     fields = dict(data.draw(st.sampled_from([GPT2, LLAMA, LETTERS, LETTERS_AND_BYTES])))
     for key in data.draw(st.lists(st.sampled_from(sorted(fields)), min_size=1, max_size=3)):

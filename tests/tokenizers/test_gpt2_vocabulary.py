@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiktoken
-from hostile_texts import HOSTILE, any_text, law
+from hostile_texts import HOSTILE, any_text, property_test
 from hypothesis import given
 
 from luthier.errors import LuthierError
@@ -45,7 +45,7 @@ def reference(published) -> tiktoken.Encoding:
 
 
 @given(any_text)
-@law
+@property_test
 def test_ids_are_tiktokens(gpt2_tokenizer, reference, text):
     ids = gpt2_tokenizer.encode(text)
     assert ids == reference.encode_ordinary(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hostile_texts import HOSTILE, TEXT, any_text, law, sentencepiece_model
+from hostile_texts import HOSTILE, TEXT, any_text, property_test, sentencepiece_model
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex
@@ -81,7 +81,7 @@ def test_published_ways_to_part_words_are_known(all_kinds, kind):
 
 @pytest.mark.parametrize("kind", [*BY_WORDS, *OTHERS])
 @given(st.one_of(any_text, mixed_text))
-@law
+@property_test
 def test_ids_are_the_backends(all_kinds, kind, text):
     assert same(all_kinds[kind], [text, text + "\U000f0000"])
 
@@ -129,7 +129,7 @@ def parts_alike(tokenizer: Tokenizer, text: str) -> None:
     ],
 )
 @given(mixed_text)
-@law
+@property_test
 def test_what_is_not_known_is_left_to_the_backend(kinds, pre_tokenizer, text):
     backend = Backend(kinds["bpe"].backend.model)
     if pre_tokenizer is not None:
@@ -150,14 +150,14 @@ def test_what_is_not_known_is_left_to_the_backend(kinds, pre_tokenizer, text):
     ],
 )
 @given(mixed_text)
-@law
+@property_test
 def test_patterns_of_ones_own_give_the_backends_ids(kinds, pre_tokenizer, text):
     assert same(Tokenizer(backend_of(kinds["bpe"], pre_tokenizer)), [text])
 
 
 @pytest.mark.parametrize("normalizer", [NFKC(), Prepend("_"), Sequence([Prepend(" "), Replace(" ", "▁"), NFKC()])])
 @given(mixed_text)
-@law
+@property_test
 def test_a_normalizer_is_followed(kinds, normalizer, text):
     pre_tokenizer = ByteLevel(add_prefix_space=False)
     assert same(Tokenizer(backend_of(kinds["bpe"], pre_tokenizer, normalizer)), [text, ""])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from hostile_texts import FRENCH, HOSTILE, TEXT, any_text, law, sentencepiece_model, with_runs_of_spaces
+from hostile_texts import FRENCH, HOSTILE, TEXT, any_text, property_test, sentencepiece_model, with_runs_of_spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,7 +52,7 @@ def models(tmp_path_factory: pytest.TempPathFactory):
 
 @each_model
 @given(st.one_of(any_text, st.text("ab<sep>▁ \n", max_size=20)))
-@law
+@property_test
 def test_ids_are_sentencepieces(models, name, text):
     ours, theirs = models(name)
     assert ours.encode(text) == theirs.encode(text)
@@ -125,7 +125,7 @@ NMT_NFKC = [
 
 
 @given(st.text(st.characters(categories=["Mn", "Mc", "Ll", "Lo", "Nl", "Cc", "Cf", "Zs"], min_codepoint=1), max_size=8))
-@law
+@property_test
 def test_normalized_text_is_sentencepieces(models, text):
     ours, theirs = models("unigram by default")
     for hostile in (text, "".join(NMT_NFKC) + text):
@@ -156,7 +156,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 
 
 @given(st.data())
-@law
+@property_test
 def test_a_broken_file_is_a_clear_error_or_a_tokenizer(small, data):
     path, model = small
     cut = data.draw(st.integers(1, len(model) - 1))
@@ -169,7 +169,7 @@ def test_a_broken_file_is_a_clear_error_or_a_tokenizer(small, data):
 
 @pytest.mark.parametrize("name", ["bpe as in Llama 2", "unigram with bytes", "no space at the beginning"])
 @given(st.data())
-@law
+@property_test
 def test_bytes_that_are_no_text_are_decoded_as_sentencepiece_does(models, name, data):
     ours, theirs = models(name)
     byte = [theirs.piece_to_id(f"<0x{number:02X}>") for number in range(256)]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import sentencepiece
-from hostile_texts import HOSTILE, TEXT, any_text, law, sentencepiece_model
+from hostile_texts import HOSTILE, TEXT, any_text, property_test, sentencepiece_model
 from hypothesis import given
 
 from luthier.tokenizers.formats.sentencepiece_model import read_sentencepiece
@@ -29,7 +29,7 @@ def written(original):
 
 
 @given(any_text)
-@law
+@property_test
 def test_sentencepiece_gives_the_ids_of_the_tokenizer(original, written, text):
     assert written.encode(text) == sentencepiece.SentencePieceProcessor(str(original / "tokenizer.model")).encode(text)
 

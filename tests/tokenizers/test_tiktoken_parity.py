@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiktoken
-from hostile_texts import HOSTILE, TEXT, any_text, law, tiktoken_file
+from hostile_texts import HOSTILE, TEXT, any_text, property_test, tiktoken_file
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,7 +49,7 @@ def references(few_ranks) -> dict[str, tiktoken.Encoding]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(any_text)
-@law
+@property_test
 def test_ids_are_tiktokens(kinds, references, family, text):
     assert kinds[family].encode(text) == references[family].encode_ordinary(text)
 
@@ -111,7 +111,7 @@ def test_a_broken_file_is_an_error_that_names_the_line(tmp_path, lines, complain
 
 
 @given(st.binary(max_size=60))
-@law
+@property_test
 def test_any_bytes_are_a_clear_error(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("any") / "tokenizer.model"
     path.write_bytes(data)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile_texts import TEXT, law
+from hostile_texts import TEXT, property_test
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
@@ -33,7 +33,7 @@ def test_characters_are_sorted_after_the_end_token():
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30), st.booleans())
-@law
+@property_test
 def test_characters_write_their_own_text(text, byte_fallback):
     tokenizer = characters([text], byte_fallback=byte_fallback)
     ids = tokenizer.encode(text)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hostile_texts import HOSTILE, TEXT, any_text, law
+from hostile_texts import HOSTILE, TEXT, any_text, property_test
 from hypothesis import given
 from transformers import AutoTokenizer
 
@@ -29,7 +29,7 @@ def peers(kinds, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(any_text)
-@law
+@property_test
 def test_ids_and_text_are_transformers(kinds, peers, kind, text):
     ours, theirs = kinds[kind], peers[kind]
     assert theirs(text, split_special_tokens=True)["input_ids"] == ours.encode(text)

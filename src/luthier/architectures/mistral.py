@@ -123,7 +123,7 @@ def read_windows(reading: Reading) -> dict[str, Any]:
 
 
 def write_windows(config: Config) -> Mapping[str, Any]:
-    """The window, and the class that has it: only Ministral's knows layers without."""
+    """The window, and the class: only Ministral's supports layers without a window."""
     window = {"sliding_window": config.window}
     if config.global_layers is None:
         return window

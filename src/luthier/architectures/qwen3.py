@@ -141,11 +141,11 @@ def initialize(model: Transformer, config: Config, generator: torch.Generator) -
 
 def hugging_face_attention(config: Shape) -> list[Rule]:
     """Rules of attention with QK-norm in transformers."""
-    theirs, ours = llama_like_names.HUGGING_FACE + "self_attn.", BLOCK + "attention.qk_steps.0."
+    external, internal = llama_like_names.HUGGING_FACE + "self_attn.", BLOCK + "attention.qk_steps.0."
     return [
         *llama_like_names.hugging_face_attention(config.n_heads, config.n_kv_heads, bias=config.attention_bias),
-        Rule(theirs + "q_norm.weight", ours + "query.weight"),
-        Rule(theirs + "k_norm.weight", ours + "key.weight"),
+        Rule(external + "q_norm.weight", internal + "query.weight"),
+        Rule(external + "k_norm.weight", internal + "key.weight"),
     ]
 
 
@@ -169,13 +169,13 @@ HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(
 
 def gguf_attention(config: Shape) -> list[Rule]:
     """Rules of attention with QK-norm in llama.cpp, whose rotary pairs are halves here."""
-    n_heads, n_kv_heads, ours = config.n_heads, config.n_kv_heads, BLOCK + "attention.qk_steps.0."
+    n_heads, n_kv_heads, internal = config.n_heads, config.n_kv_heads, BLOCK + "attention.qk_steps.0."
     return [
         Rule(GGUF + "attn_norm.weight", BLOCK + "attention_norm.weight"),
         Rule(GGUF + "ffn_norm.weight", BLOCK + "feed_forward_norm.weight"),
         *llama_like_names.gguf_attention(n_heads, n_kv_heads, bias=config.attention_bias, interleaved=False),
-        Rule(GGUF + "attn_q_norm.weight", ours + "query.weight"),
-        Rule(GGUF + "attn_k_norm.weight", ours + "key.weight"),
+        Rule(GGUF + "attn_q_norm.weight", internal + "query.weight"),
+        Rule(GGUF + "attn_k_norm.weight", internal + "key.weight"),
     ]
 
 

@@ -129,7 +129,7 @@ def hugging_face_tensors(config: Config) -> Table:
 
 
 def read_nope_layers(reading: Reading) -> dict[str, Any]:
-    """The layers without positions. In `no_rope_layers`, 1 means with them."""
+    """The layers without RoPE. In `no_rope_layers`, 1 means RoPE."""
     values, n_layers = reading.values, reading.fields["n_layers"]
     step = values.count("no_rope_layer_interval", 4)
     listed = values.integers("no_rope_layers")

@@ -55,7 +55,7 @@ class UnitNorm(nn.Module):
 class HeadLayerNorm(nn.Module):
     """LayerNorm over the dimensions of each head, without bias, whose weights differ by head. (B, H, T, D).
 
-    The weights lie one head after the other, (H * D,).
+    The weights are concatenated by head, (H * D,).
     """
 
     def __init__(self, n_heads: int, head_dim: int, eps: float = 1e-5) -> None:

@@ -20,7 +20,7 @@ class Scale(nn.Module):
 
 
 class NormedEmbedding(nn.Embedding):
-    """A table of vectors, each brought to a root mean square of 1 when it is read (nanochat)."""
+    """An embedding whose outputs are RMS-normalized, without weights (nanochat)."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         super().__init__(weight.shape[0], weight.shape[1], _weight=weight)

@@ -1,4 +1,4 @@
-"""What the files beside a tokenizer's own say of it: roles, added tokens, end tokens, the chat template.
+"""Tokenizer settings in other files of a folder: special tokens, added tokens, end tokens, chat template.
 
 These are tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat_template.jinja, generation_config.json
 and config.json, read as `transformers` 5 reads them.
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 from luthier.errors import LuthierError, remark
 from luthier.files.json_files import read_json
 from luthier.files.reading import read_text
-from luthier.tokenizers.core.frame import set_frame
+from luthier.tokenizers.core.post_processor import set_post_processor
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
 CONFIG, ADDED, ROLES = "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"
@@ -46,7 +46,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
 def with_settings(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
     """The tokenizer with the roles, the added and the end tokens and the chat template that a folder's files give.
 
-    Raises LuthierError for files that make no sense, and for a role whose token the vocabulary lacks.
+    Raises LuthierError for invalid files, and for a special token that is not in the vocabulary.
     """
     settings, backend = settings_of(folder), tokenizer.backend
     try:
@@ -128,7 +128,7 @@ def _add_tokens(backend: Backend, settings: dict[str, Any], room: float) -> None
 
 
 def _room(folder: Path) -> float:
-    """How many tokens the model beside a tokenizer knows."""
+    """The vocabulary size of the model in the tokenizer's folder."""
     values = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     size = values.get("vocab_size")
     return size if type(size) is int else math.inf
@@ -154,7 +154,7 @@ def _set_frame(backend: Backend, settings: dict[str, Any], bos: str | None, eos:
         return
     begin = bos if settings.get("add_bos_token") else None
     end = eos if settings.get("add_eos_token") else None
-    set_frame(backend, begin, end)
+    set_post_processor(backend, begin, end)
 
 
 def _end_tokens(folder: Path, backend: Backend) -> list[int]:

@@ -3,10 +3,10 @@
     template = template_of(tokenizer)
     ids = template.encode([{"role": "user", "content": "Hello"}])
 
-A template is Jinja source from anywhere, so it runs in a process of its own (template_sandbox.py). What a message says
-stays plain text: "<|im_end|>" in it ends no turn. That holds because a conversation is rendered twice, once as it is
-and once with placeholders for what the messages say. The second cannot depend on them, so its special tokens are the
-template's own; where the first has others, the second counts.
+A template is untrusted Jinja source, so it runs in a separate process (template_sandbox.py). Message contents are
+encoded as plain text: "<|im_end|>" in a message does not end the turn. For that, a conversation is rendered twice, with
+the messages and with placeholders for their contents. Special tokens of the second rendering are the template's own; if
+the first has others, the second is used.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class ChatTemplate:
         return [Part(piece, self.special_tokens[piece] if i % 2 else None) for i, piece in pieces if piece]
 
     def _ids(self, parts: Sequence[Part]) -> list[int]:
-        """The ids of a conversation in parts: all in one go, as transformers has it, where that is safe."""
+        """Encode the parts of a conversation: together, as transformers does, if that is safe."""
         known = set(self.special_tokens.values()) - {self.tokenizer.unk_id}
         own = [i for i in specials(parts) if i in known]
         text = "".join(part.text for part in parts)
@@ -210,7 +210,7 @@ def template_of(tokenizer: Tokenizer, wanted: str | None = None) -> ChatTemplate
 
 
 def fits(tokenizer: Tokenizer, name: str) -> bool:
-    """Whether a vocabulary looks made for a template of ours."""
+    """Whether a vocabulary matches one of Luthier's templates."""
     if name == "llama2" and tokenizer.vocab_size != LLAMA2_VOCABULARY:
         return False
     return all(token in tokenizer.special_tokens for token in BUILT_IN[name])

@@ -1,9 +1,9 @@
 """The program that a chat template runs in: a process of its own, with little time, little memory and no files.
 
-A template comes with a model from anywhere. Jinja's sandbox keeps it from Python's insides, but not from counting
-without end nor from `"a" * 10**10`; only a process can be stopped in the middle of either. Reads a JSON object from
-stdin, {"template", "conversations", "variables"}, and writes a JSON list: for each conversation {"text"} or {"error"}.
-It needs the standard library and jinja2 alone, so that it starts in a tenth of a second.
+Templates are untrusted. Jinja's sandbox blocks access to Python's internals, but not endless loops or `"a" * 10**10`;
+only a process can be stopped during either. Reads a JSON object from stdin, {"template", "conversations", "variables"},
+and writes a JSON list: for each conversation {"text"} or {"error"}. It only imports the standard library and jinja2, so
+that it starts in a tenth of a second.
 
 The environment is that of transformers' `apply_chat_template`, so that templates written for it work here.
 """
@@ -126,7 +126,7 @@ def _line(error: Exception) -> str:
 
 
 def limit() -> None:
-    """Give up time, memory, files and processes, as far as this system knows limits."""
+    """Limit CPU time, memory, files and processes, as far as the system supports it."""
     try:
         import resource
     except ImportError:  # Windows: then only the clock of the process that waits ends a template

@@ -1,7 +1,7 @@
 """Checks of untrusted tokenizer.json files: invalid regular expressions, and steps that make texts grow without bound.
 
-The backend panics over the first, and prints pages. A few steps that replace a letter by two of it double a text each:
-forty of them take all memory.
+The backend panics on the first, printing pages. Steps that replace a letter by two double a text each: forty of them
+exhaust memory.
 """
 
 from __future__ import annotations

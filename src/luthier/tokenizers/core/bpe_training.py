@@ -1,8 +1,8 @@
 """Byte-level BPE training in a separate process, so that signals can end it.
 
-The backend's training runs to its end whatever signal comes, and may take minutes. So long texts go to a process that
-is ended with the one that asks. Run as a module it is that process: the settings and the texts come on stdin, each
-after its length, and the answer goes to stdout.
+The backend's training cannot be interrupted by signals, and may take minutes. So long texts are sent to another
+process, which ends with its parent. This module, run as a program, is that process: it reads settings and texts from
+stdin, each preceded by its length, and writes the answer to stdout.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ Text = TypeVar("Text", str, bytes)
 def merges_of(ranks: Mapping[Text, int], pieces: Iterable[Text]) -> list[tuple[Text, Text]]:
     """The pair that is merged into each piece, in rank order.
 
-    Both kinds of file join whichever neighbors make the piece of the lowest rank, the leftmost first. Done to a piece
-    by itself, the last joining gives its pair; and no other pair can ever make it inside a longer text, since the
-    joinings between a piece's two ends go the same way there. A piece that is never reached so has no merge.
+    Both formats merge the adjacent pair whose piece has the lowest rank, the leftmost first. Applied to a piece alone,
+    the last merge is its pair; no other pair can give it within a longer text, since the merges between the piece's
+    ends are the same there. A piece that is not reached has no merge.
     """
     in_order = sorted(pieces, key=ranks.__getitem__)
     if sum(len(piece) ** 2 for piece in in_order) > MOST_WORK:

@@ -1,6 +1,6 @@
 """The bytes of each token, so that decoding is one join and one UTF-8 decode.
 
-Two alphabets write bytes as text inside a vocabulary. GPT-2's gives each of the 256 bytes a printable character
+Vocabularies write bytes as text in one of two alphabets. GPT-2's gives each of the 256 bytes a printable character
 ("Ġ" is a space); SentencePiece's writes "▁" for a space and "<0xE9>" for a single byte.
 """
 

@@ -1,8 +1,7 @@
 """Prevent names of special and byte tokens ("</s>", "<0x0A>") in plain text from being encoded as those tokens.
 
-A backend can be told to leave special tokens alone, but some models then find their names among the ordinary pieces.
-A cut inside such a name, between two characters that no ordinary piece has side by side, keeps the model from finding
-it and changes nothing else.
+A backend can be set to ignore special tokens, but some models then match their names as ordinary pieces. A split inside
+such a name, between two characters that are adjacent in no ordinary piece, prevents that and changes nothing else.
 """
 
 from __future__ import annotations

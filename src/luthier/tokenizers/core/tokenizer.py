@@ -4,8 +4,8 @@
     ids = tokenizer.encode("Once upon a time")
     tokenizer.decode(ids)                       # "Once upon a time"
 
-A text is encoded as it is given, unless the tokenizer's own file has rules that normalize it: those of a tokenizer made
-for a run clean every text as the run's own was (see `cleaning`).
+A text is encoded unchanged, unless the tokenizer's file has normalization rules: a tokenizer trained for a run cleans
+every text like the training text (see `cleaning`).
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ LARGEST = 2**24  # tokens: the largest vocabularies have some 260,000
 class Tokenizer:
     """Encodes and decodes text. Created by `load` and by the functions of `train`.
 
-    bos, eos, pad, unk: the tokens that begin and end a text, fill up a row and stand for what no other token does;
-    each must be in the vocabulary. eos_ids: every id that ends a text, where a model has several (the eos token alone
-    if not given). chat_template: Jinja source, kept as it is.
+    bos, eos, pad, unk: the special tokens, which must be in the vocabulary. eos_ids: all ids that end a text, for
+    models with several (only the eos token unless given). chat_template: Jinja source.
     """
 
     def __init__(
@@ -85,10 +84,9 @@ class Tokenizer:
     def encode(self, text: str, *, special: bool = False, bos: bool = False, eos: bool = False) -> list[int]:
         """The ids of a text.
 
-        special: read special tokens written in the text ("<|endoftext|>") as such; otherwise they are plain text, so
-        that nobody ends a text by writing so. bos, eos: begin or end with that token, where the tokenizer has one.
-        Raises LuthierError for a character that has no token (only a tokenizer of characters lacks any) and for half
-        of a surrogate pair.
+        special: encode special tokens in the text ("<|endoftext|>") as such; otherwise as plain text. bos, eos: add
+        that token, if the tokenizer has one. Raises LuthierError for a character without a token (in character
+        tokenizers only) and for a lone surrogate.
         """
         return self.encode_batch([text], special=special, bos=bos, eos=eos)[0]
 
@@ -104,7 +102,7 @@ class Tokenizer:
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """The same ids as `encode_batch`, many times faster for long texts, on one core.
 
-        Worth it from some hundred thousand characters on: what it prepares takes a tenth of a second.
+        Worthwhile from about a hundred thousand characters on: its preparation takes a tenth of a second.
         """
         with _blaming(texts):
             if self._characters is not None:

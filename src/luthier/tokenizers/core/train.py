@@ -1,6 +1,6 @@
 """Train a tokenizer on text: characters, or byte-level BPE.
 
-In both, token 0 is "<|endoftext|>", which ends a document and fills up rows; as text it is read as plain characters.
+In both, token 0 is "<|endoftext|>", which ends a document and pads rows; in a text it is encoded as plain characters.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ LARGEST = 10_000_000  # the trainer allocates memory for all of them first
 def characters(texts: Iterable[str], *, byte_fallback: bool = False) -> Tokenizer:
     """A token for each character (Unicode code point) of the texts, sorted.
 
-    byte_fallback: 256 tokens more, one for each byte, which write the characters that the texts do not have; without
-    them such a character is a LuthierError when it is met.
+    byte_fallback: add 256 byte tokens for characters that the texts do not contain; without them, encoding such a
+    character raises a LuthierError.
     """
     alphabet: set[str] = set()
     for text in _checked(texts):
@@ -48,9 +48,9 @@ def backend_of_characters(ids: dict[str, int], *, byte_fallback: bool) -> Backen
 def train_bpe(texts: Iterable[str], vocab_size: int, *, progress: bool | None = None) -> Tokenizer:
     """Train byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909) on texts, with GPT-2's pre-tokenization.
 
-    vocab_size: the 256 bytes, the end token and the merges. It comes out smaller if the texts have too few pairs that
-    occur twice. The same texts give the same tokenizer. progress: show a bar on stderr for a long text; None: where
-    that is a terminal. Words of over 256 bytes (runs of letters without a space) are cut for the training.
+    vocab_size: 256 bytes, the end token and the merges; smaller if too few pairs occur twice. Deterministic. progress:
+    show a progress bar on stderr for a long text; None: if that is a terminal. Words over 256 bytes are split for
+    training.
     """
     if vocab_size < SMALLEST:
         raise UsageError(f"a vocabulary of {vocab_size} is too small: the bytes and the end token take {SMALLEST}")

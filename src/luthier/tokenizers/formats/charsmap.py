@@ -2,8 +2,8 @@
 
 The rules map strings to strings, the longest first. The backend's own reader of them (`Precompiled`) works on whole
 graphemes: it loses accents after a replaced character, and some texts make it panic. SentencePiece's published rules
-are Unicode's NFKC and a few more, so they are written here as NFKC with two kinds of exception: characters that the
-rules map otherwise, and neighbors that NFKC would compose or reorder and the rules leave alone.
+are Unicode's NFKC and a few more, so they are expressed as NFKC with two kinds of exceptions: characters that the rules
+map differently, and adjacent characters that NFKC would compose or reorder and the rules do not.
 """
 
 from __future__ import annotations

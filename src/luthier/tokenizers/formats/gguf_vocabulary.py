@@ -1,8 +1,8 @@
 """The tokenizer inside a GGUF file, as the file's metadata say it, in keys of llama.cpp's that begin with `tokenizer.`
 
-Two kinds of vocabulary are known: "gpt2", byte-level BPE with its merges and a name for how words are parted, and
-"llama", SentencePiece's pieces with scores. A third is Luthier's own, of characters, and lies there as pieces that
-nothing joins. The metadata are taken as hostile: every type, length and id is checked.
+Two kinds of vocabulary are supported: "gpt2", byte-level BPE with merges and the name of a pre-tokenizer, and "llama",
+SentencePiece pieces with scores. Luthier's character tokenizers are stored as the latter, without merges. The metadata
+are untrusted: every type, length and id is checked.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tokenizers.models import BPE
 
 from luthier.errors import LuthierError
 from luthier.tokenizers.core.cleaning import FORMS, put_on
-from luthier.tokenizers.core.frame import set_frame
 from luthier.tokenizers.core.pieces import BYTE, SPACE
+from luthier.tokenizers.core.post_processor import set_post_processor
 from luthier.tokenizers.core.tokenizer import LARGEST, Tokenizer
 from luthier.tokenizers.core.train import backend_of_characters
 from luthier.tokenizers.formats.gguf_ends import ends_by_name
@@ -72,7 +72,7 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer | None:
     names = {role: vocabulary.tokens[number] for role, number in vocabulary.roles.items()}
     begin = names.get("bos") if _take(fields, "add_bos_token", bool, adds_bos) else None
     end = names.get("eos") if _take(fields, "add_eos_token", bool, False) else None
-    set_frame(backend, begin, end)
+    set_post_processor(backend, begin, end)
     cleaning = _checked(fields.get(CLEANING), CLEANING, str)
     if cleaning is not None:
         if cleaning not in FORMS:

@@ -1,10 +1,10 @@
 """Pre-tokenizers by the names that GGUF files have for them (`tokenizer.ggml.pre`).
 
-The names are llama.cpp's. What they mean is taken from the models' own tokenizer.json or tiktoken files: these are the
-reference. llama.cpp follows them with regular expressions of its own, and parts some texts otherwise: for `llama4` and
-`tekken` it leaves combining marks (of Hindi, Arabic...) out of words and tells capitals in ASCII only, for `qwen2` and
-`qwen35` it does not compose accents (NFC), and for `tiny_aya` it takes spaces before digits otherwise. transformers,
-where it has nothing but a GGUF file, knows just some of the names: for `smollm` it leaves digits together.
+The names are llama.cpp's; the reference for their meaning are the models' tokenizer.json or tiktoken files. llama.cpp
+implements them with its own regular expressions and splits some texts differently: for `llama4` and `tekken`,
+combining marks (Hindi, Arabic, ...) are not part of words and only ASCII capitals are recognized; for `qwen2` and
+`qwen35`, accents are not composed (NFC); for `tiny_aya`, spaces before digits are split differently. transformers'
+GGUF reader supports only some of the names: for `smollm` it does not split digits.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ Fields = dict[str, Any]
 def to_gguf(tokenizer: Tokenizer, vocab_size: int) -> Fields:
     """The metadata from which `from_gguf` and llama.cpp build a tokenizer with the same ids.
 
-    vocab_size: the rows of the model's embedding; unused tokens fill the list up to it. Raises LuthierError for a
-    tokenizer that GGUF has no form for. What llama.cpp does otherwise: where there are pieces and not bytes, "▁" in a
-    text is a space to it, and "</s>" may become that token even in plain text; the words of some models are not
-    always their own (see gguf_words); and it cleans no text (see cleaning), so give it clean ones.
+    vocab_size: rows of the model's embedding, to which the list is padded with unused tokens. Raises LuthierError for
+    a tokenizer that GGUF cannot express. llama.cpp differs in these points: with SentencePiece vocabularies, "▁" in a
+    text is a space, and "</s>" in plain text may become that token; some pre-tokenizers differ (see gguf_words); and
+    texts are not cleaned (see cleaning), so clean them first.
     """
     if vocab_size < tokenizer.vocab_size:
         raise LuthierError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model has {vocab_size}")

@@ -1,10 +1,10 @@
 """SentencePiece models (Kudo and Richardson 2018, arXiv 1808.06226) as a `tokenizers` backend with the same ids.
 
-SentencePiece sees a text as one string in which "▁" stands for a space, and joins neighbors (BPE) or takes the
-likeliest cut into pieces (unigram) over its whole length. Where no piece has "▁" after another character, nothing can
-reach from one word into the next, so the backend may do each word by itself: the same ids, a hundred times faster.
-Only where two cuts of a unigram model are exactly as likely ("aaa" as "aa" and "a"), SentencePiece takes the one that
-its 32-bit rounding favors, and the backend, which counts in 64 bits, may take the other.
+SentencePiece treats a text as one string with "▁" for spaces, and merges pairs (BPE) or finds the most probable
+segmentation (unigram) over its whole length. If no piece has "▁" after another character, no piece spans two words, so
+the backend can encode words separately: the same ids, a hundred times faster. Only if two segmentations of a unigram
+model are equally probable ("aaa" as "aa" and "a"), SentencePiece's 32-bit and the backend's 64-bit rounding may choose
+different ones.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Begin = Literal["own", "always", "first", "never"]
 def read_sentencepiece(path: str | Path, begin: Begin = "own") -> Tokenizer:
     """Load the tokenizer of a SentencePiece `.model` file: BPE, unigram or characters.
 
-    begin: where a space is put before a text. "own": as SentencePiece does, by what the model says. The others are the
-    rules of transformers' LlamaTokenizer, which adds none to a text that begins with a space: "always" at the beginning
-    and after each added token, "first" at the beginning only, "never".
-    Raises LuthierError for a broken file, and for features that tokenizer.json cannot express.
+    begin: where a leading space is added. "own": by the model's setting, as in SentencePiece. The others are the rules
+    of transformers' LlamaTokenizer, which adds none to a text that begins with a space: "always" (at the beginning and
+    after each added token), "first" (at the beginning only), "never". Raises LuthierError for a broken file, and for
+    features that tokenizer.json cannot express.
     """
     path = Path(path)
     model = read_model(path)

@@ -1,7 +1,7 @@
 """Write a SentencePiece `tokenizer.model` for Meta's Llama 2 code: BPE with byte fallback.
 
-The pieces' scores are made anew: minus the place of the first merge that makes a piece, which is all that BPE asks of
-them. What was written is built again and must cut texts as the tokenizer does; otherwise there is no such file.
+The pieces' scores are the negative index of the first merge that gives each piece, which suffices for BPE. The result
+is loaded again and must split test texts like the tokenizer; otherwise no file is written.
 """
 
 from __future__ import annotations

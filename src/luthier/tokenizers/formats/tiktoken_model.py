@@ -1,7 +1,7 @@
 """Meta's `tokenizer.model` of Llama 3 and Llama 4: byte-level BPE, one "base64 rank" a line, as tiktoken writes it.
 
-The file holds the ranks only. The pattern that parts a text into words before any merge, and the special tokens after
-the ranks, belong to the family (Meta's `llama-models`, llama3/tokenizer.py and llama4/tokenizer.py).
+The file contains only the ranks. The pre-tokenizer's pattern, and the special tokens after the ranks, are defined by
+the family (Meta's `llama-models`, llama3/tokenizer.py and llama4/tokenizer.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 r"""Pre-tokenization with Python's `re`: the same words as the backend's pre-tokenizer, faster.
 
-A pre-tokenizer is read as patterns that part a text one after another. Published ones use few signs, which mean the
-same in both engines, but for classes of characters (\p{L}, \s): these depend on an engine's version of Unicode, and are
-written out here as the backend's own engine has them. A pattern with any other sign is not read, and has no fast way.
+A pre-tokenizer is converted to patterns that split a text one after another. Published ones use few regular expression
+elements, which mean the same in both engines, except character classes (\p{L}, \s): these depend on the engine's
+Unicode version, and are expanded to the backend engine's ranges. Patterns with other elements are not supported.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from hostile_texts import HOSTILE, any_text, law
+from hostile_texts import HOSTILE, any_text, property_test
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ def as_kept(kind: str, text: str) -> str:
 
 @each_kind
 @given(any_text)
-@law
+@property_test
 def test_any_text_survives(kinds, kind, text):
     ids = kinds[kind].encode(text)
     assert kinds[kind].decode(ids) == as_kept(kind, text)
@@ -39,7 +39,7 @@ def test_hostile_texts_survive(kinds, kind):
 
 @each_kind
 @given(any_text)
-@law
+@property_test
 def test_special_tokens_in_a_text_are_plain_text(kinds, kind, text):
     special = set(kinds[kind].special_tokens.values())
     for hostile in (text, "".join(kinds[kind].special_tokens)[:200] + text):
@@ -69,7 +69,7 @@ def test_begin_and_end_tokens_are_put_where_there_are_any(kinds, kind):
 
 @each_kind
 @given(st.data())
-@law
+@property_test
 def test_a_stream_gives_what_decoding_gives(kinds, kind, data):
     tokenizer = kinds[kind]
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=30))
@@ -79,7 +79,7 @@ def test_a_stream_gives_what_decoding_gives(kinds, kind, data):
 
 @each_kind
 @given(any_text)
-@law
+@property_test
 def test_a_stream_of_a_text_never_breaks_a_character(kinds, kind, text):
     tokenizer = kinds[kind]
     stream = tokenizer.stream()
@@ -109,7 +109,7 @@ def test_only_the_space_at_the_beginning_of_a_stream_goes(kinds):
 
 @each_kind
 @given(any_text)
-@law
+@property_test
 def test_pieces_are_the_bytes_of_the_text(kinds, kind, text):
     tokenizer = kinds[kind]
     written = b"".join(map(tokenizer.piece, tokenizer.encode(text)))
