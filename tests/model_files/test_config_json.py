@@ -85,7 +85,9 @@ def test_auto_map_is_not_looked_at():
 
 @pytest.mark.parametrize("classes", [["BloomForCausalLM"], ["__import__"], [["LlamaForCausalLM"]], [7], [None]])
 def test_an_unknown_architecture_gets_the_list_of_known_ones(classes):
-    with pytest.raises(LuthierError, match=r"no architecture .*; there are GPT2LMHeadModel, .*Llama4ForCausalLM"):
+    with pytest.raises(
+        LuthierError, match=r"no architecture .* here; there are gpt2, llama, .*: take a model of one of these"
+    ):
         hugging_face.read_config({**LLAMA, "architectures": classes})
 
 
@@ -202,8 +204,22 @@ def test_the_model_type_says_what_a_model_is_and_then_its_class(classes, kind):
     assert isinstance(found, llama.Config)
 
 
+@pytest.mark.parametrize(
+    ("kind", "need"),
+    [
+        ("qwen2_moe", "a gate on the shared expert"),
+        ("mamba2", "layers that are no attention"),
+        ("qwen3_next", "linear attention"),
+        ("bert", "an encoder"),
+    ],
+)
+def test_a_model_that_is_close_to_a_known_one_is_refused_with_what_it_needs(kind, need):
+    with pytest.raises(LuthierError, match=f"no architecture '{kind}' here \\(it needs {need}.*or open this one with"):
+        hugging_face.read_config({"architectures": ["A"], "model_type": kind})
+
+
 def test_another_model_type_is_not_taken_for_a_known_class():
-    with pytest.raises(LuthierError, match="no architecture 'bloom'"):
+    with pytest.raises(LuthierError, match="no architecture 'bloom' here"):
         hugging_face.read_config({**LLAMA, "model_type": "bloom"})
 
 

@@ -23,6 +23,7 @@ from luthier.formats.pth_folder import PthFolder
 from luthier.formats.safetensors_files import SHARD_BYTES, SafetensorsFolder
 from luthier.formats.weight_table import Checkpoint, names_without_prefixes
 from luthier.model_files.mxfp4 import UnpackedCheckpoint
+from luthier.model_files.unsupported_architectures import unsupported
 from luthier.model_files.weights import (
     LoadedModel,
     ProgressCallback,
@@ -127,8 +128,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     name = named[0] if isinstance(named, list) and named else None
     known, asked = (types, kind) if kind is not None else (classes, name)
     if not isinstance(asked, str) or asked not in known:
-        there = ", ".join([*classes, *types])
-        raise LuthierError(f"config.json: no architecture {asked!r:.60}; there are {there}")
+        raise unsupported(asked, kind, types)
     config: Config = known[asked].settings.read(values)
     return config
 
