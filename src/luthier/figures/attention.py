@@ -16,7 +16,7 @@ from luthier.model.attention import Attention
 from luthier.model.mask import causal
 
 TOKENS = 14
-MOST_HEADS = 12
+MAX_HEADS = 12
 
 
 @torch.no_grad()
@@ -90,12 +90,12 @@ def attention(models: Models) -> Picture:
     ):
         matrix(figure, axes, values, "weight", vmin=0)
         name_ticks(axes, names if number > 1 else blank, names if number % 2 == 0 else blank)
-        axes.set(xlabel="looks at (key)", ylabel="token (query)")
+        axes.set(xlabel="key", ylabel="query")
         axes.set_title(title, fontsize=10, loc="left")
     caption = (
-        "Without weights a token looks at those that are like it, so at itself; with learned queries and keys each "
-        "head chooses its own; the causal mask hides what comes later; each row sums to 1 (the block of a trained "
-        "model that chooses most clearly)."
+        "Without weights a token attends to similar ones, mostly itself; with learned queries and keys each head "
+        "attends to its own choice; the causal mask hides later tokens; each row sums to 1 (the block with the sharpest "
+        "attention of a trained model)."
     )
     return finish("attention", "Attention, step by step", caption, figure, long_table(names, columns))
 
@@ -103,7 +103,7 @@ def attention(models: Models) -> Picture:
 def heads(models: Models) -> Picture:
     """Attention weights of each head of one block."""
     layer, x, names, _ = sharpest(models)
-    weights = weights_of(layer, x)[:MOST_HEADS]
+    weights = weights_of(layer, x)[:MAX_HEADS]
     largest = float(weights[:, 1:].max())  # the first token attends only to itself
     columns = min(4, len(weights))
     rows = math.ceil(len(weights) / columns)
@@ -124,8 +124,8 @@ def heads(models: Models) -> Picture:
             xlabel="key" if number + columns >= len(weights) else "", ylabel="query" if number % columns == 0 else ""
         )
     caption = (
-        "The heads of one block read the same tokens, and each has learned to look at other places "
-        "(the block of a trained model that chooses most clearly)."
+        "The heads of one block see the same tokens, and each has learned to attend to different ones "
+        "(the block with the sharpest attention of a trained model)."
     )
     table = long_table(names, {f"head_{number + 1}": values for number, values in enumerate(weights)})
     return finish("heads", "Attention by head", caption, figure, table)

@@ -12,7 +12,7 @@ from luthier.figures.models import Models
 from luthier.figures.picture import COLORS, Picture, canvas, finish, label, tidy
 from luthier.tokenizers.core.tokenizer import Tokenizer
 
-MOST = 4000  # tokens: more would be illegible
+MAX_TOKENS = 4000  # tokens: more would be illegible
 NAMED = 45
 KINDS = ("begins a word", "goes on with a word", "number", "sign", "byte or mixed")
 
@@ -56,7 +56,7 @@ def apart(places: Tensor, rows: list[int]) -> list[int]:
 def embeddings(models: Models) -> Picture:
     """PCA of the embedding table."""
     lm = models.lm
-    names = pieces(lm.tokenizer, MOST)
+    names = pieces(lm.tokenizer, MAX_TOKENS)
     places, shares = two_dimensions(lm.model.embedding.weight[: len(names)].float())
     kinds = [kind_of(piece) for piece in names]
     figure = canvas(10, 6.5)

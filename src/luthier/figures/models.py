@@ -110,7 +110,7 @@ class Models:
         return self.given_if(lambda lm: any(isinstance(part, MoE) for part in lm.model.modules())) or self.llama4
 
     @property
-    def looks(self) -> list[dict[str, Any]]:
+    def evaluations(self) -> list[dict[str, Any]]:
         """Evaluation records of the model's training; of a small GPT-2 if the given model has none."""
         logged = [] if self.path is None else read_lines(RunFolder(Path(self.path)).metrics)
         self.read_model |= bool(logged)

@@ -74,10 +74,10 @@ def rmsnorm(models: Models) -> Picture:
     figure = canvas(11, 4)
     left, middle, right = figure.subplots(1, 3)
     places = list(range(len(x)))
-    looks = {"before": (BLUE, "o"), "layer_norm": (ORANGE, "s"), "rms_norm": (GREEN, "^")}
+    styles = {"before": (BLUE, "o"), "layer_norm": (ORANGE, "s"), "rms_norm": (GREEN, "^")}
     for axes, rows, y in ((left, means, "mean"), (middle, sizes, "root mean square")):
         for name, values in rows.items():
-            color, marker = looks[name]
+            color, marker = styles[name]
             axes.plot(places, values, marker, ms=3.5, color=color, label=name.replace("_", " "))
         tidy(axes, "token", y, f"{y} of each token's activations")
     plain_log(middle)

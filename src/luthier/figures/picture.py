@@ -25,7 +25,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK)
 DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 SEQUENTIAL, DIVERGING = "cividis", "PuOr"  # color-blind-safe color maps
-SOFT = "#555555"
+GRAY = "#555555"
 DOTS_PER_INCH = 130
 BEGINS = {"png": b"\x89PNG", "svg": b"<?xml"}
 
@@ -56,7 +56,7 @@ def finish(name: str, title: str, caption: str, figure: Figure, table: Mapping[s
     """Add the title above the figure and the caption below it."""
     width = figure.get_size_inches()[0]
     figure.suptitle(title, x=0.01, ha="left", color=BLACK, fontweight="bold")
-    figure.supxlabel("\n".join(textwrap.wrap(caption, int(13.5 * width))), x=0.01, ha="left", fontsize=9, color=SOFT)
+    figure.supxlabel("\n".join(textwrap.wrap(caption, int(13.5 * width))), x=0.01, ha="left", fontsize=9, color=GRAY)
     return Picture(name, title, caption, figure, table)
 
 

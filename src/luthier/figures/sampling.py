@@ -24,13 +24,13 @@ def next_logits(models: Models) -> Tensor:
     return logits[:, -1].float()
 
 
-def likeliest(models: Models, logits: Tensor, count: int) -> tuple[list[int], list[str]]:
+def most_probable(models: Models, logits: Tensor, count: int) -> tuple[list[int], list[str]]:
     """Ids and labels of the most probable tokens."""
     ids = logits[0].topk(min(count, logits.shape[1])).indices.tolist()
     return ids, [label(models.lm.tokenizer.piece(token)) for token in ids]
 
 
-def read_so_far(models: Models) -> str:
+def context_text(models: Models) -> str:
     """The text in the context."""
     return models.lm.tokenizer.decode(models.ids(models.lm, WORDS), skip_special=True)
 
@@ -38,7 +38,7 @@ def read_so_far(models: Models) -> str:
 def temperature(models: Models) -> Picture:
     """The same logits at three temperatures."""
     logits = next_logits(models)
-    ids, names = likeliest(models, logits, 12)
+    ids, names = most_probable(models, logits, 12)
     rows = {
         f"temperature_{value:g}": apply_filters(logits, GenerationSettings(temperature=value, top_p=None))
         .softmax(-1)[0, ids]
@@ -59,8 +59,8 @@ def temperature(models: Models) -> Picture:
         else:
             axes.legend(frameon=False)
     caption = (
-        f"The 12 likeliest tokens after “{shown(read_so_far(models))}”: the logits are divided by the temperature, so "
-        "that 0.1 almost always takes the likeliest and 5 makes all nearly alike."
+        f"The 12 most probable tokens after “{shown(context_text(models))}”: logits are divided by the temperature, so "
+        "that 0.1 almost always samples the most probable one and 5 makes all nearly equal."
     )
     return finish("temperature", "Temperature", caption, figure, {"token": names, "id": ids, **rows})
 
@@ -68,7 +68,7 @@ def temperature(models: Models) -> Picture:
 def filters(models: Models) -> Picture:
     """One distribution unfiltered, with top-k, and with top-p."""
     logits = next_logits(models)
-    ids, names = likeliest(models, logits, 16)
+    ids, names = most_probable(models, logits, 16)
     ways = {
         "all": GenerationSettings(temperature=1, top_p=None),
         "top_k": GenerationSettings(temperature=1, top_k=TOP_K, top_p=None),
@@ -90,8 +90,8 @@ def filters(models: Models) -> Picture:
         )
     name_ticks(axes, names)
     caption = (
-        f"After “{shown(read_so_far(models))}”: top-k keeps the k likeliest tokens, top-p as many of the likeliest as "
-        "together have the probability p, and what is kept is scaled to sum to 1 (arXiv 1904.09751)."
+        f"After “{shown(context_text(models))}”: top-k keeps the k most probable tokens, top-p the smallest set with at "
+        "least probability p, and the kept probabilities are normalized to sum to 1 (arXiv 1904.09751)."
     )
     return finish(
         "filters", "Top-k and top-p on one distribution", caption, figure, {"token": names, "id": ids, **rows}

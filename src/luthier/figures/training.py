@@ -18,9 +18,9 @@ SCHEDULES: tuple[Literal["constant", "cosine", "linear", "wsd"], ...] = ("consta
 
 def training(models: Models) -> Picture:
     """Loss and perplexity of a real run."""
-    looks = models.looks
+    evaluations = models.evaluations
     columns = ("step", "epoch", "tokens", "train_loss", "validation_loss")
-    table = {name: [look.get(name) for look in looks] for name in columns}
+    table = {name: [evaluation.get(name) for evaluation in evaluations] for name in columns}
     for kind in ("train", "validation"):
         losses = table[f"{kind}_loss"]
         table[f"{kind}_perplexity"] = [None if loss is None else perplexity(loss) for loss in losses]
@@ -28,7 +28,7 @@ def training(models: Models) -> Picture:
         "The loss falls as the model learns to name the next token, and perplexity, its exponential, says between how "
         "many tokens it wavers; where validation parts from training the text is learned by heart."
     )
-    return finish("training", "A training run", caption, losses_figure(looks), table)
+    return finish("training", "A training run", caption, losses_figure(evaluations), table)
 
 
 def schedules(models: Models) -> Picture:
