@@ -136,6 +136,7 @@ def page() -> str:
 
 
 def main(arguments: list[str]) -> None:
+    """Print the page, or write it."""
     text = page()
     if arguments == ["--write"]:
         PAGE.write_text(text, encoding="utf-8")
