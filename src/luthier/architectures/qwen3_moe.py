@@ -130,7 +130,7 @@ def build_block(config: Config, layer: int) -> Block:
 
 
 def build_moe(config: Config) -> MoE:
-    """Routed experts, whose weights multiply what they give."""
+    """Routed experts, weighted at their outputs."""
     over: Literal["chosen", "all"] = "chosen" if config.normalize_weights else "all"
     return MoE(
         SoftmaxRouter(config.dim, config.n_experts, config.experts_per_token, over=over),

@@ -76,8 +76,8 @@ def swiglu(models: Models) -> Picture:
     right.set(xlabel="gate", ylabel="value")
     right.set_title("for all", fontsize=10, loc="left")
     caption = (
-        "In SwiGLU one product opens the gate for another: an open gate passes its value on with its sign, "
-        "a closed one almost nothing (arXiv 2002.05202)."
+        "In SwiGLU one projection gates another: an open gate passes the value with its sign, a closed one almost "
+        "nothing (arXiv 2002.05202)."
     )
     table = {"gate": pairs[:, 0].tolist(), "value": pairs[:, 1].tolist(), "out": out.tolist()}
     return finish("swiglu", "SwiGLU: a gate and a value", caption, figure, table)

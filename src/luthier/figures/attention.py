@@ -94,8 +94,8 @@ def attention(models: Models) -> Picture:
         axes.set_title(title, fontsize=10, loc="left")
     caption = (
         "Without weights a token attends to similar ones, mostly itself; with learned queries and keys each head "
-        "attends to its own choice; the causal mask hides later tokens; each row sums to 1 (the block with the sharpest "
-        "attention of a trained model)."
+        "attends to its own choice; the causal mask hides later tokens; each row sums to 1 (the block with the "
+        "sharpest attention of a trained model)."
     )
     return finish("attention", "Attention, step by step", caption, figure, long_table(names, columns))
 

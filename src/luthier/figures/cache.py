@@ -80,6 +80,6 @@ def cache(models: Models, lengths: tuple[int, ...] = LENGTHS) -> Picture:
         axes.legend(frameon=False)
     caption = (
         "The cache grows with each token, by as much as there are key heads (left: a Llama of 4 layers and 4 query "
-        "heads), and spares the model to read the whole text again for each new one (right)."
+        "heads), and avoids recomputing the whole text for each new token (right)."
     )
     return finish("cache", "What the KV cache costs and saves", caption, figure, table)

@@ -87,7 +87,7 @@ def embeddings(models: Models) -> Picture:
     axes.legend(frameon=False, fontsize=8)
     caption = (
         f"The embeddings of {len(names):,} tokens of a trained model along the two directions in which they differ "
-        "most: tokens that are used alike have come to lie together."
+        "most (PCA): tokens with similar use are close together."
     )
     table: dict[str, Sequence[object]] = {
         "id": list(range(len(names))), "token": [label(piece) for piece in names], "kind": kinds,

@@ -66,8 +66,8 @@ def experts(models: Models) -> Picture:
     right.set(xlabel="expert")
     right.set_title(f"load over {len(ids)} tokens", fontsize=10, loc="left")
     caption = (
-        "In each mixture layer a router sends every token to an expert of its own choice; over much text a balanced "
-        "training keeps the load of all experts near its mean, over a few words it may be uneven."
+        "In each MoE layer a router sends every token to an expert; with load balancing in training, the load of all "
+        "experts is near its mean over long texts, and may be uneven over a few words."
     )
     table: dict[str, Sequence[object]] = {"token": range(len(ids)), "text": names} | {
         f"layer_{number}": (row + 1).tolist() for number, row in zip(layers, chosen, strict=True)

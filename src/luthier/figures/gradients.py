@@ -23,8 +23,8 @@ COURSE = (3, 3, 3, 3, 3, 1)  # the widths of the course's five layers
 SEED = 123  # the course's
 KINDS = ("without", "with")
 CAPTION = (
-    "Without shortcuts the course's first layers get almost no gradient, and a fresh GPT-2, whose norms keep the size "
-    "of its gradients even so, makes all tokens alike block by block (arXiv 2103.03404)."
+    "Without residual connections the course's first layers get almost no gradient, and a newly initialized GPT-2, "
+    "whose norms preserve gradients even so, makes all tokens more similar with each block (arXiv 2103.03404)."
 )
 
 

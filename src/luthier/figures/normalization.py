@@ -51,8 +51,8 @@ def layernorm(models: Models) -> Picture:
         tidy(axes, "token", name, f"{name} of each token's activations")
     plain_log(right)
     caption = (
-        "Layer norm brings the activations of each token to mean 0 and variance 1, before its learned scale and shift; "
-        f"here those that enter the middle block of a trained model ({before.shape[1]} a token)."
+        "Layer norm normalizes the activations of each token to mean 0 and variance 1, before its learned scale and "
+        f"shift; here the inputs of the middle block of a trained model ({before.shape[1]} per token)."
     )
     table = {"token": list(places)} | {
         f"{measure}_{when}": values.tolist()
@@ -96,8 +96,8 @@ def rmsnorm(models: Models) -> Picture:
     tidy(right, "after layer norm", "after RMS norm", "each activation, either way")
     right.legend(frameon=False)
     caption = (
-        "Both bring a token's activations to size 1; layer norm takes the mean away first, RMS norm leaves it and is "
-        "cheaper, and where the mean is small they come to the same (arXiv 1910.07467)."
+        "Both normalize a token's activations to unit size; layer norm subtracts the mean first, RMS norm does not and "
+        "is cheaper, and with a small mean they are nearly equal (arXiv 1910.07467)."
     )
     table = {"token": places} | {f"mean_{k}": v for k, v in means.items()} | {f"rms_{k}": v for k, v in sizes.items()}
     return finish("rmsnorm", "RMS norm beside layer norm", caption, figure, table)

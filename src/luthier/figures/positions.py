@@ -57,8 +57,8 @@ def positions(models: Models) -> Picture:
         axes[1, column].set(xlabel="position", ylabel="position")
     axes[1, 2].set(xlabel="position of the key", ylabel="position of the query")
     caption = (
-        "Above, what each way adds or does; below, how alike two positions are: sinusoidal and rotary ones (arXiv "
-        "2104.09864) know distances from the start, a learned table has to find them."
+        "Top: the encodings; bottom: the similarity of two positions. Sinusoidal and rotary encodings (arXiv "
+        "2104.09864) represent distances from the start, a learned table has to learn them."
     )
     size = min(len(learned), T)
     columns: dict[str, list[float]] = {

@@ -90,8 +90,8 @@ def filters(models: Models) -> Picture:
         )
     name_ticks(axes, names)
     caption = (
-        f"After “{shown(context_text(models))}”: top-k keeps the k most probable tokens, top-p the smallest set with at "
-        "least probability p, and the kept probabilities are normalized to sum to 1 (arXiv 1904.09751)."
+        f"After “{shown(context_text(models))}”: top-k keeps the k most probable tokens, top-p the smallest set with "
+        "at least probability p, and the kept probabilities are normalized to sum to 1 (arXiv 1904.09751)."
     )
     return finish(
         "filters", "Top-k and top-p on one distribution", caption, figure, {"token": names, "id": ids, **rows}

@@ -25,8 +25,8 @@ def training(models: Models) -> Picture:
         losses = table[f"{kind}_loss"]
         table[f"{kind}_perplexity"] = [None if loss is None else perplexity(loss) for loss in losses]
     caption = (
-        "The loss falls as the model learns to name the next token, and perplexity, its exponential, says between how "
-        "many tokens it wavers; where validation parts from training the text is learned by heart."
+        "The loss falls as the model learns to predict the next token; perplexity, its exponential, is the number of "
+        "equally likely tokens with the same uncertainty. Where validation diverges from training, the model overfits."
     )
     return finish("training", "A training run", caption, losses_figure(evaluations), table)
 

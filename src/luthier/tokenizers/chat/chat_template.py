@@ -217,9 +217,9 @@ def fits(tokenizer: Tokenizer, name: str) -> bool:
 
 
 def check_messages(messages: Sequence[Mapping[str, str]]) -> None:
-    """Raise a LuthierError for what is no conversation.
+    """Raise a LuthierError for an invalid conversation.
 
-    Templates write roles between special tokens, so that only those that models know may come there.
+    Templates write roles between special tokens, so only known roles are allowed.
     """
     if not messages:
         raise LuthierError("the conversation is empty: give at least one message")
