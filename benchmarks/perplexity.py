@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 from luthier.evaluation.perplexity import token_losses
-from luthier.evaluation.windows import Window, limited, runs_of, windows
+from luthier.evaluation.windows import Window, limited, token_span, windows
 from luthier.generation.decoding_session import DecodingSession
 from luthier.language_model import load
 from luthier.model.transformer import Transformer
@@ -131,10 +131,11 @@ def llama_cpp(path: Path, cut: list[Window], threads: int) -> Tensor:
 
 
 def compare(path: Path, text: str, max_tokens: int | None, threads: int) -> dict[str, dict[str, float]]:
-    """For each session its loss, perplexity, and the difference of the loss to ours in float32 with its error."""
+    """For each kind its loss, perplexity, and the difference of the loss to ours in float32 with its error."""
     torch.set_num_threads(threads)
-    runs = runs_of(load(path).tokenizer, [text])
-    cut = list(windows(runs if max_tokens is None else limited(runs, max_tokens), CONTEXT, STRIDE))
+    tokenizer = load(path).tokenizer
+    spans = [token_span(tokenizer, tokenizer.encode(text), text, starts=True, ends=True)]
+    cut = list(windows(spans if max_tokens is None else limited(spans, max_tokens), CONTEXT, STRIDE))
     losses = {kind: ours(path, kind, cut) for kind in KINDS}
     if importlib.util.find_spec("xllamacpp") is not None:
         losses[PEER] = llama_cpp(path, cut, threads)
