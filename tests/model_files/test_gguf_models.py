@@ -437,3 +437,22 @@ def test_a_file_with_foreign_bytes_opens_or_is_a_clear_error(data, bytes_, whole
     path.write_bytes(content[:place] + bytes_ + content[place + len(bytes_) :])
     with suppress(LuthierError):
         gguf.read(path, CPU, None)
+
+
+def test_longrope_without_its_name_is_known_by_its_factors(tmp_path):
+    """As llama.cpp's converter writes Phi-3 and 4."""
+    config = CONFIGS["phi3, longrope on a part"]
+    gguf.write(tmp_path / "a.gguf", LoadedModel(random_model(config), config, None))
+    file = GGUFFile(tmp_path / "a.gguf")
+    unnamed = ("phi3.rope.scaling.type", "luthier.rope_scaling.factor", "luthier.rope_scaling.attention_factor")
+    fields = {name: value for name, value in file.fields.items() if name not in unnamed}
+    found = gguf.read_config(fields, file).rope_scaling
+    assert (found.kind, found.long_factors) == ("longrope", config.rope_scaling.long_factors)
+    assert found.magnitude == pytest.approx(config.rope_scaling.magnitude)
+
+
+def test_the_context_trained_on_is_no_scaling_by_itself(tmp_path):
+    config = CONFIGS["phi3"]
+    gguf.write(tmp_path / "a.gguf", LoadedModel(random_model(config), config, None))
+    file = GGUFFile(tmp_path / "a.gguf")
+    assert gguf.read_config({**file.fields, "phi3.rope.scaling.original_context_length": 4096}, file) == config

@@ -264,7 +264,10 @@ def read_rope(
     theta = settings.number(f"{section}.rope.freq_base", 10_000.0)
     name = f"{section}.rope.scaling."
     settings.require_one_of(f"{name}type", None, *scaling_types)
-    kind = settings.value(f"{name}type", "linear")
+    # llama.cpp's converter names no type for Phi's factors, and says the context trained on where nothing is scaled
+    has_factors = LONG_FACTORS in checkpoint.shapes() and "longrope" in scaling_types
+    kind = settings.value(f"{name}type", "longrope" if has_factors else "linear")
+    settings.ignore(f"{name}original_context_length")
     legacy = settings.number(f"{section}.rope.scale_linear", 0.0, least=0.0)
     factor = settings.number(f"{name}factor", legacy, least=0.0) or 1.0
     attention = settings.number(f"{name}attn_factor", 1.0)
