@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+import more_published
 import pytest
 
 from luthier.architectures import registry
@@ -122,6 +123,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         position_embedding_type="rope",
     ),
 }  # fmt: skip
+
+
+PUBLISHED |= more_published.PUBLISHED
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
