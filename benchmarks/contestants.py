@@ -91,7 +91,7 @@ def luthier(spec: Spec, *, activation_checkpointing: bool = False) -> Step:
     keep_freed_memory()
     settings = Settings(
         learning_rate=spec.learning_rate, weight_decay=spec.weight_decay, beta2=0.999, batch_size=spec.batch_size,
-        schedule="constant", warmup=0, clip=0, activation_checkpointing=activation_checkpointing,
+        schedule="constant", warmup=0, max_grad_norm=0, activation_checkpointing=activation_checkpointing,
     )  # fmt: skip
     dtype = torch.bfloat16 if has_fast_bfloat16(CPU) else torch.float32
     trainer = Trainer(registry.build(spec.config(), seed=1), RandomIds(spec), settings, 10**6, dtype)

@@ -38,8 +38,8 @@ def main() -> None:
         options = {
             "preset": given.preset, "tokenizer": "characters", "steps": given.steps, "balance": way,
             "batch_size": given.batch_size,
-            "learning_rate": 3e-3, "evaluate_every": max(1, given.steps // 30), "compile": "no",
-            "sample_every": given.steps,
+            "learning_rate": 3e-3, "eval_interval": max(1, given.steps // 30), "compile": "no",
+            "sample_interval": given.steps,
         }  # fmt: skip
         plan = resolve(tuple(given.data), options=options, model={"n_experts": given.experts})
         folder = start(plan, given.out / way)

@@ -76,7 +76,7 @@ def measure(name: str, text: str, steps: int, folder: Path) -> Row:
     run, prompt = folder / name, Path(text).read_text(encoding="utf-8")[:200]
     luthier(
         "train", text, "--preset", nano, "--tokenizer", "characters", "--steps", str(steps), "--batch-size", "8",
-        "--evaluate-every", str(steps), "--compile", "no", "--out", str(run),
+        "--eval-interval", str(steps), "--compile", "no", "--out", str(run),
     )  # fmt: skip
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lm = load(run, dtype=torch.float32)

@@ -32,7 +32,7 @@ def table(capsys, *arguments: str) -> dict[str, str]:
 def test_gpt2_is_counted_exactly_and_timed(capsys, monkeypatch):
     monkeypatch.setattr(forecast, "time_steps", lambda plan, device, dtype: 2.0)
     monkeypatch.setattr(forecast, "total_memory", lambda device: 64 * 10**9)
-    rows = table(capsys, "gpt2-124m", "--steps", "30", "--accumulation", "2")
+    rows = table(capsys, "gpt2-124m", "--steps", "30", "--gradient-accumulation-steps", "2")
     assert rows["parameters"] == "124,439,808"
     assert rows["memory: weights"] == rows["memory: gradients"] == "497.76 MB"
     assert rows["memory: adamw"] == "995.52 MB"

@@ -20,7 +20,7 @@ from luthier.cli.run_arguments import parse
 
 TINY = (  # noqa: SIM905
     "--tokenizer characters --batch-size 2 --model.dim 8 --model.hidden-dim 12 --model.n-layers 1 --model.n-heads 2 "
-    "--model.n-kv-heads 1 --model.context-length 16 --precision float32 --compile no --evaluate-batches 2"
+    "--model.n-kv-heads 1 --model.context-length 16 --precision float32 --compile no --eval-batches 2"
 ).split()
 
 
@@ -136,7 +136,7 @@ def test_without_a_compiler_that_works_it_says_so_and_trains(compiler, words):
 
 
 def test_a_burst_loss_prints_a_short_perplexity(capsys):
-    burst = "--learning-rate 3000 --schedule constant --warmup 0 --steps 2 --evaluate-every 1 --out run"
+    burst = "--learning-rate 3000 --schedule constant --warmup 0 --steps 2 --eval-interval 1 --out run"
     assert main(["train", "book.txt", *TINY, *burst.split()]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"perplexity \d\.\d\de\+\d+|perplexity inf", shown), shown

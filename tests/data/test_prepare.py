@@ -75,7 +75,7 @@ def test_shards_pieces_and_batches_change_nothing(tokenizer, tmp_path, monkeypat
 
 
 def test_the_index_tells_what_was_done_and_the_tokenizer_lies_beside(gpt2_way, tmp_path):
-    settings = {"data": ["x.txt"], "normalisation": "NFC"}
+    settings = {"data": ["x.txt"], "normalization": "NFC"}
     prepare(DOCUMENTS, gpt2_way, tmp_path / "out", settings=settings, fractions=Fractions(0.1, seed=5))
     record = json.loads((tmp_path / "out/index.json").read_text())
     assert record["tokenizer"] == gpt2_way.fingerprint

@@ -42,7 +42,7 @@ def test_pieces_joined_are_the_document_cleaned_whole(tmp_path_factory, form, co
     path = write(tmp_path_factory.getbasetemp() / "pieces.txt", content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "BLOCK", 3)
-        pieces = list(read_pieces(path, normalisation=form))
+        pieces = list(read_pieces(path, normalization=form))
     expected = re.sub("\r\n?|[\x0b\x0c\x1c-\x1f\x85]", "\n", content)
     expected = "".join(c for c in expected if c in "\n\t" or unicodedata.category(c) != "Cc").lstrip("\ufeff")
     expected = expected if form == "none" else unicodedata.normalize(form, expected)

@@ -51,7 +51,7 @@ def started(processes: ForkServerContext, chosen: Plan, out: Path) -> ForkServer
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", KILLS)
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(book, tmp_path, processes, preset):
-    chosen = plan(book, preset, steps=STEPS, save_every=1, evaluate_every=50, sample_every=150, threads=1)
+    chosen = plan(book, preset, steps=STEPS, save_interval=1, eval_interval=50, sample_interval=150, threads=1)
     straight = tmp_path / "straight"
     started(processes, chosen, straight).join()
     draw, out = random.Random(7), tmp_path / "killed"
@@ -73,7 +73,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(book, t
 
 @pytest.mark.slow
 def test_a_run_in_use_is_refused_and_one_whose_process_died_is_not(book, tmp_path, processes):
-    chosen, out = plan(book, steps=3000, save_every=1), tmp_path / "run"
+    chosen, out = plan(book, steps=3000, save_interval=1), tmp_path / "run"
     process = started(processes, chosen, out)
     while not list((out / "checkpoints").glob("step-*")):
         assert process.is_alive()

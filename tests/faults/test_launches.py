@@ -48,7 +48,7 @@ def test_a_folder_of_somebody_else_is_refused_at_every_restart(book, tmp_path, r
 
 
 def test_another_run_is_not_gone_on_with_at_a_restart(book, tmp_path, restart):
-    out = train.start(plan(book, steps=2, save_every=1), tmp_path / "run")
+    out = train.start(plan(book, steps=2, save_interval=1), tmp_path / "run")
     before = content(out)
     restart(1)
     with pytest.raises(LuthierError, match="exists: go on with resume"):
@@ -62,13 +62,13 @@ def test_a_restart_goes_on_with_the_run_of_its_own_launch(book, tmp_path, restar
     with monkeypatch.context() as broken:
         broken.setattr("luthier.run.callbacks.sample.Sample.sample", lambda _: 1 / 0)  # at step 4
         with pytest.raises(ZeroDivisionError):
-            train.start(plan(book, save_every=1), out)
+            train.start(plan(book, save_interval=1), out)
     restart(1)
-    train.start(plan(book, save_every=1), out)
+    train.start(plan(book, save_interval=1), out)
     assert "resuming from" in capsys.readouterr().out
     restart(1, "another job")
     with pytest.raises(LuthierError, match="exists"):
-        train.start(plan(book, save_every=1), out)
+        train.start(plan(book, save_interval=1), out)
 
 
 def test_a_restart_before_the_first_checkpoint_begins_anew(book, tmp_path, restart, monkeypatch):
@@ -164,7 +164,7 @@ def test_a_launch_is_known_by_its_id_and_by_who_started_it(restart):
 
 
 def test_checkpoints_that_were_half_removed_go_with_the_next_save(book, tmp_path):
-    out = train.start(plan(book, save_every=1, steps=3), tmp_path / "run")
+    out = train.start(plan(book, save_interval=1, steps=3), tmp_path / "run")
     checkpoints = out / "checkpoints"
     shutil.copytree(checkpoints / "step-00000003", checkpoints / "step-00000001")
     (checkpoints / "step-00000001" / "training_state.json").unlink()  # as version 0.1 left it when it was killed

@@ -21,7 +21,7 @@ STEPS = 40
 def train(book, tmp_path) -> list[str]:
     """The command of a run that takes some seconds."""
     recipe = tmp_path / "recipe.toml"
-    chosen = plan(book, steps=STEPS, save_every=5, evaluate_every=1, sample_every=10, batch_size=4)
+    chosen = plan(book, steps=STEPS, save_interval=5, eval_interval=1, sample_interval=10, batch_size=4)
     recipe.write_text(chosen.toml(), encoding="utf-8")
     return [sys.executable, "-m", "luthier", "train", "--recipe", str(recipe), "--out", str(tmp_path / "run")]
 

@@ -42,7 +42,7 @@ def kill_one(agent: int, checkpoints: Path) -> list[int]:
 @pytest.fixture
 def recipe(book, tmp_path) -> Path:
     path = tmp_path / "recipe.toml"
-    chosen = plan(book, "gpt2-nano", batch_size=4, steps=60, save_every=1, evaluate_every=20, sample_every=60)
+    chosen = plan(book, "gpt2-nano", batch_size=4, steps=60, save_interval=1, eval_interval=20, sample_interval=60)
     path.write_text(chosen.toml(), encoding="utf-8")
     return path
 
@@ -55,7 +55,7 @@ def test_when_a_process_dies_torchrun_goes_on_from_the_last_checkpoint(book, tmp
     assert agent.returncode == 0, said
     assert "resuming from" in said
     straight = train.start(
-        plan(book, "gpt2-nano", batch_size=4, steps=60, save_every=1, evaluate_every=20, sample_every=60),
+        plan(book, "gpt2-nano", batch_size=4, steps=60, save_interval=1, eval_interval=20, sample_interval=60),
         tmp_path / "straight",
     )
     last = "checkpoints/step-00000060/model.safetensors"
@@ -78,7 +78,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path, recipe):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_by_signal_saves_says_one_line_and_exits_with_130(book, tmp_path, number):
     path = tmp_path / "recipe.toml"
-    path.write_text(plan(book, batch_size=4, steps=100_000, save_every=50_000).toml(), encoding="utf-8")
+    path.write_text(plan(book, batch_size=4, steps=100_000, save_interval=50_000).toml(), encoding="utf-8")
     command = [
         sys.executable, "-m", "luthier", "torchrun", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1",
         "train", "--recipe", str(path), "--out", str(tmp_path / "run"),

@@ -18,7 +18,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
     """Models of a thousand parameters, trained for six steps."""
     book = tmp_path_factory.mktemp("text") / "book.txt"
     book.write_text(" ".join(random.Random(1).choices(TEXT.split(), k=1500)), encoding="utf-8")
-    options = {"steps": 6, "batch_size": 2, "vocab_size": 300, "evaluate_every": 2, "precision": "float32"}
+    options = {"steps": 6, "batch_size": 2, "vocab_size": 300, "eval_interval": 2, "precision": "float32"}
     model = {"dim": 16, "n_layers": 2, "n_heads": 2, "context_length": 32}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("luthier.run.callbacks.step_statistics.matrix_product_peak", lambda device, dtype: 1e11)

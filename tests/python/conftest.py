@@ -17,7 +17,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("python")
     (folder / "book.txt").write_text(words(300), encoding="utf-8")
     luthier.train(folder / "book.txt", out=folder / "runs/book", model=LLAMA, **OPTIONS)
-    talker = {**OPTIONS, "tokenizer": "bpe", "vocab_size": 300, "steps": 1, "sample_every": 9}
+    talker = {**OPTIONS, "tokenizer": "bpe", "vocab_size": 300, "steps": 1, "sample_interval": 9}
     luthier.train(folder / "book.txt", out=folder / "runs/chat", model={**LLAMA, "context_length": 256}, **talker)
     return folder
 

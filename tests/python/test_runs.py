@@ -97,7 +97,7 @@ def test_a_finished_run_is_a_clear_error(place):
 def test_continued_pretraining_takes_a_path(place):
     run = luthier.train(
         Path("book.txt"), out=Path("new"), from_model=Path("runs/book"), steps=2, batch_size=2, compile="no",
-        precision="float32", evaluate_batches=1, sample_tokens=2,
+        precision="float32", eval_batches=1, sample_tokens=2,
     )  # fmt: skip
     assert run.plan.settings.from_model == "runs/book"
     assert run.plan.name == "llama from runs/book"
@@ -113,7 +113,7 @@ def test_plan_is_a_table(place):
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_an_interrupt_saves_and_the_program_goes_on(place):
     """As in a notebook: the stop button sends SIGINT, and the kernel stays."""
-    code = STOPPED.format(model=LLAMA, options={**OPTIONS, "steps": 100_000, "save_every": 100_000})
+    code = STOPPED.format(model=LLAMA, options={**OPTIONS, "steps": 100_000, "save_interval": 100_000})
     program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics, end = Path("runs/long/metrics.jsonl"), time.monotonic() + 120
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2) and time.monotonic() < end:

@@ -63,7 +63,7 @@ def test_precision_and_compiling_are_taken_from_the_first_resumed_step(book, tmp
     monkeypatch.setattr(speed, "has_compiler", lambda device: True)
     monkeypatch.setattr(speed.torch, "compile", lambda function: function)  # the trial
     monkeypatch.setattr(Trainer, "compile", lambda trainer: compiled.append(trainer.step))
-    chosen = plan(book, steps=STEPS, save_every=1, evaluate_every=28, sample_every=56, **AUTO)
+    chosen = plan(book, steps=STEPS, save_interval=1, eval_interval=28, sample_interval=56, **AUTO)
     straight, resumed = stopped_and_resumed(book, tmp_path, monkeypatch, chosen, at)
     same(straight, resumed)
     assert compiled == [0, 0, at]
@@ -76,7 +76,7 @@ def test_precision_and_compiling_are_taken_from_the_first_resumed_step(book, tmp
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:The .grad attribute")  # the compiler's own
 @pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="no C++ compiler")
 def test_a_run_that_compiles_goes_on_bit_for_bit(book, tmp_path, monkeypatch):
-    chosen = plan(book, steps=STEPS, save_every=10, evaluate_every=28, sample_every=56, **AUTO)
+    chosen = plan(book, steps=STEPS, save_interval=10, eval_interval=28, sample_interval=56, **AUTO)
     same(*stopped_and_resumed(book, tmp_path, monkeypatch, chosen))
 
 
@@ -127,7 +127,7 @@ def rates(run: Path) -> list[float]:
 
 
 def test_a_learning_rate_that_rises_again_is_said_and_shown(ended, capsys):
-    train.resume(ended, {"steps": 16, "evaluate_every": 1}, {}, ())
+    train.resume(ended, {"steps": 16, "eval_interval": 1}, {}, ())
     shown, said = capsys.readouterr()
     assert "learning rate 5.03e-03" in shown  # in the log
     assert "the learning rate changes from 1.00e-03 (step 8) to 5.03e-03 (step 9): cosine over 16 steps" in said
@@ -138,7 +138,7 @@ def test_the_schedule_continue_goes_on_from_where_it_is(book, tmp_path, capsys):
     run = train.start(plan(book, steps=8, schedule="constant"), tmp_path / "run")
     straight = Path(shutil.copytree(run, tmp_path / "straight"))
     capsys.readouterr()
-    train.resume(straight, {"steps": 13, "evaluate_every": 1, "schedule": "continue"}, {}, ())
+    train.resume(straight, {"steps": 13, "eval_interval": 1, "schedule": "continue"}, {}, ())
     assert "the learning rate changes" not in capsys.readouterr().err
     found = rates(straight)[-5:]
     assert found == pytest.approx([0.0082, 0.0064, 0.0046, 0.0028, 0.001])
@@ -153,7 +153,7 @@ def test_the_schedule_continue_goes_on_from_where_it_is(book, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as killed:
         killed.setattr(train.Run, "one_step", one_step)
         with pytest.raises(KeyboardInterrupt):
-            train.resume(run, {"steps": 13, "evaluate_every": 1, "schedule": "continue"}, {}, ())
+            train.resume(run, {"steps": 13, "eval_interval": 1, "schedule": "continue"}, {}, ())
     train.resume(run, {}, {}, ())  # stopped in its middle, it is the same line
     assert rates(run)[-5:] == found
     train.resume(run, {"steps": 15}, {}, ())  # and longer again, it does not rise

@@ -86,7 +86,7 @@ class TwoHalves(LanguageModeling):
 
 def test_figures_of_an_objective_are_in_the_metrics():
     tokens = TokenShards([np.arange(400, dtype=np.uint16) % 17], bytes=400)
-    settings = Settings(batch_size=2, steps=4, evaluate_every=2, precision="float32")
+    settings = Settings(batch_size=2, steps=4, eval_interval=2, precision="float32")
     model = registry.build(llama.Config(17, 8, 8, 12, n_layers=1, n_heads=2, n_kv_heads=1))
     source = RandomWindows(tokens, 8, 2, seed=1)
     trainer = Trainer(model, source, settings, 4, objective=TwoHalves())
@@ -112,9 +112,9 @@ def test_figures_of_an_objective_are_in_the_metrics():
 @pytest.mark.parametrize(
     ("settings", "evaluations", "samples", "checkpoints"),
     [
-        ({"steps": 8, "evaluate_every": 3, "sample_every": 4}, [3, 4, 6, 8], [4, 8], [3, 6, 8]),
-        ({"steps": 8, "evaluate_every": 4, "sample_every": 8, "save_every": 5}, [4, 8], [8], [5, 8]),
-        ({"epochs": 2, "evaluate_every": 5}, [4, 5, 8], [4, 8], [5, 8]),
+        ({"steps": 8, "eval_interval": 3, "sample_interval": 4}, [3, 4, 6, 8], [4, 8], [3, 6, 8]),
+        ({"steps": 8, "eval_interval": 4, "sample_interval": 8, "save_interval": 5}, [4, 8], [8], [5, 8]),
+        ({"epochs": 2, "eval_interval": 5}, [4, 5, 8], [4, 8], [5, 8]),
         ({"steps": 8}, list(range(1, 9)), [2, 4, 5, 7, 8], list(range(1, 9))),
     ],
 )

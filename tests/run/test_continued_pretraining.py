@@ -20,7 +20,7 @@ from luthier.run import train
 from luthier.run.plan import read_recipe, resolve
 
 FLAGS = [
-    *("--steps", "4", "--batch-size", "2", "--evaluate-every", "2", "--evaluate-batches", "2", "--sample-every", "2"),
+    *("--steps", "4", "--batch-size", "2", "--eval-interval", "2", "--eval-batches", "2", "--sample-interval", "2"),
     *("--sample-tokens", "3", "--precision", "float32", "--compile", "no"),
 ]
 
@@ -115,7 +115,7 @@ def test_a_shorter_context_cuts_learned_positions(book, tmp_path):
     )  # fmt: skip
     assert made.model == replace(source.config, context_length=8, dropout=0.0)
     positions = load(old).model.state_dict()["position_embedding.weight"]
-    train.start(replace(made, settings=replace(made.settings, learning_rate=1e-9, clip=0.0)), tmp_path / "new")
+    train.start(replace(made, settings=replace(made.settings, learning_rate=1e-9, max_grad_norm=0.0)), tmp_path / "new")
     kept = load(tmp_path / "new").model.state_dict()["position_embedding.weight"]
     assert kept.shape == (8, GPT2["dim"])
     torch.testing.assert_close(kept, positions[:8])

@@ -27,7 +27,7 @@ def _options():
     [
         ({"tokenizer": "characters", "vocab_size": 20}, "--vocab-size 20 has no effect: the tokenizer has its own"),
         ({"decay": 0.5}, "--decay 0.5 has no effect: it belongs to --schedule wsd"),
-        ({"schedule": "constant", "final_learning_rate": 0.3}, "--final-learning-rate 0.3 has no effect: --schedule"),
+        ({"schedule": "constant", "final_lr_fraction": 0.3}, "--final-lr-fraction 0.3 has no effect: --schedule"),
         ({"muon_learning_rate": 0.1}, "--muon-learning-rate 0.1 has no effect: it belongs to --optimizer muon"),
         ({"balance": "none"}, "--balance none has no effect: the model has no experts"),
         ({"balance_rate": 0.5}, "--balance-rate 0.5 has no effect: the model has no experts"),

@@ -20,7 +20,7 @@ def test_a_long_text_is_trained_on_for_three_minutes_evaluations_included():
 
 
 def test_evaluations_as_often_as_asked_for_are_counted():
-    found = length_of(Settings(evaluate_every=2), 0.25, Amount(10_000, 16))
+    found = length_of(Settings(eval_interval=2), 0.25, Amount(10_000, 16))
     assert found.seconds == pytest.approx(180, abs=2)
     assert found.steps == int(180 / (0.25 + 16 * 0.25 / 3 / 2))
 

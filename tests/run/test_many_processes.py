@@ -76,12 +76,16 @@ def same(one: Path, other: Path, tolerance: float) -> None:
 
 CASES = {
     "gpt2 with dropout": ("gpt2-nano", {}, "ddp"),
-    "llama, muon, accumulation": ("llama-nano", {"optimizer": "muon", "accumulation": 2}, "ddp"),
+    "llama, muon, accumulation": ("llama-nano", {"optimizer": "muon", "gradient_accumulation_steps": 2}, "ddp"),
     "mixture of experts": ("llama4-nano", {}, "ddp"),
     "padded documents": ("llama-nano", {"batches": "documents"}, "ddp"),
     "gpt2, sharded": ("gpt2-nano", {}, "fsdp"),
-    "mixture of experts, sharded": ("llama4-nano", {"accumulation": 2}, "fsdp"),
-    "gpt2 with dropout, checkpointed": ("gpt2-nano", {"activation_checkpointing": True, "accumulation": 2}, "ddp"),
+    "mixture of experts, sharded": ("llama4-nano", {"gradient_accumulation_steps": 2}, "fsdp"),
+    "gpt2 with dropout, checkpointed": (
+        "gpt2-nano",
+        {"activation_checkpointing": True, "gradient_accumulation_steps": 2},
+        "ddp",
+    ),
     "mixture of experts, sharded, checkpointed": ("llama4-nano", {"activation_checkpointing": True}, "fsdp"),
 }
 

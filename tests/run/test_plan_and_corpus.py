@@ -79,7 +79,7 @@ def test_documents_are_evaluated_as_they_are_trained_on(book, tmp_path):
     text = TokenSplits(tokens, tokenizer.pad_id or 0)
     held_out = text.held_out
     batches = [
-        list(text.splits(replace(chosen.settings, evaluate_batches=n), 16)["validation"].batches()) for n in (2, 2, 0)
+        list(text.splits(replace(chosen.settings, eval_batches=n), 16)["validation"].batches()) for n in (2, 2, 0)
     ]
     assert len(batches[0]) == 2
     assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(batches[0], batches[1], strict=True))
@@ -97,7 +97,13 @@ def test_an_evaluation_does_not_depend_on_how_a_step_is_cut_into_batches(tmp_pat
         (folder / f"{number}.txt").write_text(words(9, number), encoding="utf-8")
     losses: dict[str, list[float]] = {"train_loss": [], "validation_loss": []}
     for size in (1, 2, 8):
-        cut = {"batch_size": size, "accumulation": 8 // size, "batches": kind, "steps": 2, "evaluate_batches": 1}
+        cut = {
+            "batch_size": size,
+            "gradient_accumulation_steps": 8 // size,
+            "batches": kind,
+            "steps": 2,
+            "eval_batches": 1,
+        }
         out = train.start(plan(folder, **cut, validation=0.5, learning_rate=0.1), tmp_path / f"run-{size}")
         for name, found in losses.items():
             found.append(records(out / "metrics.jsonl")[-1 if kind == "random" else 0][name])

@@ -18,9 +18,9 @@ from luthier.run.interrupt import InterruptedRunError
 
 CASES = [
     {"preset": "gpt2-nano"},
-    {"preset": "llama4-nano", "optimizer": "muon", "accumulation": 2},
+    {"preset": "llama4-nano", "optimizer": "muon", "gradient_accumulation_steps": 2},
     {"preset": "qwen3moe-nano"},
-    {"preset": "llama-nano", "batches": "sliding", "stride": 7, "save_every": 2},
+    {"preset": "llama-nano", "batches": "sliding", "stride": 7, "save_interval": 2},
 ]
 
 
@@ -65,7 +65,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(book, tmp_path, ctrl_
 
 
 def test_a_run_that_was_killed_forgets_what_came_after_its_checkpoint(book, tmp_path, monkeypatch):
-    chosen = plan(book, save_every=5)
+    chosen = plan(book, save_interval=5)
     straight = train.start(chosen, tmp_path / "straight")
     before = train.Run.one_step
 
@@ -118,7 +118,7 @@ def ended(book, tmp_path):
 
 
 def test_a_run_can_be_made_longer(ended):
-    train.resume(ended, {"steps": 10, "evaluate_every": 1}, {}, ())
+    train.resume(ended, {"steps": 10, "eval_interval": 1}, {}, ())
     assert [look["step"] for look in records(ended / "metrics.jsonl")] == [0, 3, 4, 6, 8, 9, 10]
     assert luthier.load(ended / "checkpoints" / "step-00000010").generate("ka", max_new_tokens=3)
     with pytest.raises(LuthierError, match=r"is finished: it is at step 10 of 10; .* give more steps or epochs"):
@@ -133,11 +133,11 @@ def test_a_run_can_be_made_longer(ended):
         ({}, {"dim": 16}, (), "model.dim is 8, not 16"),
         ({}, {}, ("other.txt",), "other.txt: no such file"),
         (
-            {"seed": 9, "clip": 0.5},
+            {"seed": 9, "max_grad_norm": 0.5},
             {"dim": 16},
             (),
-            "model.dim is 8, not 16; clip is 1.0, not 0.5; seed is 1, not 9. Leave that out, or start another run "
-            "(out); clip, seed may change with anyway=True",
+            "model.dim is 8, not 16; max_grad_norm is 1.0, not 0.5; seed is 1, not 9. Leave that out, or start another "
+            "run (out); max_grad_norm, seed may change with anyway=True",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from luthier.files.sealed_json import sealed
 from luthier.run import train
 from luthier.run.checkpoint_record import newest_record, read_record
 from luthier.run.plan import read_run
-from luthier.run.record import read
+from luthier.run.record import plan_of, read
 from luthier.run.verify import check_files
 
 LAST = "checkpoints/step-00000008"
@@ -23,7 +23,7 @@ LAST = "checkpoints/step-00000008"
 
 @pytest.fixture(scope="module")
 def straight(book, tmp_path_factory):
-    return train.start(plan(book, save_every=2), tmp_path_factory.mktemp("runs") / "straight")
+    return train.start(plan(book, save_interval=2), tmp_path_factory.mktemp("runs") / "straight")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def run(straight, tmp_path):
 def test_an_empty_or_broken_run_toml_never_means_the_defaults(run, capsys, content):
     path, whole = run / "run.toml", (run / "run.toml").read_text()
     path.unlink() if content is None else path.write_text(content)
-    assert read(run).plan.model.dim == 8
+    assert plan_of(run).model.dim == 8
     train.resume(run, {"steps": 9}, {}, ())
     assert path.read_text() == whole.replace("steps = 8", "steps = 9")
     said = capsys.readouterr().err
@@ -48,13 +48,14 @@ def test_an_edit_of_run_toml_is_named_and_what_the_checkpoint_says_holds(run, st
     edited = (
         path.read_text()
         .replace("learning_rate = 0.01", "learning_rate = 0.5")
-        .replace("accumulation = 1", "accumulation = 2")
+        .replace("gradient_accumulation_steps = 1", "gradient_accumulation_steps = 2")
     )
     path.write_text(edited)
     assert [each.name for each in check_files(run) if not each.passed] == ["run.toml says what the checkpoint does"]
     train.resume(run, {"steps": 10}, {}, ())
     said = capsys.readouterr().err
-    assert "(accumulation is 2 there, 1 in the checkpoint; learning_rate is 0.5 there, 0.01 in the checkpoint)" in said
+    accumulation = "gradient_accumulation_steps is 2 there, 1 in the checkpoint"
+    assert f"({accumulation}; learning_rate is 0.5 there, 0.01 in the checkpoint)" in said
     assert "give it as an option" in said
     assert newest_record(run).settings["learning_rate"] == 0.01
     assert (run / "run.edited.toml").read_text() == edited

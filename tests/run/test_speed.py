@@ -43,7 +43,7 @@ def _a_compiler(monkeypatch):
     [
         (FakeTrainer(10_000), {}, True),  # 1000 s are ahead: a fifth is won, far more than compiling takes
         (FakeTrainer(1000), {}, False),
-        (FakeTrainer(1000), {"accumulation": 10}, True),
+        (FakeTrainer(1000), {"gradient_accumulation_steps": 10}, True),
         (FakeTrainer(10_000, step=9000), {}, False),  # a run that goes on, near its end
         (FakeTrainer(10), {"compile": "yes"}, True),
         (FakeTrainer(10**6), {"compile": "no"}, False),

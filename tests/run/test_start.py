@@ -39,7 +39,7 @@ def test_a_run_leaves_the_files_that_it_names(book, tmp_path, capsys):
 
 
 def test_what_was_measured_is_written_down_at_each_look(book, tmp_path):
-    out = train.start(plan(book, evaluate_batches=0), tmp_path / "run")
+    out = train.start(plan(book, eval_batches=0), tmp_path / "run")
     looks = records(out / "metrics.jsonl")
     assert [look["step"] for look in looks] == [0, 3, 4, 6, 8]
     characters = len(book.read_text())
@@ -70,7 +70,7 @@ def test_a_run_without_validation_text_chooses_by_the_training_loss(book, tmp_pa
 
 def test_the_best_weights_are_those_of_the_best_look(book, tmp_path):
     # a learning rate that bursts: the best weights are those before the first step
-    out = train.start(plan(book, steps=3, evaluate_every=1, learning_rate=50.0, warmup=0), tmp_path / "run")
+    out = train.start(plan(book, steps=3, eval_interval=1, learning_rate=50.0, warmup=0), tmp_path / "run")
     looks = records(out / "metrics.jsonl")
     assert min(looks, key=lambda look: look["validation_loss"])["step"] == 0
     fresh = train.start(plan(book, steps=1, learning_rate=1e-12), tmp_path / "fresh")
@@ -120,7 +120,7 @@ def test_epochs_are_counted_in_the_batches_that_are_asked_for(tmp_path, batches)
     text.mkdir()
     for number in range(30):
         (text / f"{number}.txt").write_text(words(6, number), encoding="utf-8")
-    out = train.start(plan(text, batches=batches, epochs=2.0, accumulation=2), tmp_path / "run")
+    out = train.start(plan(text, batches=batches, epochs=2.0, gradient_accumulation_steps=2), tmp_path / "run")
     assert records(out / "metrics.jsonl")[-1]["epoch"] == pytest.approx(2, abs=0.2)
     assert [round(sample["epoch"]) for sample in records(out / "samples.jsonl")][-1] == 2
 
@@ -190,7 +190,7 @@ def test_a_page_that_cannot_be_written_is_named_at_the_end(book, tmp_path, monke
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(book, tmp_path):
-    burst = plan(book, steps=8, evaluate_every=2, learning_rate=1e30, warmup=0)
+    burst = plan(book, steps=8, eval_interval=2, learning_rate=1e30, warmup=0)
     with pytest.raises(LuthierError, match="lower learning_rate") as error:
         train.start(burst, tmp_path / "run")
     assert f"The last good state is in {tmp_path / 'run/checkpoints/step-00000000'}" in str(error.value)

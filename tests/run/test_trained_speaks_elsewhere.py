@@ -38,7 +38,9 @@ MODELS = {
 def test_a_trained_model_writes_the_same_text_in_llama_cpp(book, tmp_path, preset, tokenizer, capsys):
     options = {"vocab_size": 300} if tokenizer == "bpe" else {}
     run = train.start(
-        plan(book, preset, MODELS[preset], tokenizer=tokenizer, steps=30, validation=0.3, sample_every=30, **options),
+        plan(
+            book, preset, MODELS[preset], tokenizer=tokenizer, steps=30, validation=0.3, sample_interval=30, **options
+        ),
         tmp_path / "run",
     )
     file = tmp_path / "run.gguf"

@@ -20,16 +20,18 @@ from luthier.training.settings import Settings
 DOCS = Path(__file__).parents[2] / "docs" / "reliability.md"
 STEPS = 10  # until which the run of 8 steps goes on
 OTHER = {
-    "steps": 11, "epochs": 0.25, "evaluate_every": 2, "evaluate_batches": 1, "sample_every": 3, "sample_prompt": "ka",
-    "sample_tokens": 4, "sample_temperature": 0.5, "save_every": 2, "keep": 3, "tensorboard": True, "device": "cpu",
-    "compile": "auto", "threads": 1, "parallel": "ddp", "activation_checkpointing": True, "non_finite": "skip",
-    "spikes": "back",
-    "batches": "sliding", "batch_size": 4, "stride": 5, "accumulation": 2, "optimizer": "muon", "learning_rate": 0.02,
-    "muon_learning_rate": 0.02, "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.99, "clip": 0.5, "schedule": "linear",
-    "warmup": 0.5, "decay": 0.5, "final_learning_rate": 0.5, "seed": 7, "balance": "auxiliary", "balance_rate": 0.5,
+    "steps": 11, "epochs": 0.25, "eval_interval": 2, "eval_batches": 1, "sample_interval": 3, "sample_prompt": "ka",
+    "sample_tokens": 4, "sample_temperature": 0.5, "save_interval": 2, "keep_checkpoints": 3,
+    "tensorboard": True, "device": "cpu", "compile": "auto", "threads": 1,
+    "parallel": "ddp", "activation_checkpointing": True, "non_finite": "skip",
+    "spikes": "rewind",
+    "batches": "sliding", "batch_size": 4, "stride": 5, "gradient_accumulation_steps": 2, "optimizer": "muon",
+    "learning_rate": 0.02, "muon_learning_rate": 0.02, "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.99,
+    "max_grad_norm": 0.5, "schedule": "linear", "warmup": 0.5, "decay": 0.5, "final_lr_fraction": 0.5,
+    "seed": 7, "balance": "auxiliary", "balance_rate": 0.5,
     "precision": "bfloat16",
     "preset": "gpt2-nano", "from_model": "other", "tokenizer": "bpe", "vocab_size": 300, "validation": 0.2, "test": 0.1,
-    "split_by": "documents", "field": "body", "document_separator": "§", "normalisation": "NFKC", "invalid": "replace",
+    "split_by": "documents", "field": "body", "document_separator": "§", "normalization": "NFKC", "invalid": "replace",
 }  # fmt: skip
 
 
@@ -146,7 +148,7 @@ def test_the_help_names_what_may_change(capsys):
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for name in ANYWAY:
         assert word(name) in said.partition("With --resume: let these change too:")[2]
-    assert "May change: steps, epochs, evaluate-every" in said
+    assert "May change: steps, epochs, eval-interval" in said
 
 
 def test_a_recipe_is_refused_with_resume(run, capsys):

@@ -22,8 +22,8 @@ SIZES = {
     "qwen3moe-nano": QWEN3_MOE,
 }
 OPTIONS: dict[str, Any] = {
-    "tokenizer": "characters", "steps": 8, "batch_size": 2, "evaluate_every": 3, "evaluate_batches": 2,
-    "sample_every": 4, "sample_tokens": 5, "precision": "float32", "compile": "no", "learning_rate": 1e-2,
+    "tokenizer": "characters", "steps": 8, "batch_size": 2, "eval_interval": 3, "eval_batches": 2,
+    "sample_interval": 4, "sample_tokens": 5, "precision": "float32", "compile": "no", "learning_rate": 1e-2,
 }  # fmt: skip
 CLOCK = {"seconds", "tokens_per_second", "peak_share", "peak_memory"}  # what two equal runs do not share
 

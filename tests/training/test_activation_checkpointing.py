@@ -18,7 +18,7 @@ CASES = {
     "mixture": {"config": MIXTURE, "balance_rate": 0.5},
     "mixture, auxiliary loss": {"config": MIXTURE, "balance": "auxiliary", "balance_rate": 0.5},
     "mixture with dropout, accumulation, muon": {
-        "config": replace(MIXTURE, dropout=0.2), "accumulation": 3, "optimizer": "muon",
+        "config": replace(MIXTURE, dropout=0.2), "gradient_accumulation_steps": 3, "optimizer": "muon",
     },
 }  # fmt: skip
 

@@ -102,7 +102,7 @@ def test_the_auxiliary_loss_bends_the_gradient_of_the_router_and_the_bias_does_n
 
 
 def test_the_auxiliary_loss_weighs_the_same_however_a_step_is_cut():
-    subject = trainer(MIXTURE, balance="auxiliary", balance_rate=0.4, accumulation=4)
+    subject = trainer(MIXTURE, balance="auxiliary", balance_rate=0.4, gradient_accumulation_steps=4)
     assert [layer.auxiliary_weight for layer in subject.balancer.layers] == [0.1, 0.1]
 
 

@@ -17,7 +17,7 @@ class Doubled(LanguageModeling):
 
 
 def test_a_trainer_minimises_the_objective_that_it_is_given():
-    plain, doubled = trainer(clip=0.0), trainer(clip=0.0, objective=Doubled())
+    plain, doubled = trainer(max_grad_norm=0.0), trainer(max_grad_norm=0.0, objective=Doubled())
     a, b = plain.train_step(), doubled.train_step()
     assert b.loss == 2 * a.loss
     assert b.gradient_norm == pytest.approx(2 * a.gradient_norm, rel=1e-6)
@@ -25,7 +25,7 @@ def test_a_trainer_minimises_the_objective_that_it_is_given():
 
 @pytest.mark.parametrize("kind", ["random", "documents"])
 def test_figures_are_means_over_trained_tokens_of_all_batches_of_a_step_and_of_an_evaluation(kind):
-    subject = trainer(kind=kind, accumulation=3, objective=Doubled())
+    subject = trainer(kind=kind, gradient_accumulation_steps=3, objective=Doubled())
     result = subject.train_step()
     assert result.figures == {"plain": pytest.approx(result.loss / 2, rel=1e-6)}
     batches = [subject.batches.next_batch() for _ in range(2)]

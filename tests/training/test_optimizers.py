@@ -44,7 +44,7 @@ def test_muon_takes_the_hidden_matrices_and_nothing_else():
 
 def test_one_step_of_adamw_is_its_formula():
     subject = trainer(
-        learning_rate=0.01, weight_decay=0.2, beta1=0.8, beta2=0.9, warmup=0, clip=0.0, schedule="constant"
+        learning_rate=0.01, weight_decay=0.2, beta1=0.8, beta2=0.9, warmup=0, max_grad_norm=0.0, schedule="constant"
     )
     before = {name: weight.detach().clone() for name, weight in subject.model.named_parameters()}
     place = subject.batches.state()

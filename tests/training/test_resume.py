@@ -17,16 +17,16 @@ CASES = {
     "adamw": {},
     "muon": {"optimizer": "muon"},
     "dropout": {"config": DROPOUT},
-    "accumulation": {"config": DROPOUT, "accumulation": 3},
+    "gradient_accumulation_steps": {"config": DROPOUT, "gradient_accumulation_steps": 3},
     "mixture": {"config": MIXTURE, "balance_rate": 0.05},
     "latent attention, bias on the choice of experts": {"config": LATENT, "balance_rate": 0.05},
     "sinks, experts with biases, muon": {"config": SINKS, "balance_rate": 0.05, "optimizer": "muon"},
     "capped logits, four norms": {"config": CAPPED, "activation_checkpointing": True},
-    "activation checkpointing": {"config": DROPOUT, "accumulation": 2, "activation_checkpointing": True},
+    "activation checkpointing": {"config": DROPOUT, "gradient_accumulation_steps": 2, "activation_checkpointing": True},
     "sliding windows": {"kind": "sliding"},
     "documents": {"kind": "documents", "config": DROPOUT},
     "muon, mixture, documents, accumulation": {
-        "config": MIXTURE, "kind": "documents", "optimizer": "muon", "accumulation": 2,
+        "config": MIXTURE, "kind": "documents", "optimizer": "muon", "gradient_accumulation_steps": 2,
     },
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ schedules = st.builds(
     schedule=st.sampled_from(SHAPES),
     warmup=st.one_of(st.integers(0, 40), st.floats(0, 0.9)),
     decay=st.floats(0.01, 1),
-    final_learning_rate=st.floats(0, 1),
+    final_lr_fraction=st.floats(0, 1),
 )
 
 
@@ -37,17 +37,17 @@ def test_it_begins_at_the_peak_and_ends_where_it_should_without_jumps(chosen: Se
     chosen = replace(chosen, warmup=10)
     factors = [learning_rate_factor(chosen, step, total) for step in range(total)]
     assert factors[9] == 1
-    end = 1 if chosen.schedule == "constant" else chosen.final_learning_rate
+    end = 1 if chosen.schedule == "constant" else chosen.final_lr_fraction
     assert factors[-1] == pytest.approx(end, abs=1e-9)
     longest = {"constant": 0, "cosine": math.pi / 2 / 88, "linear": 1 / 88}  # at a total of 100
     step = longest.get(chosen.schedule, 1 / max(1, min(chosen.decay * total, total - 11))) * (
-        1 - chosen.final_learning_rate
+        1 - chosen.final_lr_fraction
     )
     assert all(abs(a - b) <= step + 1e-9 for a, b in pairwise(factors[9:]))
 
 
 def test_the_shapes_at_known_places() -> None:
-    base = Settings(warmup=0, final_learning_rate=0.2, decay=0.5)
+    base = Settings(warmup=0, final_lr_fraction=0.2, decay=0.5)
     at = {
         shape: [learning_rate_factor(replace(base, schedule=shape), s, 101) for s in (0, 50, 100)] for shape in SHAPES
     }

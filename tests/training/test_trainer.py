@@ -50,12 +50,12 @@ def joined(batches: list[Batch]) -> Batch:
 
 @pytest.mark.parametrize("kind", ["random", "documents"])
 def test_accumulated_batches_are_one_large_batch(kind):
-    parts = trainer(kind=kind, accumulation=3, clip=0.0)
+    parts = trainer(kind=kind, gradient_accumulation_steps=3, max_grad_norm=0.0)
     batches = [parts.batches.next_batch() for _ in range(3)]
     counts = [int((batch.targets >= 0).sum()) for batch in batches]
     assert kind == "random" or len(set(counts)) > 1  # rows with more padding must not weigh more
     parts.batches = Given(batches)
-    whole = trainer(clip=0.0)
+    whole = trainer(max_grad_norm=0.0)
     whole.batches = Given([joined(batches)])
     a, b = parts.train_step(), whole.train_step()
     assert a.tokens == b.tokens == sum(counts)
@@ -128,7 +128,7 @@ def test_the_loss_is_the_mean_over_targets_in_evaluation_too():
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_a_loss_that_is_no_number_leaves_all_as_it_was_and_names_step_and_batch(accumulation):
-    subject = trainer(replace(DROPOUT, tie_embeddings=False), accumulation=accumulation)
+    subject = trainer(replace(DROPOUT, tie_embeddings=False), gradient_accumulation_steps=accumulation)
     subject.train_step()
     subject.model.embedding.weight.data[7] = float("nan")
     good = subject.batches
@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_leaves_all_as_it_was_and_names_step_and_batch(
 
 
 def test_a_gradient_that_is_no_number_is_found_though_the_loss_is_finite():
-    subject = trainer(accumulation=2)
+    subject = trainer(gradient_accumulation_steps=2)
     subject.model.blocks[0].attention_norm.weight.register_hook(lambda gradient: gradient * float("inf"))
     before = weights(subject)
     with pytest.raises(NonFiniteError, match=r"step 1: the norm of the gradient of batches 1 to 2 is (inf|nan)"):
@@ -171,7 +171,7 @@ def test_a_batch_without_any_target_changes_nothing_but_decay():
 
 
 def test_the_learning_rate_that_is_reported_is_the_one_that_was_used():
-    subject = trainer(steps=10, warmup=4, schedule="linear", final_learning_rate=0.0)
+    subject = trainer(steps=10, warmup=4, schedule="linear", final_lr_fraction=0.0)
     rates = []
     for _ in range(10):
         rates.append(subject.train_step().learning_rate)

@@ -18,6 +18,7 @@ from luthier.errors import Interface
 from luthier.run.changes import anyway_help, resume_help
 from luthier.run.plan import Plan, recipes
 from luthier.run.request import Basis, basis
+from luthier.training.old_names import with_new_options
 from luthier.training.settings import Settings
 
 OPTIONS = Interface(options=True, model_options=True)  # how messages of these verbs name settings
@@ -49,6 +50,7 @@ class Options(Settings):
 
 def parse(verb: str, about: str, arguments: list[str]) -> Given:
     """Read the command line of `luthier VERB`. Wrong options end with a message and exit code 2."""
+    arguments = with_new_options(arguments)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?")
     first.add_argument("--from", dest="source", nargs="?")

@@ -195,7 +195,7 @@ class Texts:
     """Cleaned text of named corpora and paths; iterating yields `Piece`s, each time from the start.
 
     `data` holds corpus names, files, folders and globs, in reading order; a file named several times is read once. A
-    corpus's name takes precedence over a file of that name: write ./NAME for the file. `field`, `normalisation` and
+    corpus's name takes precedence over a file of that name: write ./NAME for the file. `field`, `normalization` and
     `invalid` are those of `text.Reading`. `document_separator` is a string that separates documents within a file;
     `without` names texts to exclude. Notices, such as what was skipped, are printed once as a `Remark`; `remarks`
     collects them.
@@ -205,7 +205,7 @@ class Texts:
 
     data: tuple[str | Path, ...] = (DEFAULT,)
     field: str = "text"
-    normalisation: Normalization = "NFC"
+    normalization: Normalization = "NFC"
     invalid: Invalid = "error"
     document_separator: str = ""
     without: tuple[str | Path, ...] = ()
@@ -220,12 +220,12 @@ class Texts:
                 _find(item)
 
     def __iter__(self) -> Iterator[Piece]:
-        how = Reading(self.field, self.normalisation, self.invalid)
-        separator = clean(self.document_separator, self.normalisation)
+        how = Reading(self.field, self.normalization, self.invalid)
+        separator = clean(self.document_separator, self.normalization)
         seen: Counter[str] = Counter()
         for item, paths in self._files:
             if item == DEFAULT:
-                yield from (Piece(clean(document, self.normalisation), True) for document in python_docs.documents())
+                yield from (Piece(clean(document, self.normalization), True) for document in python_docs.documents())
             for path in paths:
                 pieces = _read_zip(path, how) if path.suffix == ".zip" else read_file(path, how, self._remark)
                 boundary = CORPORA[item].boundary if item in CORPORA else None

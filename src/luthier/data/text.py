@@ -35,7 +35,7 @@ class Reading:
 
     field: str = "text"
     """Field of a .json or .jsonl object, or column of a .csv, .tsv or .parquet file, that holds the text."""
-    normalisation: Normalization = "NFC"
+    normalization: Normalization = "NFC"
     """Unicode normalization form of the text, and of everything that its tokenizer will encode."""
     invalid: Invalid = "error"
     """Bytes that are not UTF-8: stop with an error, or replace them by U+FFFD."""
@@ -74,7 +74,7 @@ def read_file(path: Path, how: Reading, tell: Tell = lambda text: None) -> Itera
             yield from read_stream(file, name, how)
             return
         for document in documents:
-            if text := clean(document, how.normalisation):
+            if text := clean(document, how.normalization):
                 yield Piece(text, True)
     if nulls:
         tell(f"{name}: left out where '{how.field}' is null: {nulls[name]:,}")
@@ -83,7 +83,7 @@ def read_file(path: Path, how: Reading, tell: Tell = lambda text: None) -> Itera
 def read_stream(file: BinaryIO, name: str, how: Reading) -> Iterator[Piece]:
     """One document from a stream of UTF-8 bytes; `name` is used in errors."""
     held: str | None = None
-    for text in _normalized(decoded(file, name, how.invalid), how.normalisation):
+    for text in _normalized(decoded(file, name, how.invalid), how.normalization):
         if held is not None:
             yield Piece(held, False)
         held = text
@@ -91,7 +91,7 @@ def read_stream(file: BinaryIO, name: str, how: Reading) -> Iterator[Piece]:
         yield Piece(held, True)
 
 
-def _normalized(blocks: Iterable[str], normalisation: Normalization) -> Iterator[str]:
+def _normalized(blocks: Iterable[str], normalization: Normalization) -> Iterator[str]:
     """Pieces without control characters, normalized so that joined they equal the complete text normalized.
 
     A cut is safe before a character that never combines with a preceding one. ASCII and the common Chinese characters
@@ -106,10 +106,10 @@ def _normalized(blocks: Iterable[str], normalisation: Normalization) -> Iterator
             continue
         cut = held.rfind("\n", seen) + 1 or _last_safe(held, seen)
         if cut:
-            yield held[:cut] if normalisation == "none" else unicodedata.normalize(normalisation, held[:cut])
+            yield held[:cut] if normalization == "none" else unicodedata.normalize(normalization, held[:cut])
             held = held[cut:]
     if held:
-        yield held if normalisation == "none" else unicodedata.normalize(normalisation, held)
+        yield held if normalization == "none" else unicodedata.normalize(normalization, held)
 
 
 def _last_safe(text: str, start: int) -> int:

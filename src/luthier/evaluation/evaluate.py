@@ -78,7 +78,7 @@ def evaluate(
     batch_size: int = 8,
     max_tokens: int | None = None,
     field: str = "text",
-    normalisation: Normalization = "NFC",
+    normalization: Normalization = "NFC",
     invalid: Any = "error",
     document_separator: str = "",
     device: Device = "auto",
@@ -96,13 +96,13 @@ def evaluate(
 
     model: what opens, or a model that is open. data: a file, folder, glob or corpus, or a list of them. context: tokens
     that the model sees at once; its own unless given, at most 1024. stride: from one window to the next; half the
-    context unless given. max_tokens: score only as many. field, normalisation, invalid and document_separator say how
+    context unless given. max_tokens: score only as many. field, normalization, invalid and document_separator say how
     files are read, as for `luthier eval`.
 
     Raises a UsageError for sizes out of range, and a LuthierError for a text that cannot be read or scored.
     """
     names = (data,) if isinstance(data, (str, os.PathLike)) else tuple(data)
-    texts = Texts(tuple(os.fspath(name) for name in names), field, normalisation, invalid, document_separator)
+    texts = Texts(tuple(os.fspath(name) for name in names), field, normalization, invalid, document_separator)
     lm, name = opened(model, device, dtype, quantize), name_of(model)
     longest = lm.config.context_length
     width = min(longest, CONTEXT) if context is None else context

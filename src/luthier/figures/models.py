@@ -36,8 +36,8 @@ LONGER = (
 # a small model that learns quickly (see recipes/demo.toml)
 RECIPE: dict[str, Any] = {
     "tokenizer": "bpe", "vocab_size": 512, "batch_size": 16, "optimizer": "muon", "learning_rate": 4e-3,
-    "schedule": "wsd", "decay": 0.4, "final_learning_rate": 0.0, "evaluate_batches": 4, "sample_every": 10**9,
-    "save_every": 10**9, "sample_tokens": 1, "compile": "no",
+    "schedule": "wsd", "decay": 0.4, "final_lr_fraction": 0.0, "eval_batches": 4, "sample_interval": 10**9,
+    "save_interval": 10**9, "sample_tokens": 1, "compile": "no",
 }  # fmt: skip
 STEPS = 200
 

@@ -29,7 +29,7 @@ def tokenizer(
     byte_fallback: bool = False,
     out: str | os.PathLike[str] | None = None,
     field: str = "text",
-    normalisation: Normalization = "NFC",
+    normalization: Normalization = "NFC",
     invalid: Invalid = "error",
     document_separator: str = "",
 ) -> Tokenizer:
@@ -63,7 +63,7 @@ def tokenizer(
     if out is not None:
         check_place(Path(out))
     names = (data,) if isinstance(data, (str, os.PathLike)) else tuple(data or ())
-    texts = Texts(tuple(os.fspath(each) for each in names), field, normalisation, invalid, document_separator)
+    texts = Texts(tuple(os.fspath(each) for each in names), field, normalization, invalid, document_separator)
     pieces = (piece.text for piece in texts)
     if kind == "characters":
         made = characters(pieces, byte_fallback=byte_fallback)
@@ -72,7 +72,7 @@ def tokenizer(
         made = train_bpe(pieces, wanted)
         if made.vocab_size < wanted:
             note(f"{wanted:,} tokens were asked for, but no more pairs in this text occur twice")
-    made = made.with_cleaning(normalisation)
+    made = made.with_cleaning(normalization)
     if out is not None:
         made.save(Path(out))
     return made

@@ -49,7 +49,7 @@ def setup(run: RunRecord) -> list[tuple[str, str]]:
         size = f"{entry['tokens']:,} tokens, {entry['bytes']:,} bytes, documents: {entry['documents']:,}"
         facts.append((f"{split} text", size))
     rate = f"learning rate {settings['learning_rate']:g}, {settings['schedule']}"
-    batch = settings["batch_size"] * settings["accumulation"] * model["context_length"]
+    batch = settings["batch_size"] * settings["gradient_accumulation_steps"] * model["context_length"]
     facts.append(("optimizer", f"{settings['optimizer']}, {rate}"))
     facts.append(("a step", f"{batch:,} tokens, products in {settings['precision']}"))
     return facts

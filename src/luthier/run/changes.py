@@ -9,32 +9,41 @@ from typing import Any, Literal
 from luthier.config import to_table
 from luthier.errors import OPTIONS, UsageError, of_model, setting
 from luthier.run.plan import Plan
+from luthier.training.old_names import with_new_names
 
 When = Literal["freely", "anyway", "never"]
 
 FREELY = (
-    "steps", "epochs", "evaluate_every", "evaluate_batches", "sample_every", "sample_prompt", "sample_tokens",
-    "sample_temperature", "save_every", "keep", "tensorboard", "device", "compile", "threads", "parallel",
-    "activation_checkpointing", "non_finite", "spikes",
+    "steps", "epochs", "eval_interval", "eval_batches", "sample_interval", "sample_prompt", "sample_tokens",
+    "sample_temperature", "save_interval", "keep_checkpoints", "tensorboard", "device", "compile", "threads",
+    "parallel", "activation_checkpointing", "non_finite", "spikes",
 )  # fmt: skip
 ANYWAY = (
-    "data", "batches", "batch_size", "stride", "accumulation", "optimizer", "learning_rate", "muon_learning_rate",
-    "weight_decay", "beta1", "beta2", "clip", "schedule", "warmup", "decay", "final_learning_rate", "seed", "balance",
-    "balance_rate", "precision", "model.dropout",
+    "data", "batches", "batch_size", "stride", "gradient_accumulation_steps", "optimizer", "learning_rate",
+    "muon_learning_rate", "weight_decay", "beta1", "beta2", "max_grad_norm", "schedule", "warmup", "decay",
+    "final_lr_fraction", "seed", "balance", "balance_rate", "precision", "model.dropout",
 )  # fmt: skip
 NEVER = (
     "preset", "from_model", "tokenizer", "vocab_size", "validation", "test", "split_by", "field", "document_separator",
-    "normalisation", "invalid",
+    "normalization", "invalid",
 )  # fmt: skip
-ORDER_OF_BATCHES = {"batches", "batch_size", "stride", "accumulation", "seed"}
-DECIDED_ANEW = {"steps", "epochs", "compile", "device", "precision", "batch_size", "accumulation"}  # whether to compile
+ORDER_OF_BATCHES = {"batches", "batch_size", "stride", "gradient_accumulation_steps", "seed"}
+DECIDED_ANEW = {
+    "steps",
+    "epochs",
+    "compile",
+    "device",
+    "precision",
+    "batch_size",
+    "gradient_accumulation_steps",
+}  # whether to compile
 
 CONSEQUENCES = {
     "data": "the new text is encoded with the run's tokenizer; its batches start from the first",
     "batches": "batches continue at the same fraction of the epoch, in a new order",
     "batch_size": "batches continue at the same fraction of the epoch, in a new order",
     "stride": "batches continue at the same fraction of the epoch, in a new order",
-    "accumulation": "the length of a run counted in epochs changes with it",
+    "gradient_accumulation_steps": "the length of a run counted in epochs changes with it",
     "optimizer": "the state of the new optimizer is reset",
     "seed": "batches continue at the same fraction of the epoch, in a new order; dropout masks are new",
     "schedule": "`continue` needs no --anyway: it continues from the current learning rate",
@@ -98,7 +107,7 @@ def changed_plan(
     options: fields of Settings; model: fields of the Config. Raises a UsageError that names each
     that may not change. New data are compared later, by content and not by name: see resumed_text.
     """
-    changes = dict(options)
+    changes = with_new_names(options)
     if changes.get("steps"):
         changes.setdefault("epochs", 0.0)
     if changes.get("epochs"):

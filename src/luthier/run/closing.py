@@ -21,7 +21,7 @@ def headline(plan: Plan, trainer: Trainer, training_tokens: int, peak: float) ->
     settings = plan.settings
     total, active = registry.count_parameters(plan.model)
     active_too = f" ({active:,} active)" if active != total else ""
-    batch = settings.batch_size * settings.accumulation * plan.model.context_length
+    batch = settings.batch_size * settings.gradient_accumulation_steps * plan.model.context_length
     return (
         f"{plan.name}: {total:,} parameters{active_too}, {training_tokens:,} training tokens, "
         f"a vocabulary of {plan.model.vocab_size:,}\n"

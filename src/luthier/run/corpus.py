@@ -44,7 +44,7 @@ def prepare_tokens(
         return tokenizer, prepared
     texts, validation = texts_of(data, settings)
     made = make_tokenizer(settings.tokenizer, vocab_size, texts, validation) if given is None else given
-    tokenizer = made.with_cleaning(settings.normalisation)
+    tokenizer = made.with_cleaning(settings.normalization)
     encode(texts, validation, tokenizer, settings, out, source_files(texts, validation))
     return tokenizer, out
 
@@ -58,7 +58,7 @@ def texts_of(data: tuple[str, ...], settings: Settings) -> tuple[Texts, Texts | 
 
 def how_to_read(settings: Settings) -> dict[str, Any]:
     """The settings that decide how files become documents."""
-    names = ("field", "normalisation", "invalid", "document_separator")
+    names = ("field", "normalization", "invalid", "document_separator")
     return {name: getattr(settings, name) for name in names}
 
 

@@ -110,7 +110,7 @@ def check(plan: Plan, folder: RunFolder, device: torch.device) -> list[str]:
     if there and cost.memory > there:
         return [
             f"the run needs about {cost.memory / 1e9:.1f} GB of memory and there are {there / 1e9:.1f} GB: "
-            f"lower {setting('batch_size')} (and raise {setting('accumulation')}), "
+            f"lower {setting('batch_size')} (and raise {setting('gradient_accumulation_steps')}), "
             f"{of_model('context_length')}, or take a smaller {setting('preset')}"
         ]
     return []

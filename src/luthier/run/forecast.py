@@ -67,7 +67,7 @@ def forecast(plan: Plan, *, with_data: bool, tokenizer: Tokenizer | None = None)
     cost = estimate(plan)
     memory = total_memory(device)
     fits = cost.memory < 0.8 * memory
-    seconds = time_steps(plan, device, dtype) * settings.accumulation if fits else None
+    seconds = time_steps(plan, device, dtype) * settings.gradient_accumulation_steps if fits else None
     if with_data and seconds is not None and is_open(settings):
         steps = length_of(settings, seconds, amount).steps
     return Forecast(plan, cost, device.type, memory, tokens, steps, seconds, matrix_product_peak(device, dtype))
@@ -137,7 +137,7 @@ def rows(forecast: Forecast) -> list[tuple[str, str]]:
     if forecast.step_seconds is None:
         found.append(("a step", "too large for this machine: nothing was timed"))
     else:
-        speed = tokens * settings.accumulation / forecast.step_seconds
+        speed = tokens * settings.gradient_accumulation_steps / forecast.step_seconds
         share = speed * cost.flops_per_token / forecast.peak
         found.append(
             ("a step, uncompiled", f"{forecast.step_seconds:,.3g} s, {speed:,.0f} tokens/s, {share:.0%} of peak")

@@ -24,7 +24,7 @@ class Rule(NamedTuple):
 RULES = (
     Rule(("decay",), lambda s, c: s.schedule != "wsd", lambda: f"it belongs to {setting('schedule', 'wsd')}"),
     Rule(
-        ("final_learning_rate",),
+        ("final_lr_fraction",),
         lambda s, c: s.schedule == "constant",
         lambda: f"{setting('schedule', 'constant')} does not fall",
     ),
@@ -74,7 +74,7 @@ OF_MODELS = (  # by the fields of a Config; compared with the preset's
     ),
 )
 OF_TEXT = (
-    "tokenizer", "vocab_size", "validation", "test", "split_by", "field", "normalisation", "invalid",
+    "tokenizer", "vocab_size", "validation", "test", "split_by", "field", "normalization", "invalid",
     "document_separator",
 )  # fmt: skip
 

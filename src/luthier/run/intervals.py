@@ -20,10 +20,10 @@ class Intervals:
     @classmethod
     def of(cls, settings: Settings, total_steps: int, steps_per_epoch: float) -> Intervals:
         """Intervals as set; by default 20 evaluations, 5 samples or one an epoch, and checkpoints with evaluations."""
-        evaluate = settings.evaluate_every or max(1.0, total_steps / 20)
+        evaluate = settings.eval_interval or max(1.0, total_steps / 20)
         in_epochs = settings.steps == 0 and settings.epochs > 1
-        sample = settings.sample_every or (steps_per_epoch if in_epochs else total_steps / 5)
-        return cls(evaluate, sample, settings.save_every or evaluate, total_steps, steps_per_epoch)
+        sample = settings.sample_interval or (steps_per_epoch if in_epochs else total_steps / 5)
+        return cls(evaluate, sample, settings.save_interval or evaluate, total_steps, steps_per_epoch)
 
     def epoch(self, step: int) -> float:
         """Passes over the text after so many steps."""

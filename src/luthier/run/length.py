@@ -57,10 +57,12 @@ class Amount:
 def amount_of(settings: Settings, context_length: int, text: TokenSplits) -> Amount:
     """Measure a text in steps."""
     batches = text.training_batches(settings, context_length)
-    rows = settings.batch_size * settings.accumulation
-    wanted = (settings.evaluate_batches or 8) * rows
+    rows = settings.batch_size * settings.gradient_accumulation_steps
+    wanted = (settings.eval_batches or 8) * rows
     windows = [-(-len(tokens) // context_length) for tokens in (text.train, text.validation) if tokens is not None]
-    return Amount(batches.batches_per_epoch / settings.accumulation, sum(min(wanted, n) for n in windows) / rows)
+    return Amount(
+        batches.batches_per_epoch / settings.gradient_accumulation_steps, sum(min(wanted, n) for n in windows) / rows
+    )
 
 
 def is_open(settings: Settings) -> bool:
@@ -76,15 +78,15 @@ def choose_length(plan: Plan, amount: Amount, device: torch.device) -> Length | 
     settings = plan.settings
     low = settings.precision == "bfloat16" or (settings.precision == "auto" and has_fast_bfloat16(device))
     seconds = time_steps(plan, device, torch.bfloat16 if low else torch.float32)
-    return length_of(settings, seconds * settings.accumulation, amount)
+    return length_of(settings, seconds * settings.gradient_accumulation_steps, amount)
 
 
 def length_of(settings: Settings, step: float, amount: Amount) -> Length:
     """Length of a run whose steps take `step` seconds each."""
     most = max(1, math.ceil(MOST_EPOCHS * amount.epoch_steps))
     evaluation = amount.evaluation_steps * FORWARD * step
-    if settings.evaluate_every:
-        step, evaluation = step + evaluation / settings.evaluate_every, 0.0
+    if settings.eval_interval:
+        step, evaluation = step + evaluation / settings.eval_interval, 0.0
     steps = int((SECONDS - EVALUATIONS * evaluation) / step) if step else most
     steps = min(max(steps, FEWEST), most)
     seconds = steps * step + min(EVALUATIONS, steps) * evaluation

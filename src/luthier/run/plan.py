@@ -21,6 +21,7 @@ from luthier.errors import Interface, LuthierError, UsageError, interface
 from luthier.files.atomic_file import replacing_file
 from luthier.run import starting_weights
 from luthier.run.checkpoint_record import newest_record
+from luthier.training.old_names import with_new_names
 from luthier.training.settings import Settings
 
 RECIPE = "run.toml"
@@ -33,23 +34,23 @@ ALWAYS_WRITTEN = [
     "test",
     "split_by",
     "field",
-    "normalisation",
+    "normalization",
     "invalid",
     "batches",
     "batch_size",
     "stride",
-    "accumulation",
+    "gradient_accumulation_steps",
     "optimizer",
     "learning_rate",
     "muon_learning_rate",
     "weight_decay",
     "beta1",
     "beta2",
-    "clip",
+    "max_grad_norm",
     "schedule",
     "warmup",
     "decay",
-    "final_learning_rate",
+    "final_lr_fraction",
     "steps",
     "epochs",
     "seed",
@@ -57,14 +58,14 @@ ALWAYS_WRITTEN = [
     "balance_rate",
     "non_finite",
     "spikes",
-    "evaluate_every",
-    "evaluate_batches",
-    "sample_every",
+    "eval_interval",
+    "eval_batches",
+    "sample_interval",
     "sample_prompt",
     "sample_tokens",
     "sample_temperature",
-    "save_every",
-    "keep",
+    "save_interval",
+    "keep_checkpoints",
     "tensorboard",
     "device",
     "precision",
@@ -108,7 +109,7 @@ def resolve(
     goes with the recipe's preset, and is left out when `options` name another. source: the Config of the model that
     `from_model` names; without it the recipe must be that of a run which began so, with its whole [model].
     """
-    table, options = dict(recipe or {}), dict(options or {})
+    table, options = with_new_names(recipe or {}), with_new_names(options or {})
     recipe_model, recipe_data = table.pop("model", {}), table.pop("data", ())
     if not isinstance(recipe_model, Mapping):
         raise UsageError(f"{where}: model is a table, [model]")
@@ -198,7 +199,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def missing(table: Mapping[str, Any]) -> list[str]:
     """What a run.toml lacks that every version wrote: data, each setting of 0.1, and the sizes of the model."""
-    lacking = [name for name in ("data", *ALWAYS_WRITTEN) if name not in table]
+    lacking = [name for name in ("data", *ALWAYS_WRITTEN) if name not in with_new_names(table)]
     model = table.get("model")
     if not isinstance(model, Mapping) or "dropout" not in model:  # the last that was written, and decides training
         lacking.append("the end of [model]")
@@ -219,7 +220,7 @@ def edits(folder: Path, plan: Plan) -> list[str]:
         return [str(error)]
     if not table:
         return ["it is empty"]
-    says, holds = flat(table), flat(tomllib.loads(plan.toml()))
+    says, holds = flat(with_new_names(table)), flat(tomllib.loads(plan.toml()))
     holds = {name: value for name, value in holds.items() if name in says or not newer(name, value, plan)}
     found = [
         f"{name} is {says.get(name, 'missing')} there, {holds.get(name, 'unknown')} in the checkpoint"

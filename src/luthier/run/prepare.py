@@ -28,7 +28,7 @@ def prepare(
     split_by: Literal["auto", "characters", "documents"] = Fractions.split_by,
     seed: int = Fractions.seed,
     field: str = "text",
-    normalisation: Normalization = "NFC",
+    normalization: Normalization = "NFC",
     invalid: Invalid = "error",
     document_separator: str = "",
 ) -> Index:
@@ -45,14 +45,14 @@ def prepare(
     `out` holds something; then nothing is left behind.
     """
     how: dict[str, Any] = {
-        "field": field, "normalisation": normalisation, "invalid": invalid, "document_separator": document_separator
+        "field": field, "normalization": normalization, "invalid": invalid, "document_separator": document_separator
     }  # fmt: skip
     own = () if isinstance(validation, (int, float)) else (os.fspath(validation),)
     share = float(validation) if isinstance(validation, (int, float)) else 0.0
     texts, separate = Texts(names_of(data), **how, without=own), Texts(own, **how) if own else None
     settings = {"data": list(names_of(data)), "validation": own[0] if own else validation, **how}
     opened = tokenizer if isinstance(tokenizer, Tokenizer) else open_tokenizer(os.fspath(tokenizer))
-    cleaned, fractions = opened.with_cleaning(normalisation), Fractions(share, test, split_by, seed)
+    cleaned, fractions = opened.with_cleaning(normalization), Fractions(share, test, split_by, seed)
     index = write_shards(texts, cleaned, Path(out), fractions=fractions, validation=separate, settings=settings)
     if seed != Fractions.seed and index.settings["split_by"] == "characters":
         remark(f"{setting('seed', seed)} has no effect: the text is split by characters, and the seed draws documents")

@@ -19,6 +19,7 @@ from luthier.language_model import LanguageModel
 from luthier.run.plan import Plan, read_recipe, read_run, resolve
 from luthier.run.starting_weights import open_source, run_name
 from luthier.tokenizers.core.tokenizer import Tokenizer
+from luthier.training.old_names import with_new_names
 from luthier.training.settings import Settings
 
 RUNS = Path("runs")
@@ -127,8 +128,9 @@ def given_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if value is not None
     }
-    check_table(Settings, given, "luthier.train")
-    return given
+    renamed = with_new_names(given)
+    check_table(Settings, renamed, "luthier.train")
+    return renamed
 
 
 def check_names(names: Iterable[object]) -> None:

@@ -50,7 +50,7 @@ def adapted(
     elif changed & ORDER_OF_BATCHES:
         old = batches_before()
         old.restore(state["batches"])
-        together = trainer.settings.accumulation
+        together = trainer.settings.gradient_accumulation_steps
         steps = round(old.epoch * trainer.batches.batches_per_epoch / together)
         state["batches"] = {**trainer.batches.state(), "batches": steps * together}
     return tensors, state

@@ -46,7 +46,7 @@ class RunCallbacks(Callbacks):
         """record: all of the run that a checkpoint holds besides weights. go_back: returns to the newest checkpoint."""
         world, context = trainer.world, lm.config.context_length
         intervals = Intervals.of(
-            settings, trainer.total_steps, trainer.batches.batches_per_epoch / settings.accumulation
+            settings, trainer.total_steps, trainer.batches.batches_per_epoch / settings.gradient_accumulation_steps
         )
         prompt = settings.sample_prompt or default_prompt(text.held_out, lm.tokenizer, context)
         check_prompt(prompt, lm.tokenizer, context)
@@ -59,7 +59,7 @@ class RunCallbacks(Callbacks):
             if settings.tensorboard:
                 loggers.append(TensorBoard(folder.path / "tensorboard"))
         self.writer = writer = BackgroundWriter(active=world.is_first)
-        self.checkpoint = Checkpoint(folder, lm, trainer, settings.keep, intervals, writer, record)
+        self.checkpoint = Checkpoint(folder, lm, trainer, settings.keep_checkpoints, intervals, writer, record)
         self.recover = Recover(trainer, settings, self.checkpoint, go_back)
 
         def save_best() -> None:

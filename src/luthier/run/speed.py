@@ -65,7 +65,7 @@ def choose_compiling(trainer: Trainer, settings: Settings) -> bool:
         say("no C++ compiler here: training uncompiled, which is up to a third slower (install g++ or clang)")
         return False
     dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-    seconds = left * settings.accumulation * time_gradients(trainer, dtype)
+    seconds = left * settings.gradient_accumulation_steps * time_gradients(trainer, dtype)
     if seconds * GAIN <= COMPILING * 1.5:
         return False
     say(f"compiling the blocks: {duration(seconds)} of training are ahead")

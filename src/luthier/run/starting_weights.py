@@ -119,7 +119,7 @@ def with_config(lm: LanguageModel, config: Config) -> LanguageModel:
 def check_same_tokenizer(prepared: Tokenizer, lm: LanguageModel, place: Path) -> None:
     """A UsageError where a prepared folder was encoded with another tokenizer than the source's.
 
-    `luthier data prepare` adds the normalisation of the text to the tokenizer.
+    `luthier data prepare` adds the normalization of the text to the tokenizer.
     """
     if prepared.fingerprint not in {lm.tokenizer.with_cleaning(form).fingerprint for form in FORMS}:
         raise UsageError(

@@ -23,7 +23,7 @@ from luthier.errors import UsageError, setting
 from luthier.training.distributed import ALONE, World
 from luthier.training.settings import Settings
 
-TRAINING_BATCHES = 8  # of an evaluation on training text, unless evaluate_batches is set
+TRAINING_BATCHES = 8  # of an evaluation on training text, unless eval_batches is set
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class TokenSplits:
             )
         if settings.batches == "documents":
             return PaddedDocuments(self.train, context_length, size, seed=seed, pad_id=self.pad_id, **share)
-        together = settings.accumulation
+        together = settings.gradient_accumulation_steps
         return RandomWindows(self.train, context_length, size, accumulation=together, seed=seed, **share)
 
     def evaluation_batches(
@@ -75,12 +75,12 @@ class TokenSplits:
     ) -> Iterator[Batch]:
         """The same batches at every evaluation, of the kind that is trained on; None: the whole split.
 
-        n_batches: as large as those of a step, all `accumulation` together, so that the rows are the same however a
-        step is cut into batches.
+        n_batches: as large as a step, all `gradient_accumulation_steps` together, so that the rows are the same however
+        a step is cut into batches.
         """
         share: Any = {"rank": self.world.rank, "world": self.world.size}
         size = settings.batch_size
-        n_batches = None if n_batches is None else n_batches * settings.accumulation
+        n_batches = None if n_batches is None else n_batches * settings.gradient_accumulation_steps
         if settings.batches != "documents":
             return evaluation_batches(tokens, context_length, size, n_batches, **share)
         drawn = n_batches is not None
@@ -89,14 +89,14 @@ class TokenSplits:
         return (documents.next_batch() for _ in range(min(n_batches or there, there)))
 
     def splits(self, settings: Settings, context_length: int) -> dict[str, Split]:
-        """Texts to evaluate on, "train" and "validation", by evaluate_batches; 0 takes the whole validation text."""
+        """Texts to evaluate on, "train" and "validation", by eval_batches; 0 takes the whole validation text."""
 
         def split(tokens: TokenShards, n_batches: int | None) -> Split:
             return Split(tokens, partial(self.evaluation_batches, tokens, settings, context_length, n_batches))
 
-        found = {"train": split(self.train, settings.evaluate_batches or TRAINING_BATCHES)}
+        found = {"train": split(self.train, settings.eval_batches or TRAINING_BATCHES)}
         if self.validation is not None:
-            found["validation"] = split(self.validation, settings.evaluate_batches or None)
+            found["validation"] = split(self.validation, settings.eval_batches or None)
         return found
 
 
@@ -113,7 +113,7 @@ def origin(folder: Path) -> dict[str, Any]:
 
 def steps_in_all(settings: Settings, batches: BatchSource) -> int:
     """Length of a run: steps as set, or as many as the epochs take."""
-    per_epoch = batches.batches_per_epoch / settings.accumulation
+    per_epoch = batches.batches_per_epoch / settings.gradient_accumulation_steps
     return settings.steps or math.ceil((settings.epochs or 1) * per_epoch - 1e-6)
 
 

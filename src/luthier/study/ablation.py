@@ -91,7 +91,7 @@ def train_variant(name: str, seed: int, plan: Plan, shape: Shape, text: TokenSpl
     hidden_dim = hidden_dim_for(parts, shape, budget(shape))
     model = build(parts, shape, hidden_dim, seed, choose_device(device))
     total, active = count(model)
-    settings = replace(plan.settings, seed=seed, evaluate_batches=EVALUATION_BATCHES)
+    settings = replace(plan.settings, seed=seed, eval_batches=EVALUATION_BATCHES)
     context = plan.model.context_length
     trainer = Trainer(model, text.training_batches(settings, context), settings, settings.steps)
     validation = text.splits(settings, context)["validation"]

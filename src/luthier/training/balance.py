@@ -32,7 +32,7 @@ class Balancer:
         self.settings = settings
         for layer in self.layers:
             layer.set_auxiliary_loss(
-                settings.balance_rate / settings.accumulation if settings.balance == "auxiliary" else 0
+                settings.balance_rate / settings.gradient_accumulation_steps if settings.balance == "auxiliary" else 0
             )
 
     @torch.no_grad()

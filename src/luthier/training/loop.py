@@ -98,11 +98,14 @@ class Trainer:
         self.objective.compile()
 
     def train_step(self) -> StepResult:
-        """One optimizer step over `accumulation` batches. Raises NonFiniteError, with the state as before the step."""
+        """One optimizer step over `gradient_accumulation_steps` batches.
+
+        Raises NonFiniteError, with the state as before the step.
+        """
         start = time.perf_counter()
         before = self.batches.state(), self.generator.get_state()
         self.model.train()
-        batches = [self.batches.next_batch().to(self.device) for _ in range(self.settings.accumulation)]
+        batches = [self.batches.next_batch().to(self.device) for _ in range(self.settings.gradient_accumulation_steps)]
         # over all batches of the step: rows with more padding must not weigh more
         tokens = int(self.world.sum(torch.stack([self.objective.count(batch) for batch in batches]).sum()))
         losses, figures = [], Sums()
@@ -119,8 +122,8 @@ class Trainer:
         norm = full_tensor(gradient_norm(self.model))
         if not torch.isfinite(norm + total):
             raise self.undo(losses, norm, *before)
-        if self.settings.clip:
-            clip_gradients(self.model, norm, self.settings.clip)
+        if self.settings.max_grad_norm:
+            clip_gradients(self.model, norm, self.settings.max_grad_norm)
         factor = learning_rate_factor(self.settings, self.step, self.total_steps, self.anchor)
         loads = self.balancer.update()
         set_learning_rate(self.optimizers, factor)
@@ -152,12 +155,12 @@ class Trainer:
         self.generator.set_state(generator)
         return NonFiniteError(
             f"step {self.step + 1}: {cause(losses, norm, place['batches'] + 1)}: lower {setting('learning_rate')}, "
-            f"raise {setting('warmup')}, or lower {setting('clip')}"
+            f"raise {setting('warmup')}, or lower {setting('max_grad_norm')}"
         )
 
     def skip(self) -> None:
         """Skip the batches of the next step."""
-        for _ in range(self.settings.accumulation):
+        for _ in range(self.settings.gradient_accumulation_steps):
             self.batches.next_batch()
 
     def loss(self, batch: Batch) -> Loss:

@@ -25,7 +25,7 @@ def learning_rate_factor(settings: Settings, step: int, total: int, anchor: Anch
 
     anchor: with the schedule `continue`, where the linear decay begins; its factor exceeds 1 if the peak was lowered.
     """
-    final = settings.final_learning_rate
+    final = settings.final_lr_fraction
     if settings.schedule == "continue" and anchor is not None:
         left = (total - 1 - step) / max(1, total - anchor.step)  # 0 at the last step
         return min(final, anchor.factor) + max(0.0, anchor.factor - final) * max(0.0, left)

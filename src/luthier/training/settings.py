@@ -37,7 +37,7 @@ class Settings:
     """Field or column that holds the text, in .json, .jsonl, .csv, .tsv and .parquet files."""
     document_separator: str = ""
     """String that separates documents within a file, such as "<|endoftext|>"; empty: a file is one document."""
-    normalisation: Literal["NFC", "NFKC", "none"] = "NFC"
+    normalization: Literal["NFC", "NFKC", "none"] = "NFC"
     """Unicode normalization form of the text."""
     invalid: Literal["error", "replace"] = "error"
     """Bytes that are not UTF-8: stop with an error, or replace them by U+FFFD."""
@@ -49,7 +49,7 @@ class Settings:
     """Sequences of context_length tokens per batch."""
     stride: int = 0
     """Tokens from one sliding window to the next; 0: the context length, so that windows do not overlap."""
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     """Gradient accumulation: batches per optimizer step."""
 
     # optimizer
@@ -65,7 +65,7 @@ class Settings:
     """AdamW's decay rate of the average of gradients."""
     beta2: float = 0.95
     """AdamW's decay rate of the average of squared gradients."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Maximum gradient norm; 0: no clipping."""
     schedule: Literal["constant", "cosine", "linear", "wsd", "continue"] = "cosine"
     """Learning-rate schedule after the warmup; wsd: constant, then linear decay over the last part (see decay);
@@ -75,7 +75,7 @@ class Settings:
     """Linear warmup: number of steps, or fraction of the run if below 1."""
     decay: float = 0.2
     """Fraction of the run in which the learning rate decays, with wsd."""
-    final_learning_rate: float = 0.1
+    final_lr_fraction: float = 0.1
     """Final learning rate, as a fraction of the peak."""
 
     # duration and seed
@@ -93,21 +93,21 @@ class Settings:
     """Step size of the bias on a logit, or weight of the auxiliary loss."""
 
     # recovery
-    non_finite: Literal["stop", "skip", "back"] = "stop"
+    non_finite: Literal["stop", "skip", "rewind"] = "stop"
     """On a NaN or infinite loss or gradient: stop; skip its batches; or go back to the last checkpoint and skip them.
     The weights are never updated with it.
     """
-    spikes: Literal["log", "back", "stop"] = "log"
+    spikes: Literal["log", "rewind", "stop"] = "log"
     """On a loss spike: log it; go back to the last checkpoint and skip its batches; or stop."""
 
     # evaluation, samples and checkpoints
-    evaluate_every: int = 0
+    eval_interval: int = 0
     """Evaluation interval in steps; 0: 20 evaluations per run."""
-    evaluate_batches: int = 8
+    eval_batches: int = 8
     """Batches per evaluation, for training and for validation, each with the rows of a step (batch_size x
-    accumulation); 0: the entire validation text.
+    gradient_accumulation_steps); 0: the entire validation text.
     """
-    sample_every: int = 0
+    sample_interval: int = 0
     """Steps between text samples; 0: after each epoch, or 5 times in a run without epochs."""
     sample_prompt: str = ""
     """Prompt of text samples; empty: the first words of the validation text."""
@@ -115,9 +115,9 @@ class Settings:
     """Length of a sample in tokens."""
     sample_temperature: float = 0.8
     """Temperature of samples; 0: greedy decoding."""
-    save_every: int = 0
+    save_interval: int = 0
     """Steps between checkpoints; 0: at each evaluation."""
-    keep: int = 2
+    keep_checkpoints: int = 2
     """Number of checkpoints to keep; if the newest is damaged, a run resumes from the one before."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard (pip install luthier[tensorboard])."""
@@ -139,12 +139,12 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        above_zero = ("batch_size", "accumulation", "learning_rate", "sample_tokens", "keep")
+        above_zero = ("batch_size", "gradient_accumulation_steps", "learning_rate", "sample_tokens", "keep_checkpoints")
         for name in above_zero:
             check(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
         not_negative = (
-            "vocab_size stride muon_learning_rate weight_decay clip warmup steps epochs balance_rate evaluate_every "
-            "evaluate_batches sample_every sample_temperature save_every threads final_learning_rate"
+            "vocab_size stride muon_learning_rate weight_decay max_grad_norm warmup steps epochs balance_rate "
+            "eval_interval eval_batches sample_interval sample_temperature save_interval threads final_lr_fraction"
         )
         for name in not_negative.split():
             check(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
@@ -161,7 +161,7 @@ class Settings:
             check(getattr(self, name) < most, name, getattr(self, name), f"must be below {most:,}")
         check(self.seed >= 0, "seed", self.seed, "must not be negative")
         check(0 < self.decay <= 1, "decay", self.decay, "must be above 0 and at most 1")
-        check(self.final_learning_rate <= 1, "final_learning_rate", self.final_learning_rate, "must be at most 1")
+        check(self.final_lr_fraction <= 1, "final_lr_fraction", self.final_lr_fraction, "must be at most 1")
         share = self.test + (0 if isinstance(self.validation, str) else self.validation)
         check(share < 1, "validation + test", share, "must leave something to train on: below 1")
         if self.steps and self.epochs:

@@ -30,11 +30,11 @@ _BREAK = re.compile(f"\r\n?|[{_LINE_ENDS}]")
 _DROPPED = re.compile(f"[{_CONTROL}]")
 
 
-def clean(text: str, normalisation: Normalization) -> str:
+def clean(text: str, normalization: Normalization) -> str:
     """Clean a complete text. Idempotent."""
     if _UNCLEAN.search(text):
         text = without_control(text).lstrip(MARK)
-    return text if normalisation == "none" else unicodedata.normalize(normalisation, text)
+    return text if normalization == "none" else unicodedata.normalize(normalization, text)
 
 
 def without_control(text: str) -> str:
@@ -42,11 +42,11 @@ def without_control(text: str) -> str:
     return _DROPPED.sub("", _BREAK.sub("\n", text))
 
 
-def put_on(backend: Backend, normalisation: Normalization) -> None:
+def put_on(backend: Backend, normalization: Normalization) -> None:
     """Set the cleaning steps at the start of a backend's normalizer, replacing previous ones."""
     _, rest = taken_off([] if backend.normalizer is None else _steps_of(backend.normalizer))
     normalizer = Sequence([])
-    state = {"type": "Sequence", "normalizers": [*_steps(normalisation), *rest]}
+    state = {"type": "Sequence", "normalizers": [*_steps(normalization), *rest]}
     normalizer.__setstate__(json.dumps(state).encode())
     backend.normalizer = normalizer
 
@@ -66,13 +66,13 @@ def _steps_of(normalizer: Any) -> list[dict[str, Any]]:
     return inner
 
 
-def _steps(normalisation: Normalization) -> list[dict[str, Any]]:
+def _steps(normalization: Normalization) -> list[dict[str, Any]]:
     r"""The steps of `clean` for tokenizer.json. \A, not ^, which matches at the start of every line there."""
     rules = ((f"\r\n?|[{_LINE_ENDS}]", "\n"), (f"[{_CONTROL}]", ""), (f"\\A{MARK}+", ""))
     found: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"Regex": _escaped(rule)}, "content": new} for rule, new in rules
     ]
-    return found if normalisation == "none" else [*found, {"type": normalisation}]
+    return found if normalization == "none" else [*found, {"type": normalization}]
 
 
 def _escaped(pattern: str) -> str:

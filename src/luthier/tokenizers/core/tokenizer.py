@@ -188,12 +188,12 @@ class Tokenizer:
             (staging / "tokenizer.json").write_text(self.to_json(pretty=True) + "\n", encoding="utf-8")
             (staging / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    def with_cleaning(self, normalisation: Normalization) -> Tokenizer:
+    def with_cleaning(self, normalization: Normalization) -> Tokenizer:
         """Return the tokenizer with `cleaning`'s rules first, so that prompts are cleaned like the training text."""
-        if self._cleaning is not None and FORMS.index(self._cleaning) >= FORMS.index(normalisation):
+        if self._cleaning is not None and FORMS.index(self._cleaning) >= FORMS.index(normalization):
             return self
         backend = Backend.from_str(self.to_json())
-        put_on(backend, normalisation)
+        put_on(backend, normalization)
         roles = {role.removesuffix("_token"): token for role, token in self.roles.items()}
         return Tokenizer(backend, **roles, eos_ids=self.eos_ids, chat_template=self.chat_template)
 

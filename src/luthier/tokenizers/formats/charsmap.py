@@ -49,7 +49,7 @@ def normalizing(charsmap: bytes) -> tuple[Normalizer, ...]:
     between, *free = [*erased, *NONCHARACTERS]
     if len(otherwise) > MOST_EXCEPTIONS or len(kept) > len(free):
         raise LuthierError(
-            "the SentencePiece model's normalisation rules are far from NFKC and have no form in tokenizer.json: "
+            "the SentencePiece model's normalization rules are far from NFKC and have no form in tokenizer.json: "
             "train it with --normalization_rule_name=identity or nmt_nfkc"
         )
     stands = dict(zip(kept, free, strict=False))
@@ -71,7 +71,7 @@ def read_rules(charsmap: bytes) -> dict[str, str]:
         units = struct.unpack_from(f"<{size // 4}I", charsmap, 4)
         return _walk(units, charsmap[4 + size :])
     except (struct.error, IndexError, ValueError) as error:
-        raise LuthierError(f"the SentencePiece model's normalisation rules are broken: {error}") from None
+        raise LuthierError(f"the SentencePiece model's normalization rules are broken: {error}") from None
 
 
 def _walk(units: tuple[int, ...], results: bytes) -> dict[str, str]:
