@@ -362,7 +362,7 @@ def test_the_compiled_step_knows_when_it_may_not_be_used(change, precision):
     assert step.is_valid()
     with change(model):
         numbers = change in (written_in_place, another_weight, other_memory)  # a step may be made of the new weights
-        structure = numbers or change in (another_scale, another_block)
+        structure = numbers or change in (another_scale, another_theta, another_block)
         assert step.is_valid() == (change is written_in_place)
         assert (native_step(model, 64) is not None) == structure
 

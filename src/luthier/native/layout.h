@@ -25,22 +25,23 @@ struct Matrix {
 };
 struct Norm {
     const bf16 *weight, *bias;  // (C); layer norm has a bias, RMS norm has none. Both null: no norm
-    float eps, scale;           // scale: what the result is multiplied by
+    float eps, scale, offset;   // scale: what the result is multiplied by. offset: added to the weights
 };
 struct Layer {
     Norm attention_norm, feed_forward_norm;
-    Norm query_norm, key_norm;                         // of each head, (D)
+    Norm query_norm, key_norm;                         // of each head, (D), or over all heads, (H * D) and (K * D)
+    Norm attention_post, feed_forward_post;            // of what is added to the residual stream
     Matrix query, key, value, output, gate, up, down;  // gate.data null: GELU(up) instead of silu(gate) * up
     float scale;                                       // of attention scores
     float attention_scale, feed_forward_scale;         // of what is added to the residual stream
-    int64_t rotates;                                   // whether the layer has rotary positions
+    int64_t norm_over_heads, gelu_gate;                // query_norm is over all heads; GELU(gate) instead of silu(gate)
+    const float *cos, *sin;                            // (positions, D / 2), or null: no rotation
 };
 struct Model {
     int64_t n_layers, dim, hidden_dim, n_heads, n_kv_heads, head_dim;
     const Layer* layers;
     Matrix embedding;                            // (V, C)
     const bf16* position_embedding;              // (positions, C), or null
-    const float *cos, *sin;                      // (positions, D / 2), or null: no rotation
     Norm norm;
     Matrix output;
     float embedding_scale;
@@ -80,16 +81,17 @@ inline const std::string& layout_text() {
         CONSTANT(WIDTH) CONSTANT(GROUP) CONSTANT(LANES)
         STRUCTURE(Matrix)
         FIELD(Matrix, kind) FIELD(Matrix, rows) FIELD(Matrix, columns) FIELD(Matrix, data) FIELD(Matrix, bias) FIELD(Matrix, wide)
-        STRUCTURE(Norm) FIELD(Norm, weight) FIELD(Norm, bias) FIELD(Norm, eps) FIELD(Norm, scale)
+        STRUCTURE(Norm) FIELD(Norm, weight) FIELD(Norm, bias) FIELD(Norm, eps) FIELD(Norm, scale) FIELD(Norm, offset)
         STRUCTURE(Layer)
         FIELD(Layer, attention_norm) FIELD(Layer, feed_forward_norm) FIELD(Layer, query_norm) FIELD(Layer, key_norm)
-        FIELD(Layer, query) FIELD(Layer, key)
+        FIELD(Layer, attention_post) FIELD(Layer, feed_forward_post) FIELD(Layer, query) FIELD(Layer, key)
         FIELD(Layer, value) FIELD(Layer, output) FIELD(Layer, gate) FIELD(Layer, up) FIELD(Layer, down)
-        FIELD(Layer, scale) FIELD(Layer, attention_scale) FIELD(Layer, feed_forward_scale) FIELD(Layer, rotates)
+        FIELD(Layer, scale) FIELD(Layer, attention_scale) FIELD(Layer, feed_forward_scale)
+        FIELD(Layer, norm_over_heads) FIELD(Layer, gelu_gate) FIELD(Layer, cos) FIELD(Layer, sin)
         STRUCTURE(Model)
         FIELD(Model, n_layers) FIELD(Model, dim) FIELD(Model, hidden_dim) FIELD(Model, n_heads)
         FIELD(Model, n_kv_heads) FIELD(Model, head_dim) FIELD(Model, layers) FIELD(Model, embedding)
-        FIELD(Model, position_embedding) FIELD(Model, cos) FIELD(Model, sin) FIELD(Model, norm) FIELD(Model, output)
+        FIELD(Model, position_embedding) FIELD(Model, norm) FIELD(Model, output)
         FIELD(Model, embedding_scale)
         STRUCTURE(Row) FIELD(Row, token) FIELD(Row, sequence) FIELD(Row, slot) FIELD(Row, start) FIELD(Row, needs_logits)
         STRUCTURE(Cache) FIELD(Cache, keys) FIELD(Cache, values) FIELD(Cache, capacity)

@@ -34,30 +34,36 @@ class Matrix(Structure):
 
 
 class Norm(Structure):
-    """Layer norm, or RMS norm where the bias is null; none where the weight is null too. scale: of the result."""
+    """Layer norm, or RMS norm where the bias is null; none where the weight is null too. scale: of the result; offset:
+    added to the weight.
+    """
 
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("eps", c_float), ("scale", c_float)]
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("eps", c_float), ("scale", c_float),
+                ("offset", c_float)]  # fmt: skip
 
 
 class Layer(Structure):
     """A Transformer block. A gate whose data is null means GELU instead of SwiGLU. query_norm, key_norm: of each head.
 
-    scale: of attention scores. attention_scale, feed_forward_scale: of what is added to the residual stream. rotates:
-    whether queries and keys are rotated.
+    attention_post, feed_forward_post, attention_scale, feed_forward_scale: norms and factors of what is added to the
+    residual stream. scale: of attention scores. norm_over_heads: query_norm and key_norm are over all heads. gelu_gate:
+    the gate has GELU. cos, sin (positions, D / 2): null where queries and keys are not rotated.
     """
 
     _fields_ = [("attention_norm", Norm), ("feed_forward_norm", Norm), ("query_norm", Norm), ("key_norm", Norm),
-                ("query", Matrix), ("key", Matrix), ("value", Matrix), ("output", Matrix), ("gate", Matrix),
-                ("up", Matrix), ("down", Matrix), ("scale", c_float), ("attention_scale", c_float),
-                ("feed_forward_scale", c_float), ("rotates", c_int64)]  # fmt: skip
+                ("attention_post", Norm), ("feed_forward_post", Norm), ("query", Matrix), ("key", Matrix),
+                ("value", Matrix), ("output", Matrix), ("gate", Matrix), ("up", Matrix), ("down", Matrix),
+                ("scale", c_float), ("attention_scale", c_float), ("feed_forward_scale", c_float),
+                ("norm_over_heads", c_int64), ("gelu_gate", c_int64), ("cos", c_void_p),
+                ("sin", c_void_p)]  # fmt: skip
 
 
 class Model(Structure):
-    """All weights. position_embedding (positions, C) bfloat16; cos, sin (positions, D / 2)."""
+    """All weights. position_embedding (positions, C) bfloat16."""
 
     _fields_ = [("n_layers", c_int64), ("dim", c_int64), ("hidden_dim", c_int64), ("n_heads", c_int64),
                 ("n_kv_heads", c_int64), ("head_dim", c_int64), ("layers", POINTER(Layer)), ("embedding", Matrix),
-                ("position_embedding", c_void_p), ("cos", c_void_p), ("sin", c_void_p), ("norm", Norm),
+                ("position_embedding", c_void_p), ("norm", Norm),
                 ("output", Matrix), ("embedding_scale", c_float)]  # fmt: skip
 
 

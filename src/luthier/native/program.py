@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from operator import is_
 
 import torch
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from luthier.model.cache import KVCache
 from luthier.model.dropout import Dropout
-from luthier.model.feed_forward import FeedForward, SwiGLU
+from luthier.model.feed_forward import FeedForward, GeGLU, SwiGLU
 from luthier.model.hook_point import HookPoint
-from luthier.model.norm import RMSNorm, ScaledRMSNorm
-from luthier.model.qk_norm import HeadNorm
+from luthier.model.norm import OffsetRMSNorm, RMSNorm, ScaledRMSNorm
+from luthier.model.qk_norm import AllHeadsNorm, HeadNorm
 from luthier.model.rope import Rope
-from luthier.model.scale import Scale, ScaledEmbedding
+from luthier.model.scale import RoundedScaleEmbedding, Scale, ScaledEmbedding
 from luthier.model.transformer import Block, Transformer
 from luthier.native.blocks import BlockEmbedding, BlockLinear, packed_size
 from luthier.native.build import Unavailable, library
@@ -80,12 +80,7 @@ class NativeStep:
         require_class(model.dropout, Dropout)
         windows = [block.attention.mask.window for block in model.layers]
         self.window = min((window for window in windows if window is not None), default=None)
-        ropes = [rope for _, rope in map(qk_steps_of, model.layers) if rope is not None]
-        if len({rope.angles_key for rope in ropes}) > 1:
-            raise Unsupported("its layers rotate in different ways")
-        self.cos: Tensor | None
-        self.sin: Tensor | None
-        self.cos, self.sin = rope_tables(ropes[0], positions) if ropes else (None, None)
+        self.tables: dict[Hashable, tuple[Tensor, Tensor]] = {}  # cosines and sines, of each way that layers rotate
         if table is not None:
             require_class(table, nn.Embedding)
             self.positions = min(positions, table.num_embeddings)
@@ -94,9 +89,8 @@ class NativeStep:
             len(model.layers), self.dim, self.hidden_dim, self.n_heads, self.n_kv_heads, self.head_dim, layers,
             self.embedding(model.embedding),
             None if table is None else self.pointer(table, "weight", (table.num_embeddings, self.dim)),
-            None if self.cos is None else self.cos.data_ptr(), None if self.sin is None else self.sin.data_ptr(),
             self.norm(model.norm), self.matrix(model.output, self.vocab_size, self.dim),
-            model.embedding.scale if isinstance(model.embedding, ScaledEmbedding) else 1,
+            scale_of(model.embedding),
         )  # fmt: skip
         self.snapshot = Snapshot(model, self.weights)
         self.buffers: list[tuple[Tensor, ...] | None] = []  # of the last cache used
@@ -189,12 +183,15 @@ class NativeStep:
         """RMS norm, or layer norm with a bias. width: `dim` unless given."""
         shape = (self.dim if width is None else width,)
         match module:
+            case nn.Identity():
+                return Norm()
             case RMSNorm():
                 scale = module.scale if isinstance(module, ScaledRMSNorm) else 1
-                return Norm(self.pointer(module, "weight", shape), None, module.eps, scale)
+                offset = 1 if isinstance(module, OffsetRMSNorm) else 0
+                return Norm(self.pointer(module, "weight", shape), None, module.eps, scale, offset)
             case nn.LayerNorm() if module.weight is not None and module.bias is not None:
                 bias = self.pointer(module, "bias", shape)
-                return Norm(self.pointer(module, "weight", shape), bias, module.eps, 1)
+                return Norm(self.pointer(module, "weight", shape), bias, module.eps, 1, 0)
         raise Unsupported(f"{type(module).__qualname__} instead of RMSNorm, or LayerNorm with a bias")
 
     def layer(self, block: Block) -> Layer:
@@ -215,44 +212,58 @@ class NativeStep:
             gate = self.matrix(hidden.gate, self.hidden_dim, self.dim)
         elif type(hidden) is not FeedForward:
             raise Unsupported(f"{type(hidden).__qualname__} instead of SwiGLU or FeedForward")
-        head_norm, rope = qk_steps_of(block)
-        norms = (head_norm.query, head_norm.key) if head_norm is not None else ()
-        query_norm, key_norm = [self.norm(norm, self.head_dim) for norm in norms] or (Norm(), Norm())
+        qk_norm, rope = qk_steps_of(block)
+        over_heads = isinstance(qk_norm, AllHeadsNorm)
+        query_norm, key_norm = Norm(), Norm()
+        if qk_norm is not None:
+            query_norm = self.norm(qk_norm.query, inner if over_heads else self.head_dim)
+            key_norm = self.norm(qk_norm.key, keys if over_heads else self.head_dim)
+        posts = [
+            (Norm(), post.factor) if isinstance(post, Scale) else (self.norm(post), 1.0)
+            for post in (block.attention_post, block.feed_forward_post)
+        ]
+        cos, sin = self.rope_tables(rope)
         return Layer(
             self.norm(block.attention_norm), self.norm(block.feed_forward_norm), query_norm, key_norm,
+            posts[0][0], posts[1][0],
             self.matrix(attention.query, inner, self.dim), self.matrix(attention.key, keys, self.dim),
             self.matrix(attention.value, keys, self.dim), self.matrix(attention.output, self.dim, inner), gate,
             self.matrix(hidden.up, self.hidden_dim, self.dim), self.matrix(hidden.down, self.dim, self.hidden_dim),
-            attention.scale, factor_of(block.attention_post), factor_of(block.feed_forward_post), rope is not None,
+            attention.scale, posts[0][1], posts[1][1], over_heads, isinstance(hidden, GeGLU), cos, sin,
         )  # fmt: skip
 
+    def rope_tables(self, rope: Rope | None) -> tuple[int | None, int | None]:
+        """Addresses of the cosines and sines of all positions, (positions, D / 2) float32 each, which the model's own
+        module computes.
+        """
+        if rope is None:
+            return None, None
+        if rope.angles_key not in self.tables:
+            angles = rope.angles(torch.arange(self.positions)[None])
+            self.tables[rope.angles_key] = angles.cos[0, 0].contiguous(), angles.sin[0, 0].contiguous()
+        cos, sin = self.tables[rope.angles_key]
+        return cos.data_ptr(), sin.data_ptr()
 
-def rope_tables(rope: Rope, positions: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of all positions, (positions, D / 2) float32 each, computed by the model's own RoPE module."""
-    angles = rope.angles(torch.arange(positions)[None])
-    return angles.cos[0, 0].contiguous(), angles.sin[0, 0].contiguous()
 
-
-def qk_steps_of(block: Block) -> tuple[HeadNorm | None, Rope | None]:
+def qk_steps_of(block: Block) -> tuple[HeadNorm | AllHeadsNorm | None, Rope | None]:
     """A block's norm of queries and keys and its RoPE, in this order, or None. Raises Unsupported for other steps."""
     match list(block.attention.qk_steps):
         case []:
             return None, None
         case [Rope() as rope]:
             return None, rope
-        case [HeadNorm() as norm]:
+        case [(HeadNorm() | AllHeadsNorm()) as norm]:
             return norm, None
-        case [HeadNorm() as norm, Rope() as rope]:
+        case [(HeadNorm() | AllHeadsNorm()) as norm, Rope() as rope]:
             return norm, rope
-    raise Unsupported("its queries and keys have other steps than a norm of each head and RoPE")
+    raise Unsupported("its queries and keys have other steps than a norm and RoPE")
 
 
-def factor_of(post: nn.Module) -> float:
-    """What a sublayer's output is multiplied by before it is added. Raises Unsupported where it is more than that."""
-    if isinstance(post, Scale):
-        return post.factor
-    require_class(post, nn.Identity)
-    return 1.0
+def scale_of(embedding: nn.Module) -> float:
+    """What an embedding's output is multiplied by."""
+    if isinstance(embedding, RoundedScaleEmbedding):  # to the type of its weights: a step reads bfloat16
+        return float(torch.tensor(embedding.scale, dtype=torch.bfloat16))
+    return embedding.scale if isinstance(embedding, ScaledEmbedding) else 1.0
 
 
 def require_class(module: nn.Module, kind: type[nn.Module]) -> None:

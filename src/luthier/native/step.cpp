@@ -12,6 +12,10 @@
 namespace {
 
 void normalize(const Norm& norm, const float* x, int64_t C, float* y) {
+    if (!norm.weight) {
+        std::copy(x, x + C, y);
+        return;
+    }
     __m512 sum = _mm512_setzero_ps();
     float mean = 0;
     if (norm.bias) {
@@ -25,7 +29,8 @@ void normalize(const Norm& norm, const float* x, int64_t C, float* y) {
     const float factor = norm.scale / std::sqrt(_mm512_reduce_add_ps(sum) / float(C) + norm.eps);
     for (int64_t c = 0; c < C; c += 16) {
         __m512 d = _mm512_sub_ps(_mm512_loadu_ps(x + c), _mm512_set1_ps(mean));
-        d = _mm512_mul_ps(_mm512_mul_ps(d, _mm512_set1_ps(factor)), load_floats(norm.weight + c));
+        const __m512 weight = _mm512_add_ps(load_floats(norm.weight + c), _mm512_set1_ps(norm.offset));
+        d = _mm512_mul_ps(_mm512_mul_ps(d, _mm512_set1_ps(factor)), weight);
         _mm512_storeu_ps(y + c, norm.bias ? _mm512_add_ps(d, load_floats(norm.bias + c)) : d);
     }
 }
@@ -70,6 +75,7 @@ struct Step {
     ThreadTeam team;
     std::vector<float> x, q, k, v;       // (M, C), (M, H * D), (M, K * D)
     std::vector<float> attended, hidden;    // (M, H * D), (M, F)
+    std::vector<float> added;               // (M, C): what a norm passes before it is added to x
     bool row_independent;                          // decoding: every sequence has at most MAX_DECODE_TOKENS new tokens
     std::vector<QueryBlock> query_blocks;        // of prefill; empty when row_independent
     std::vector<std::atomic<int64_t>> next_block;  // next index in query_blocks, for each layer
@@ -86,6 +92,8 @@ struct Step {
                 for (int64_t head = 0; head < model.n_kv_heads; head++)
                     query_blocks.push_back({std::max(begin, to - QUERY_BLOCK), to, head});
         }
+        for (int64_t l = 0; l < model.n_layers; l++)
+            if (model.layers[l].attention_post.weight || model.layers[l].feed_forward_post.weight) added.resize(x.size());
         row_independent = longest <= MAX_DECODE_TOKENS;
         if (row_independent) query_blocks.clear();
         // the longest first, so that no thread is left with a long one at the end
@@ -113,6 +121,24 @@ struct Step {
                 for (int64_t i = 0; i < n; i++) x[r * C + first + i] += scale * y[i];
             };
         };
+        // x += scale * norm(product)
+        auto multiply_and_add = [&](const Matrix& matrix, const Norm& post, float scale) {
+            if (!post.weight) {
+                multiply(partition, row_independent, {&matrix}, activations, add(scale));
+                team.barrier();
+                return;
+            }
+            multiply(partition, row_independent, {&matrix}, activations,
+                     [&](int64_t, int64_t r, int64_t first, int64_t n, const float* y) {
+                         std::memcpy(&added[r * C + first], y, n * sizeof(float));
+                     });
+            team.barrier();
+            for (int64_t r = thread; r < M; r += team.size) {
+                normalize(post, &added[r * C], C, normed.data());
+                for (int64_t c = 0; c < C; c++) x[r * C + c] += scale * normed[c];
+            }
+            team.barrier();
+        };
         for (int64_t r = thread; r < M; r += team.size)
             embed(r);
         team.barrier();
@@ -125,21 +151,26 @@ struct Step {
                          std::memcpy(&to[r * (which == 0 ? H : K) * D + first], y, n * sizeof(float));
                      });
             team.barrier();
+            if (layer.norm_over_heads) {
+                for (int64_t r = thread; r < M; r += team.size) {
+                    normalize(layer.query_norm, &q[r * H * D], H * D, &q[r * H * D]);
+                    normalize(layer.key_norm, &k[r * K * D], K * D, &k[r * K * D]);
+                }
+                team.barrier();
+            }
             write_kv(thread, layer, caches[l]);
             team.barrier();
             if (query_blocks.empty()) attend_per_row(thread, layer, caches[l]);
             else attend_in_blocks(l, attention);
             team.barrier();
             activations.set_rows(attended.data() + partition.begin * H * D, n_rows, H * D, {&layer.output});
-            multiply(partition, row_independent, {&layer.output}, activations, add(layer.attention_scale));
-            team.barrier();
+            multiply_and_add(layer.output, layer.attention_post, layer.attention_scale);
             if (layer.gate.data) load_normalized(layer.feed_forward_norm, {&layer.gate, &layer.up});
             else load_normalized(layer.feed_forward_norm, {&layer.up});
             feed_forward(partition, layer, activations);
             team.barrier();
             activations.set_rows(hidden.data() + partition.begin * F, n_rows, F, {&layer.down});
-            multiply(partition, row_independent, {&layer.down}, activations, add(layer.feed_forward_scale));
-            team.barrier();
+            multiply_and_add(layer.down, layer.feed_forward_post, layer.feed_forward_scale);
         }
         int64_t wanted = 0;
         for (int64_t r = 0; r < M; r++)
@@ -169,8 +200,8 @@ struct Step {
     // What queries and keys pass through before the scores: the norm of a head, then rotary positions.
     void prepare(const Layer& layer, const Norm& norm, float* head, int64_t row) const {
         const int64_t half = model.head_dim / 2;
-        if (norm.weight) normalize(norm, head, model.head_dim, head);
-        if (layer.rotates) rotate(head, model.cos + position(row) * half, model.sin + position(row) * half, 2 * half);
+        if (norm.weight && !layer.norm_over_heads) normalize(norm, head, model.head_dim, head);
+        if (layer.cos) rotate(head, layer.cos + position(row) * half, layer.sin + position(row) * half, 2 * half);
     }
 
     // The first key (or value) of a row's sequence.
@@ -222,7 +253,7 @@ struct Step {
         }
     }
 
-    // hidden = silu(gate) * up, or GELU(up) without a gate.
+    // hidden = silu(gate) * up, or GELU(gate) * up, or GELU(up) without a gate.
     void feed_forward(const Partition& partition, const Layer& layer, const Activations& activations) {
         const int64_t M = partition.end - partition.begin;
         std::vector<float> gate(layer.gate.data ? M * BLOCK : 0);
@@ -232,7 +263,11 @@ struct Step {
                 multiply_block(layer.gate, opened = first, n, activations, M, row_independent, gate.data());
             for (int64_t i = 0; i < n; i += 16) {
                 __m512 y = _mm512_loadu_ps(up + i);
-                y = gate.empty() ? gelu(y) : _mm512_mul_ps(silu(_mm512_loadu_ps(&gate[(r - partition.begin) * BLOCK + i])), y);
+                if (gate.empty()) y = gelu(y);
+                else {
+                    const __m512 g = _mm512_loadu_ps(&gate[(r - partition.begin) * BLOCK + i]);
+                    y = _mm512_mul_ps(layer.gelu_gate ? gelu(g) : silu(g), y);
+                }
                 _mm512_storeu_ps(&hidden[r * model.hidden_dim + first + i], y);
             }
         });

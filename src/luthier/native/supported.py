@@ -17,15 +17,15 @@ from torch.utils.hooks import RemovableHandle
 
 from luthier.model.attention import Attention
 from luthier.model.dropout import Dropout
-from luthier.model.feed_forward import FeedForward, SwiGLU
+from luthier.model.feed_forward import FeedForward, GeGLU, SwiGLU
 from luthier.model.hook_point import HookPoint
 from luthier.model.mask import Causal, Chunked, SlidingWindow
-from luthier.model.norm import RMSNorm, ScaledRMSNorm
+from luthier.model.norm import OffsetRMSNorm, RMSNorm, ScaledRMSNorm
 from luthier.model.overrides import GLOBAL_HOOKS, MODULE_HOOKS, find_override
-from luthier.model.qk_norm import HeadNorm
+from luthier.model.qk_norm import AllHeadsNorm, HeadNorm
 from luthier.model.rope import Rope
 from luthier.model.rope_scaling import RopeScaling
-from luthier.model.scale import Scale, ScaledEmbedding
+from luthier.model.scale import RoundedScaleEmbedding, Scale, ScaledEmbedding
 from luthier.model.transformer import Block, Transformer
 from luthier.native.blocks import BlockEmbedding, BlockLinear
 
@@ -44,7 +44,10 @@ KNOWN: dict[type[nn.Module], frozenset[str]] = {
         Rope: "head_dim theta scaling",
         SwiGLU: "gate up down",
         FeedForward: "up down",
+        GeGLU: "gate up down",
         HeadNorm: "query key",
+        AllHeadsNorm: "query key",
+        OffsetRMSNorm: "eps weight",
         RMSNorm: "eps weight",
         ScaledRMSNorm: "eps weight scale",
         Scale: "factor",
@@ -55,6 +58,8 @@ KNOWN: dict[type[nn.Module], frozenset[str]] = {
         nn.Embedding: "num_embeddings embedding_dim padding_idx max_norm norm_type scale_grad_by_freq sparse weight",
         ScaledEmbedding: "num_embeddings embedding_dim padding_idx max_norm norm_type scale_grad_by_freq sparse weight "
         "scale",
+        RoundedScaleEmbedding: "num_embeddings embedding_dim padding_idx max_norm norm_type scale_grad_by_freq sparse "
+        "weight scale",
         Dropout: "p rank generator_seed seed",
     }.items()
 }
@@ -69,10 +74,12 @@ SETTINGS: dict[type[nn.Module], itemgetter[Any]] = {
     Rope: itemgetter("head_dim", "theta", "scaling"),
     RMSNorm: itemgetter("eps"),
     ScaledRMSNorm: itemgetter("eps", "scale"),
+    OffsetRMSNorm: itemgetter("eps"),
     Scale: itemgetter("factor"),
     nn.LayerNorm: itemgetter("eps"),
     nn.Embedding: itemgetter("max_norm"),
     ScaledEmbedding: itemgetter("max_norm", "scale"),
+    RoundedScaleEmbedding: itemgetter("max_norm", "scale"),
     Dropout: itemgetter("p"),
 }
 
