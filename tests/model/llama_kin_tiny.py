@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from luthier.architectures import granite_moe, mistral, olmo, qwen2, qwen3, qwen3_moe, smollm3
+from luthier.architectures import granite_moe, mistral, olmo, qwen3, smollm3
 from luthier.architectures.registry import Config
 
 SIZES = {
@@ -19,12 +19,9 @@ SIZES = {
     "rope_theta": 10_000.0,
     "tie_embeddings": True,
 }
-QWEN3_MOE = qwen3_moe.Config(**SIZES, dense_hidden_dim=40, n_experts=4, experts_per_token=2)
 TINY: dict[str, Config] = {
     "mistral": mistral.Config(**SIZES, window=5, dropout=0.2),
-    "qwen2, one layer with a window": qwen2.Config(**SIZES, window=5, global_layers=(0,)),
     "qwen3": replace(qwen3.Config(**SIZES), head_dim=12),
-    "qwen3moe": QWEN3_MOE,
     "smollm3": smollm3.Config(**SIZES, nope_every=2, attention_bias=True),
     "granitemoe": granite_moe.Config(
         **SIZES,
