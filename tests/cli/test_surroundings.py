@@ -24,7 +24,7 @@ def test_threads_spin_little_unless_the_environment_says_otherwise(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY")
     monkeypatch.setattr(os, "environ", dict(os.environ))
     spin_little()
-    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
 
 
 def test_debug_says_once_why_pytorch_computes_a_model(capsys):

@@ -193,7 +193,7 @@ def test_a_file_that_is_something_else_is_not_overwritten(talk, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no JSON"),
+        ("{", "is not JSON"),
         ("[]", "JSON object"),
         ("{}", "no list"),
         ('{"messages": {}}', "no list"),

@@ -57,7 +57,7 @@ def positions(models: Models) -> Picture:
         axes[1, column].set(xlabel="position", ylabel="position")
     axes[1, 2].set(xlabel="position of the key", ylabel="position of the query")
     caption = (
-        "Top: the encodings; bottom: the similarity of two positions. Sinusoidal and rotary encodings (arXiv "
+        "Top: the encodings; bottom: the similarity of two positions; sinusoidal and rotary encodings (arXiv "
         "2104.09864) represent distances from the start, a learned table has to learn them."
     )
     size = min(len(learned), T)

@@ -26,7 +26,7 @@ def training(models: Models) -> Picture:
         table[f"{kind}_perplexity"] = [None if loss is None else perplexity(loss) for loss in losses]
     caption = (
         "The loss falls as the model learns to predict the next token; perplexity, its exponential, is the number of "
-        "equally likely tokens with the same uncertainty. Where validation diverges from training, the model overfits."
+        "equally likely tokens with the same uncertainty; where validation diverges from training, the model overfits."
     )
     return finish("training", "A training run", caption, losses_figure(evaluations), table)
 
