@@ -216,6 +216,8 @@ def read_hybrid(reading: Reading) -> dict[str, Any]:
     if "hybrid" not in str(named).lower():
         return {"hybrid_names": False}
     kinds = values.value("layer_types") or values.value("layers_block_type") or ["mamba"]
+    if not isinstance(kinds, list):
+        raise LuthierError(f"config.json: 'layer_types' must be a list, it is {kinds!r:.60}")
     others = [kind for kind in kinds if kind not in ("attention", "full_attention")]
     if others or len(kinds) != n_layers:
         what = f"layers of the kind {others[0]!r:.40}" if others else f"{len(kinds)} kinds for {n_layers} layers"

@@ -179,7 +179,7 @@ def read_rope(reading: Reading) -> dict[str, Any]:
     values = reading.values
     nested = values.section("rope_parameters").values
     local, scaled = (nested.get(kind) for kind in (windows.WINDOW, windows.GLOBAL))
-    flat = CheckedValues({**values.values, "rope_parameters": scaled} if scaled else values.values, values.source)
+    flat = CheckedValues({**values.values, "rope_parameters": scaled} if scaled is not None else values.values, values.source)
     theta = 500_000.0 if is_third_generation(values) else 10_000.0
     context = values.count("max_position_embeddings", 2048, most=LARGEST_CONTEXT)
     base, scaling = config_json.read_rope(flat, theta=theta, context=context)
@@ -261,7 +261,8 @@ def period_of(config: Config) -> int | None:
 def read_gguf_windows(reading: Reading) -> dict[str, Any]:
     """The window, and the layers without: by period, by a list of flags, or by indices in Luthier's files."""
     values, n_layers = reading.values, reading.fields["n_layers"]
-    window = int(values.number("olmo2.attention.sliding_window", 0.0, least=0.0)) or None
+    key = "olmo2.attention.sliding_window"
+    window = values.count(key, most=LARGEST_CONTEXT) if values.number(key, 0.0, least=0.0) else None
     name = "olmo2.attention.sliding_window_pattern"
     local = values.value(name, PERIOD)
     if isinstance(local, list):
