@@ -179,7 +179,8 @@ def read_rope(reading: Reading) -> dict[str, Any]:
     values = reading.values
     nested = values.section("rope_parameters").values
     local, scaled = (nested.get(kind) for kind in (windows.WINDOW, windows.GLOBAL))
-    flat = CheckedValues({**values.values, "rope_parameters": scaled} if scaled is not None else values.values, values.source)
+    usual = values.values if scaled is None else {**values.values, "rope_parameters": scaled}
+    flat = CheckedValues(usual, values.source)
     theta = 500_000.0 if is_third_generation(values) else 10_000.0
     context = values.count("max_position_embeddings", 2048, most=LARGEST_CONTEXT)
     base, scaling = config_json.read_rope(flat, theta=theta, context=context)
