@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from luthier.run.report import report
     from luthier.run.trained import TrainedRun, open_run, train
     from luthier.run.verification import verify
+    from luthier.study.ablation import ablate
     from luthier.study.ladder import ladder
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "LuthierError",
     "TrainedRun",
     "__version__",
+    "ablate",
     "build",
     "compare",
     "convert",
@@ -64,6 +66,7 @@ _HOME = {
     "LanguageModel": "luthier.language_model",
     "LuthierError": "luthier.errors",
     "TrainedRun": "luthier.run.trained",
+    "ablate": "luthier.study.ablation",
     "build": "luthier.architectures.registry",
     "compare": "luthier.inspect.compare_texts",
     "convert": "luthier.conversion",

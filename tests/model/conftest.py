@@ -8,7 +8,7 @@ import llama_kin_tiny
 import pytest
 import torch
 
-from luthier.architectures import deepseek, gemma3, gpt2, gpt_oss, gptneox, llama, llama4, nanochat, phi3
+from luthier.architectures import composed, deepseek, gemma3, gpt2, gpt_oss, gptneox, llama, llama4, nanochat, phi3
 from luthier.architectures.registry import Config, build
 from luthier.model.rope_scaling import RopeScaling
 from luthier.model.transformer import Transformer
@@ -58,6 +58,30 @@ TINY: dict[str, Config] = {
     "llama, longrope": replace(LLAMA, rope_scaling=LONGROPE),
     "llama4": LLAMA4,
     "gemma3": GEMMA3,
+    "composed": composed.Config(
+        61,
+        32,
+        32,
+        3,
+        4,
+        norm="rms",
+        norm_placement="both",
+        positions="rope",
+        n_kv_heads=2,
+        nope_layers=(1,),
+        qk_norm="all_heads",
+        window=5,
+        global_layers=(1,),
+        sinks=True,
+        feed_forward="geglu",
+        mlp_bias=False,
+        hidden_dim=40,
+        n_experts=4,
+        expert_dim=24,
+        shared_dim=16,
+        dense_layers=(0,),
+        dropout=0.2,
+    ),
     "phi3, window, part": phi3.Config(61, 32, 32, 48, 2, 4, 2, rotary_dim=4, window=5, rope_scaling=PART, dropout=0.2),
     "gpt-oss": OSS,
     "deepseek-v3": DEEPSEEK,

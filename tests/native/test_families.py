@@ -10,7 +10,20 @@ from luthier.generation.decoding_session import DecodingSession
 from luthier.native import build
 from luthier.native.program import native_step, unsupported_reason
 
-TAKEN = {"gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "ernie4_5", "helium", "olmo", "gemma3"}
+TAKEN = {
+    "gpt2",
+    "composed",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "granite",
+    "ernie4_5",
+    "helium",
+    "olmo",
+    "gemma3",
+}
 TEXTS = [[5, 17, 99, 3, 64], [7, 8]]
 
 

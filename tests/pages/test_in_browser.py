@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from luthier.architectures.registry import preset
 from luthier.run.json_lines import append
 from luthier.run.plan import resolve
 from luthier.run.report import write_comparison, write_report
+from luthier.study.ablation import Study
 from luthier.study.ablation_page import write
 from luthier.study.results import Evaluation, Training
-from luthier.study.variants import variants
+from luthier.study.variants import Variant
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -47,22 +49,26 @@ def pages(tmp_path_factory):
                 run / "samples.jsonl",
                 {"step": step, "epoch": 0.0, "prompt": "Once", "text": f"Once <b>{NAME}</b>\n" * 3},
             )
+    names = ["gpt2", "+ norm", NAME]
     trainings = [
         Training(
             variant,
             seed,
-            64,
+            2e-3,
             10_000,
             9_000,
+            1e9,
             512,
             1e4,
             [Evaluation(step, 64 * step, 4 - step / 30 + seed / 50) for step in (0, 10, 20)],
         )
         for seed in (1, 2)
-        for variant in variants()
+        for variant in names
     ]
     study = folder / "study.html"
-    write(trainings, resolve((NAME,)), 2, study)
+    kinds = tuple(Variant(name, "composed-nano", preset("composed-nano")) for name in names)
+    asked = Study((NAME,), f"From {NAME}", "nano", "parameters", 2, 20, 4, (2e-3,), "cpu", 1, 4, kinds)
+    write(trainings, asked, study)
     return {
         "report": write_report(runs[1]),
         "comparison": write_comparison(runs, folder / "both.html"),

@@ -1,181 +1,204 @@
-"""The variants are sets of parts: equal in size, true to the architectures at three of them, and causal all."""
+"""Variants of a study are the families at its ends, equal in what the budget says, compared by seed, and resumable."""
 
 from __future__ import annotations
 
+import itertools
 import json
-import statistics
-from dataclasses import asdict, fields, replace
-from itertools import pairwise
+from dataclasses import replace
 
 import pytest
 import torch
 
-from luthier.architectures import gpt2, llama, llama4, registry
-from luthier.cli import ladder as command
+import luthier
+from luthier.architectures import composed, registry
+from luthier.cli import ladder
 from luthier.errors import LuthierError, UsageError
-from luthier.model.moe import MoE
-from luthier.run.plan import resolve
-from luthier.study.ablation import run_ablation, shape_of
-from luthier.study.ablation_page import sections, table
-from luthier.study.results import Evaluation, Training, gain, spread
-from luthier.study.variants import TOLERANCE, Parts, Shape, budget, build, count, hidden_dim_for, on_meta, variants
+from luthier.run import train
+from luthier.study.ablation import ablate, read_study
+from luthier.study.ablation_page import table
+from luthier.study.parts import PARTS, composed_of
+from luthier.study.results import Evaluation, Training, gains, mean_and_error, verdict
+from luthier.study.variants import Variant, base_config, changed, cost, fitted, variants_of_file, way
 
-SHAPE = Shape(vocab_size=50, context_length=16, dim=32, n_layers=4, n_heads=4)
-TINY = {"dim": 16, "n_layers": 2, "n_heads": 4, "context_length": 16, "vocab_size": 300}
-
-
-def shapes():
-    plans = [(size, resolve((), options={"preset": f"gpt2-{size}"})) for size in ("nano", "micro", "mini")]
-    return [SHAPE, *(shape_of(plan, size) for size, plan in plans)]
+TAKEN_APART = [
+    "gpt2", "llama", "llama4", "mistral", "mixtral", "qwen2", "qwen3", "qwen3moe", "smollm3", "olmo", "granite",
+    "granitemoe", "gemma2", "gemma3", "phi3", "stablelm", "arcee", "helium", "gptneox", "gptj", "deepseek", "nanochat",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", shapes(), ids=["tiny", "nano", "micro", "mini"])
-@pytest.mark.parametrize("name", variants())
-def test_all_variants_have_as_many_parameters(name, shape):
-    width = hidden_dim_for(variants()[name], shape, budget(shape))
-    total, active = count(on_meta(variants()[name], shape, width))
-    assert abs(total / budget(shape) - 1) < TOLERANCE
-    assert (active < total) == variants()[name].experts
+def small(family):
+    sizes = registry.FAMILIES[family].sizes
+    return replace(sizes[next(name for name in sizes if name.endswith("-nano"))], vocab_size=64)
 
 
-def test_each_variant_has_one_part_more():
-    sets = [{name for name, there in asdict(parts).items() if there} for parts in variants().values()]
-    assert [len(parts) for parts in sets] == list(range(len(fields(Parts)) + 1))
-    assert all(low < high for low, high in pairwise(sets))
-
-
-@pytest.mark.parametrize("name", variants())
-def test_no_variant_sees_what_comes_later(name):
-    parts = variants()[name]
-    model = build(parts, SHAPE, 24, seed=3).eval()
-    tokens = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(0))
-    for place in (1, 9, 15):
-        changed = tokens.clone()
-        changed[:, place] = (tokens[:, place] + 1) % 50
-        with torch.no_grad():
-            before, after = model(tokens), model(changed)
-        torch.testing.assert_close(before[:, :place], after[:, :place], atol=1e-6, rtol=1e-5)
-        assert not torch.allclose(before[:, place:], after[:, place:], atol=1e-4)
-
-
-def configs():
-    same = {"vocab_size": 50, "context_length": 16, "dim": 32, "n_layers": 4, "n_heads": 4, "tie_embeddings": True}
-    return {
-        "GPT-2": (128, gpt2.Config(**same, dropout=0.0)),
-        "Llama 2": (40, llama.Config(**same, hidden_dim=40, n_kv_heads=2)),
-        "Llama 4": (
-            24,
-            llama4.Config(**same, hidden_dim=24, n_kv_heads=2, n_experts=4, attention_chunk=8, rope_theta=1e4),
-        ),
-    }
-
-
-@pytest.mark.parametrize("name", configs())
-def test_three_variants_are_the_architectures(name):
-    width, config = configs()[name]
-    ours, theirs = build(variants()[name], SHAPE, width, seed=5), registry.build(config, seed=5)
-    assert {key: tuple(value.shape) for key, value in ours.state_dict().items()} == {
-        key: tuple(value.shape) for key, value in theirs.state_dict().items()
-    }
-    tokens = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("family", TAKEN_APART)
+def test_a_family_taken_apart_builds_the_same_model(family):
+    config = small(family)
+    theirs, ours = (registry.build(each, seed=3).eval() for each in (config, composed_of(config, family)))
+    ours.load_state_dict(theirs.state_dict())
+    tokens = torch.arange(24)[None] % config.vocab_size
     with torch.no_grad():
-        assert torch.equal(ours.eval()(tokens), theirs.eval()(tokens))
+        assert torch.equal(ours(tokens), theirs(tokens))
 
 
-def test_a_part_alone_changes_what_it_names():
-    alone = {field.name: build(replace(Parts(), **{field.name: True}), SHAPE, 24, seed=0) for field in fields(Parts)}
-    assert not any(isinstance(part, torch.nn.LayerNorm) for part in alone["rms_norm"].modules())
-    assert alone["rope"].position_embedding is None
-    assert alone["swiglu"].layers[0].feed_forward.gate.weight.shape == (24, 32)
-    assert alone["grouped_queries"].layers[0].attention.n_kv_heads == 2
-    assert alone["no_biases"].layers[0].attention.query.bias is None
-    assert all(isinstance(block.feed_forward, MoE) for block in alone["experts"].layers)
-    assert [block.attention.mask.window for block in alone["local_layers"].layers] == [8, 8, 8, None]
+def test_a_family_with_parts_of_its_own_is_refused_by_its_place():
+    with pytest.raises(UsageError, match=r"gpt-oss cannot be taken apart: it has .* at blocks\.0\.feed_forward"):
+        composed_of(small("gpt-oss"), "gpt-oss")
+
+
+def test_every_part_of_a_composed_model_has_a_place_on_the_way():
+    names = {name for fields in PARTS.values() for name in fields}
+    shape = {"vocab_size", "context_length", "dim", "n_layers", "n_heads"}
+    assert names == set(composed.Config.__dataclass_fields__) - shape
+
+
+@pytest.mark.parametrize("to", ["qwen3", "deepseek", "llama4", "gemma2"])
+def test_a_way_changes_one_part_at_a_time_and_ends_at_the_family(to):
+    base = base_config("gpt2", "nano", {})
+    found = way(base, "gpt2", to, "nano")
+    configs = [base, *(each.config for each in found)]
+    for before, after in itertools.pairwise(configs):
+        changed_fields = {n for n in composed.Config.__dataclass_fields__ if getattr(before, n) != getattr(after, n)}
+        assert sum(bool(changed_fields & set(fields)) for fields in PARTS.values()) == 1
+    assert found[-1].name.startswith(f"{to} (")
+    theirs = registry.preset(f"{to}-nano")
+    assert registry.count_parameters(found[-1].config) == registry.count_parameters(theirs)
+
+
+def test_variants_have_the_parameters_of_the_base():
+    base = base_config("gpt2", "nano", {})
+    parameters = registry.count_parameters(base)[0]
+    for variant in [*way(base, "gpt2", "qwen3", "nano"), *way(base, "gpt2", "deepseek", "nano")]:
+        assert abs(registry.count_parameters(fitted(variant, parameters).config)[0] / parameters - 1) < 0.02
+
+
+def test_parts_are_added_and_removed_by_name():
+    base = base_config("llama", "nano", {})
+    assert changed(base, ["qk_norm"], []).qk_norm == "head"
+    assert changed(base, [], ["rope"]).positions == "none"
+    for add, remove, message in (
+        (["wings"], [], "no part 'wings'"), (["rope"], [], "changes nothing"), ([], ["geglu"], "has no geglu"),
+        ([], ["learned_positions"], "its positions is rope"), ([], ["qk_norm"], "changes nothing"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            changed(base, add, remove)
+    with pytest.raises(UsageError, match="latent attention"):
+        registry.build_on_meta(changed(base_config("gpt2", "nano", {}), ["latent_attention"], []))
+
+
+def test_a_file_names_variants(tmp_path):
+    path = tmp_path / "variants.toml"
+    path.write_text(
+        '[base]\npreset = "llama"\n[normed]\nadd = ["qk_norm"]\n[own]\npreset = "nanochat"\nlearning_rate = 1e-3\n'
+        "[wide]\nhidden_dim = 400\n"
+    )
+    base, normed, own, wide = variants_of_file(path, "nano", {})
+    assert type(base.config) is type(wide.config) is registry.FAMILIES["llama"].config
+    assert (normed.config.qk_norm, own.learning_rate, wide.config.hidden_dim) == ("head", 1e-3, 400)
+    path.write_text('[base]\npreset = "llama"\nhiden_dim = 3\n')
+    with pytest.raises(UsageError, match="hidden_dim"):
+        variants_of_file(path, "nano", {})
 
 
 def made_up(losses):
-    evaluations = [Evaluation(0, 0, 5.0)]
     return [
-        Training(name, seed, 8, 100, 100, 64, 1000.0, [*evaluations, Evaluation(2, 64, loss)])
+        Training(name, seed, 2e-3, 100, 100, 1e9, 64, 1e3, [Evaluation(0, 0, 5.0), Evaluation(2, 64, loss)])
         for name, row in losses.items()
         for seed, loss in enumerate(row, 1)
     ]
 
 
-def test_gain_is_taken_seed_by_seed():
-    trainings = made_up({"GPT-2": [3.0, 4.0, 5.0], "+ RMSNorm": [2.9, 3.9, 4.9], "+ RoPE": [2.8, 3.9]})
-    below, found, unfinished = trainings[:3], trainings[3:6], trainings[6:]
-    assert spread(below) == pytest.approx(statistics.stdev([3, 4, 5]))
-    gained, error = gain(below, found)
-    assert gained == pytest.approx(0.1)
-    assert error == pytest.approx(0, abs=1e-9)  # the seeds differ by 1 and the gain does not
-    assert gain(found, unfinished)[0] == pytest.approx(0.05)
-    assert gain([], below) == (None, None)
-    assert gain(below[:1], found[:1]) == (pytest.approx(0.1), None)
-    rows = table({"GPT-2": below, "+ RMSNorm": found}).rows
-    assert [row[1] for row in rows] == [4.0, 3.9]
-    assert rows[1][3] == 0.1
+def test_gains_are_paired_by_seed_and_said_to_be_none_where_there_is_none():
+    found = made_up({"a": [3.0, 4.0, 5.0], "b": [2.9, 3.89, 4.9], "c": [3.2, 3.8, 5.1], "d": [3.1, 4.11, 5.1]})
+    a, b, c, d = (found[place : place + 3] for place in (0, 3, 6, 9))
+    mean, error = mean_and_error(gains(a, b))
+    assert mean == pytest.approx(0.10333, abs=1e-4)
+    assert error < 0.01  # the seeds differ by 1 and the gain does not
+    assert [verdict(gains(a, each)) for each in (b, c, d)] == ["better", "no difference", "worse"]
+    assert verdict(gains(a[:1], b[:1])) == "unknown: one seed"
+    assert mean_and_error([]) == (None, None)
 
 
-def test_curves_show_the_mean_and_the_spread():
-    trainings = made_up({"GPT-2": [3.0, 4.0], "+ RMSNorm": [2.0, 2.5]})
-    charts = sections(trainings, resolve(()))[1].charts
-    band, mean = charts[0].traces[:2]
-    assert mean["y"] == [5.0, 3.5]
-    assert band["y"] == [5.0, 4.0, 3.0, 5.0]
-    assert [trace["y"] for trace in charts[1].traces] == [[3.0, 4.0], [2.0, 2.5]]
-    assert charts[2].traces[0]["y"] == [pytest.approx(1.25)]
+SMALL = {
+    "steps": 3, "batch_size": 2, "eval_batches": 1, "device": "cpu", "threads": 1,
+    "model": {"dim": 16, "n_layers": 2, "n_heads": 2, "context_length": 16, "vocab_size": 300, "hidden_dim": 64},
+}  # fmt: skip
 
 
-def test_every_variant_is_trained_with_every_seed(book, tmp_path):
-    heard, page = [], tmp_path / "out" / "ladder.html"
-    trainings = run_ablation(
-        (str(book),), page, seeds=2, steps=3, batch_size=2, device="cpu", model=TINY, report=heard.append
-    )
-    assert [(each.variant, each.seed) for each in trainings] == [(name, seed) for seed in (1, 2) for name in variants()]
-    assert len(heard) == 16
-    sizes = [each.parameters for each in trainings]
-    assert max(sizes) / min(sizes) < 1 + 2 * TOLERANCE
-    assert (
-        len({(evaluation.step, evaluation.tokens) for each in trainings for evaluation in each.evaluations[-1:]}) == 1
-    )
-    assert len({each.loss for each in trainings}) == 16
-    kept = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
-    assert [each["evaluations"][-1]["loss"] for each in kept["trainings"]] == [each.loss for each in trainings]
-    text = page.read_text(encoding="utf-8")
-    assert all(f'<td class="text">{name}</td>' in text for name in variants())
-    assert "trainings done" not in text
-    again = run_ablation(
-        (str(book),), page, seeds=1, steps=3, batch_size=2, device="cpu", model=TINY, report=heard.append
-    )
-    assert [each.evaluations for each in again] == [
-        each.evaluations for each in trainings[:8]
-    ]  # a seed names a training
+def test_a_study_is_stopped_and_goes_on_to_the_same_end(book, tmp_path, monkeypatch):
+    out, asked = tmp_path / "study", {"add": ("qk_norm",), "remove": ("biases",), "seeds": 2, **SMALL}
+    whole = ablate(str(book), out=tmp_path / "whole", report=lambda _: None, **asked)
+    assert [(each.variant, each.seed) for each in whole] == [
+        (name, seed) for seed in (1, 2) for name in ("gpt2", "+ qk_norm", "- biases")
+    ]
+    start, begun = train.start, []
+
+    def stops(plan, folder, source=None):
+        begun.append(folder)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return start(plan, folder, source)
+
+    monkeypatch.setattr(train, "start", stops)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(str(book), out=out, report=lambda _: None, **asked)
+    with pytest.raises(UsageError, match="holds a study"):
+        ablate(str(book), out=out, **asked)
+    again = ablate(out=out, resume=True, report=lambda _: None)
+    assert [each.loss for each in again] == [each.loss for each in whole]
+    assert len(begun) == 7  # of six trainings, the one that was stopped was begun twice
+    shown = table(again, read_study(out))
+    assert "learning rate" not in shown.head
+    assert shown.rows[0][0] == "gpt2"
+    assert json.loads((out / "report.json").read_text())["trainings"][-1]["variant"] == "- biases"
+    model = luthier.load(out / "runs" / "01-qk-norm-seed1")
+    assert model.config.qk_norm == "head"
+    assert len(model.generate("the", max_new_tokens=3)) == 1
 
 
-@pytest.mark.parametrize("wrong", [{"seeds": 0}, {"steps": 0}, {"size": "huge"}, {"batch_size": 0}])
+def test_learning_rates_are_chosen_by_variant_and_flops_are_equal(book, tmp_path):
+    out = tmp_path / "study"
+    done = ablate(
+        str(book), to="llama", out=out, seeds=1, budget="flops", learning_rates=(1e-4, 1e-2), report=lambda _: None,
+        **{**SMALL, "steps": 8},
+    )  # fmt: skip
+    assert {each.learning_rate for each in done} <= {1e-4, 1e-2}
+    study = read_study(out)
+    spent = [study.steps_of(each) * cost(each.config) for each in study.variants]
+    assert max(spent) / min(spent) < 1.2
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert "There is one seed" in text
+    assert "lowest validation loss with seed 1" in text
+
+
+@pytest.mark.parametrize("wrong", [{"seeds": 0}, {"steps": 0}, {"size": "huge"}, {"batch_size": 0}, {"to": "gpt9"}])
 def test_settings_out_of_range_are_refused(wrong, book, tmp_path):
     with pytest.raises(UsageError):
-        run_ablation((str(book),), tmp_path / "ladder.html", **wrong)
+        ablate(str(book), out=tmp_path / "study", **{"to": "llama", **wrong})
     assert not list(tmp_path.iterdir())
 
 
-def test_a_page_that_cannot_be_written_is_known_before_training(book, tmp_path):
-    (tmp_path / "file").touch()
-    for wrong in (tmp_path, tmp_path / "file" / "ladder.html"):
-        with pytest.raises(LuthierError, match=r"is a folder|cannot write"):
-            run_ablation((str(book),), wrong, seeds=1, steps=10**9)
+def test_a_folder_that_is_no_study_is_left_alone(book, tmp_path):
+    (tmp_path / "mine").touch()
+    with pytest.raises(UsageError, match="is there and no study"):
+        ablate(str(book), to="llama", out=tmp_path)
+    with pytest.raises(LuthierError, match="is not a study"):
+        ablate(out=tmp_path, resume=True)
 
 
-def test_the_command_hands_its_options_on(monkeypatch, tmp_path, capsys):
+def test_a_variant_keeps_what_it_is_compared_with():
+    variants = way(base_config("gpt2", "nano", {}), "gpt2", "qwen3", "nano")
+    assert [each.before for each in variants] == ["gpt2", *(each.name for each in variants[:-1])]
+    assert isinstance(variants[0], Variant)
+
+
+def test_the_ladder_is_an_ablation_with_its_old_options(monkeypatch, tmp_path):
     heard = {}
-    monkeypatch.setattr(
-        "luthier.study.ladder.run_ablation", lambda data, out, **options: heard.update(options, data=data, out=out)
-    )
+    monkeypatch.setattr("luthier.study.ladder.ablate", lambda data, **options: heard.update(options, data=data))
     out = tmp_path / "page.html"
-    assert command.main(["book.txt", "--out", str(out), "--size", "micro", "--seeds", "1", "--steps", "7"]) == 0
+    assert ladder.main(["book.txt", "--out", str(out), "--size", "micro", "--seeds", "1", "--steps", "7"]) == 0
     assert heard == {
-        "data": ("book.txt",), "out": out, "size": "micro", "seeds": 1, "steps": 7, "batch_size": 16,
-        "learning_rate": 2e-3, "device": "auto", "model": {},
+        "data": ("book.txt",), "base": "gpt2", "to": "llama4", "page": out, "out": tmp_path / "page-study",
+        "size": "micro", "seeds": 1, "steps": 7, "batch_size": 16, "learning_rate": 2e-3, "device": "auto",
+        "resume": False, "model": None,
     }  # fmt: skip
-    assert capsys.readouterr().out.strip() == str(out)

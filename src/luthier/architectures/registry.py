@@ -12,6 +12,7 @@ from torch import Tensor
 
 from luthier.architectures import (
     arcee,
+    composed,
     deepseek,
     ernie4_5,
     gemma2,
@@ -72,6 +73,7 @@ FAMILIES: Mapping[str, Family[Any]] = {
         gpt_oss.FAMILY,
         deepseek.FAMILY,
         nanochat.FAMILY,
+        composed.FAMILY,
     )
 }
 MAX_VALUES = {

@@ -1,4 +1,4 @@
-"""`luthier ladder`: what each part brings on the way from GPT-2 to Llama 4."""
+"""`luthier ladder`: another name of `luthier ablate --from gpt2 --to llama4`, with a page where --out says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import tyro
 from luthier.terminal.printing import say
 
 ABOUT = """Train GPT-2 and then, part by part, what leads to Llama 2 and Llama 4, each with as many parameters and
-tokens, and with several seeds. Writes a page with the table, the curves and the spread, and its data as JSON beside it.
+tokens, and with several seeds: `luthier ablate` with these settings. Writes a page with the table, the curves and the
+spread, and its data as JSON beside it.
 
     luthier ladder book.txt --out ladder.html
     luthier ladder python-docs --steps 100 --seeds 1
@@ -25,7 +26,7 @@ class Arguments:
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[DATA ...]")] = ()
     """Files, folders, globs, a prepared folder, or corpora by name; python-docs unless given."""
     out: Path = Path("ladder.html")
-    """The page. It is written anew after each training."""
+    """The page. It is written anew after each training; beside it lies the study, a folder NAME-study."""
     size: Literal["nano", "micro", "mini"] = "nano"
     """Of the models, as the presets have it."""
     seeds: int = 3
@@ -38,6 +39,8 @@ class Arguments:
     """Peak learning rate, of all variants."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train."""
+    resume: bool = False
+    """Go on with the study of --out."""
 
 
 def main(arguments: list[str]) -> int:
@@ -47,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
     ladder(
         given.data, out=given.out, size=given.size, seeds=given.seeds, steps=given.steps, batch_size=given.batch_size,
-        learning_rate=given.learning_rate, device=given.device,
+        learning_rate=given.learning_rate, device=given.device, resume=given.resume,
     )  # fmt: skip
     say(str(given.out))
     return 0

@@ -33,7 +33,8 @@ VERBS = {
     "inspect": ("inspect", 'a page that shows what a model does: luthier inspect runs/book "Once upon"'),
     "compare": ("compare", 'where two models part: luthier compare A B "Once upon a time"'),
     "report": ("report", "a page of a run, or of several side by side: luthier report runs/book"),
-    "ladder": ("ladder", "from GPT-2 to Llama 4 part by part, at one budget: luthier ladder book.txt"),
+    "ablate": ("ablate", "an ablation study: which part pays: luthier ablate book.txt --from gpt2 --to qwen3"),
+    "ladder": ("ladder", "ablate --from gpt2 --to llama4, with a page: luthier ladder book.txt"),
     "figures": ("figures", "the course's pictures, from real modules and runs: luthier figures"),
     "convert": ("convert", "write a model in another format: luthier convert runs/book book.gguf --to gguf"),
     "verify": ("verify", "prove that a model or a run is sound: luthier verify runs/book"),
@@ -42,7 +43,7 @@ VERBS = {
     "data": ("data", "list the named corpora, or prepare a text as token shards: luthier data list"),
 }
 # options that name a path
-PLACES = ("--out", "--json", "--recipe", "--draft", "--template", "--model", "--tokenizer", "--from")
+PLACES = ("--out", "--json", "--recipe", "--draft", "--template", "--model", "--tokenizer", "--from", "--variants")
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 
 

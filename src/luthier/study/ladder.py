@@ -1,4 +1,4 @@
-"""`luthier.ladder`: the ablation study from GPT-2 to Llama 4, with its usual settings."""
+"""`luthier.ladder`: another name of `luthier.ablate(base="gpt2", to="llama4")`, with a page of its own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.run.request import Data, names_of
-from luthier.study.ablation import run_ablation
+from luthier.run.request import Data
+from luthier.study.ablation import ablate
 from luthier.study.results import Training
 
 
@@ -23,6 +23,7 @@ def ladder(
     learning_rate: float = 2e-3,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     model: Mapping[str, Any] | None = None,
+    resume: bool = False,
 ) -> list[Training]:
     """Train GPT-2 and then, part by part, what leads to Llama 4, each with as many parameters and tokens.
 
@@ -31,11 +32,14 @@ def ladder(
         >>> trainings[0].loss
         5...
 
-    Writes the page `out` after each training, and its data beside it as JSON. size: of the models, as the presets have
+    Writes the page `out` after each training, and its data beside it as JSON; the study itself is a folder NAME-study
+    beside it, with which `resume` goes on. size: of the models, as the presets have
     it. seeds: trainings of each variant. model: fields of GPT-2's Config to change. Raises a UsageError for a setting
     out of its range.
     """
-    return run_ablation(
-        names_of(data), Path(out), size=size, seeds=seeds, steps=steps, batch_size=batch_size,
-        learning_rate=learning_rate, device=device, model=dict(model or {}),
+    page = Path(out)
+    return ablate(
+        data, base="gpt2", to="llama4", size=size, seeds=seeds, steps=steps, batch_size=batch_size,
+        learning_rate=learning_rate, device=device, model=model, page=page,
+        out=page.with_name(f"{page.stem}-study"), resume=resume,
     )  # fmt: skip

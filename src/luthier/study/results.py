@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-DATA = b'{\n "recipe"'  # how the data beside a page begins
+DATA = b'{\n "study"'  # how the data beside a page begins
+# two-sided 95% quantiles of Student's t, by degrees of freedom
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Training:
-    """One variant trained with one seed."""
+    """One variant trained with one seed at one learning rate."""
 
     variant: str
     seed: int
-    hidden_dim: int
+    learning_rate: float
     parameters: int
     active_parameters: int
+    flops: float  # of the training
     cache_bytes: int  # of keys and values, per token, in float32
     tokens_per_second: float
     evaluations: list[Evaluation]
@@ -38,16 +41,29 @@ class Training:
         return self.evaluations[-1].loss
 
 
-def spread(found: Sequence[Training]) -> float | None:
-    """The standard deviation of the final losses over seeds."""
-    return statistics.stdev(training.loss for training in found) if len(found) > 1 else None
-
-
-def gain(before: Sequence[Training], found: Sequence[Training]) -> tuple[float | None, float | None]:
-    """How much lower the loss is than that of the variant before, seed by seed: (mean, standard error), in nats."""
-    losses = {training.seed: training.loss for training in before}
-    gains = [losses[training.seed] - training.loss for training in found if training.seed in losses]
-    if not gains:
+def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """(mean, standard error of the mean); None where there are too few values."""
+    if not values:
         return None, None
-    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
-    return statistics.fmean(gains), error
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return statistics.fmean(values), error
+
+
+def gains(before: Sequence[Training], found: Sequence[Training]) -> list[float]:
+    """How much lower the loss is than that of another variant, seed by seed, in nats."""
+    losses = {training.seed: training.loss for training in before}
+    return [losses[training.seed] - training.loss for training in found if training.seed in losses]
+
+
+def verdict(values: Sequence[float]) -> str:
+    """Whether gains differ from 0: "better", "worse" or "no difference" (paired t test, 5%), or that one cannot say."""
+    mean, error = mean_and_error(values)
+    if mean is None:
+        return ""
+    if error is None:
+        return "unknown: one seed"
+    freedom = len(values) - 1
+    bound = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96 + 2.6 / freedom
+    if abs(mean) <= bound * error:
+        return "no difference"
+    return "better" if mean > 0 else "worse"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WIDEST = 10_000  # columns of a table written to a file: lines are not wrapped
 Cell = str | tuple[str, str]  # text, or text and its style
-_state: dict[str, Any] = {"muted": False, "live": {}}
+_state: dict[str, Any] = {"muted": False, "quiet": 0, "live": {}}
 
 
 def mute(whether: bool = True) -> None:
@@ -26,15 +26,25 @@ def mute(whether: bool = True) -> None:
     _state["muted"] = whether
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress messages of what runs inside, such as the trainings of a study, which reports for them."""
+    _state["quiet"] += 1
+    try:
+        yield
+    finally:
+        _state["quiet"] -= 1
+
+
 def say(text: str = "") -> None:
     """Print messages on stdout. Failures are ignored, so that work continues if they cannot be printed."""
-    if not _state["muted"]:
+    if not _state["muted"] and not _state["quiet"]:
         _line("stdout", printable(text))
 
 
 def note(text: str) -> None:
     """Print an informational line on stderr, while the result goes to stdout."""
-    if not _state["muted"]:
+    if not _state["muted"] and not _state["quiet"]:
         _line("stderr", message(text))
 
 
