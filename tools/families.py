@@ -127,7 +127,8 @@ def page() -> str:
         numbers = [number for number in found if number is not None]
         other = "-" if not found else f"{max(numbers):.0e}" if len(numbers) == len(found) else "other text"
         classes = ", ".join(each for each in family.formats["hf"].classes if "LM" in each or "Generation" in each)
-        rows.append(f"| {name} | {classes} | {whole[name]:.0e} | {cached[name]:.0e} | {other} | {compiled(name)} |\n")
+        measured = f"{whole[name]:.0e} | {cached[name]:.0e}" if name in whole else "- | -"  # not in transformers
+        rows.append(f"| {name} | {classes} | {measured} | {other} | {compiled(name)} |\n")
         for preset, config in family.sizes.items():
             if not preset.endswith(SMALL):
                 total, active = registry.count_parameters(config)

@@ -1,15 +1,13 @@
-"""A list of settings is one list for both directions, and a family is found by its line in the registry alone."""
+"""A list of settings is one list for both directions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
-from luthier.architectures import llama, registry
 from luthier.architectures.settings import Choice, Fixed, Section, Setting, SettingList, Unsupported, count, same_as
 from luthier.errors import LuthierError, Remark
-from luthier.model_files import hugging_face
 
 
 @dataclass(frozen=True)
@@ -58,26 +56,3 @@ def test_what_no_entry_reads_draws_a_remark_and_what_no_setting_holds_an_error()
         SETTINGS.read({"size": 3, "other": 1})
     with pytest.raises(LuthierError, match="no place for odd"):
         SETTINGS.write(Shape(odd=True))
-
-
-@dataclass(frozen=True)
-class Other(llama.Config):
-    """A family of its own."""
-
-
-def test_a_family_is_known_everywhere_by_its_line_in_the_registry(monkeypatch):
-    names = llama.FAMILY.formats["hf"]
-    settings = replace(names.settings, config=Other)
-    other = replace(
-        llama.FAMILY,
-        name="other",
-        config=Other,
-        sizes={"other-nano": Other(512, 128, 128, 352, 4, 4, 2)},
-        formats={"hf": replace(names, settings=settings, classes={"OtherForCausalLM": "other"})},
-    )
-    monkeypatch.setattr(registry, "FAMILIES", {**registry.FAMILIES, "other": other})
-    config = registry.preset("other-nano")
-    assert registry.name_of(config) == "other"
-    assert registry.build_on_meta(config).blocks
-    values = {**hugging_face.format_spec(config).settings.write(config), "model_type": "other"}
-    assert hugging_face.read_config(values) == config

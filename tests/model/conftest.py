@@ -1,4 +1,4 @@
-"""Tiny models of all three families, with weights so large that a broken invariant shows."""
+"""Tiny models of every family, with weights so large that a broken invariant shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from luthier.architectures import composed, deepseek, gemma3, gpt2, gpt_oss, gptneox, llama, llama4, nanochat, phi3
-from luthier.architectures.registry import Config, build
+from luthier.architectures.registry import FAMILIES, Config, build, name_of, preset
 from luthier.model.rope_scaling import RopeScaling
 from luthier.model.transformer import Transformer
 
@@ -89,6 +89,12 @@ TINY: dict[str, Config] = {
     "gptneox": gptneox.Config(61, 32, 32, 48, 2, 4, rotary_dim=4, dropout=0.2),
     "llama4, two experts a token": replace(LLAMA4, experts_per_token=2, moe_layers=(0, 1, 3), global_layers=(1,)),
     **llama_kin_tiny.TINY,
+}
+COVERED = {name_of(config) for config in TINY.values()}
+TINY |= {  # the other families: as they are, with their nano's flags
+    name: replace(preset(f"{name}-nano"), vocab_size=61, context_length=32, n_layers=2, dropout=0.2)
+    for name in FAMILIES
+    if name not in COVERED
 }
 
 

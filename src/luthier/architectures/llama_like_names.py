@@ -55,11 +55,20 @@ def hugging_face_feed_forward(external: str, internal: str = "feed_forward", *, 
 
 
 def hugging_face_table(
-    layers: list[Rule], tied: bool, prefixes: tuple[str, ...] = ("model.",), ignored: tuple[str, ...] = ()
+    layers: list[Rule],
+    tied: bool,
+    prefixes: tuple[str, ...] = ("model.",),
+    ignored: tuple[str, ...] = (),
+    *,
+    norm: bool = True,
 ) -> Table:
-    """Weight table of a model in `transformers`. layers: the rules of all blocks. tied: no separate output matrix."""
+    """Weight table of a model in `transformers`. layers: the rules of all blocks. tied: no separate output matrix.
+    norm: whether the last norm has weights.
+    """
     first, output = "model.embed_tokens.weight", "lm_head.weight"
-    rules = [Rule(first, "embedding.weight"), *layers, Rule("model.norm.weight", "norm.weight")]
+    rules = [Rule(first, "embedding.weight"), *layers]
+    if norm:
+        rules.append(Rule("model.norm.weight", "norm.weight"))
     if not tied:
         rules.append(Rule(output, "output.weight"))
     ignored = (*ignored, "*rotary_emb.inv_freq")  # a buffer in older files

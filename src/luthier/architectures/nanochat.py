@@ -150,9 +150,7 @@ def hugging_face_tensors(config: Config) -> Table:
     names = {"query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj"}
     names |= {"output": "self_attn.o_proj", "up": "mlp.fc1", "down": "mlp.fc2"}
     layers = each_layer(range(config.n_layers), block_rules(config, HUGGING_FACE, names))
-    table = llama_like_names.hugging_face_table(layers, config.tie_embeddings)
-    rules = [rule for rule in table.rules if rule.internal != ("norm.weight",)]  # no norm has weights
-    return Table(rules, table.prefixes, table.ignored, table.duplicates)
+    return llama_like_names.hugging_face_table(layers, config.tie_embeddings, norm=False)
 
 
 HUGGING_FACE_SETTINGS: SettingList[Config] = config_json.settings(  # defaults: those of transformers' NanoChatConfig

@@ -45,43 +45,73 @@ from luthier.model.moe import MoE
 from luthier.model.seeds import seeded
 from luthier.model.transformer import Transformer
 
+BUILT_IN = (
+    gpt2.FAMILY,
+    llama.FAMILY,
+    llama4.FAMILY,
+    mistral.FAMILY,
+    mixtral.FAMILY,
+    qwen2.FAMILY,
+    qwen3.FAMILY,
+    qwen3_moe.FAMILY,
+    smollm3.FAMILY,
+    olmo.FAMILY,
+    granite.FAMILY,
+    granite_moe.FAMILY,
+    arcee.FAMILY,
+    ernie4_5.FAMILY,
+    helium.FAMILY,
+    gemma2.FAMILY,
+    gemma3.FAMILY,
+    phi3.FAMILY,
+    gptneox.FAMILY,
+    stablelm.FAMILY,
+    gptj.FAMILY,
+    gpt_oss.FAMILY,
+    deepseek.FAMILY,
+    nanochat.FAMILY,
+    composed.FAMILY,
+)
 # Any: the families' Configs share no type parameter; `family_of` returns the specific one
-FAMILIES: Mapping[str, Family[Any]] = {
-    family.name: family
-    for family in (
-        gpt2.FAMILY,
-        llama.FAMILY,
-        llama4.FAMILY,
-        mistral.FAMILY,
-        mixtral.FAMILY,
-        qwen2.FAMILY,
-        qwen3.FAMILY,
-        qwen3_moe.FAMILY,
-        smollm3.FAMILY,
-        olmo.FAMILY,
-        granite.FAMILY,
-        granite_moe.FAMILY,
-        arcee.FAMILY,
-        ernie4_5.FAMILY,
-        helium.FAMILY,
-        gemma2.FAMILY,
-        gemma3.FAMILY,
-        phi3.FAMILY,
-        gptneox.FAMILY,
-        stablelm.FAMILY,
-        gptj.FAMILY,
-        gpt_oss.FAMILY,
-        deepseek.FAMILY,
-        nanochat.FAMILY,
-        composed.FAMILY,
-    )
-}
+FAMILIES: dict[str, Family[Any]] = {}
 MAX_VALUES = {
     "n_layers": LARGEST_DEPTH,
     "n_experts": LARGEST_EXPERTS,
     **dict.fromkeys(("context_length", "attention_chunk", "temperature_floor", "window"), LARGEST_CONTEXT),
 }
 C = TypeVar("C", bound=Config)
+
+
+def register(family: Family[Any]) -> None:
+    """Add a family to FAMILIES: presets, training, files and inspection know it from then on, in this process.
+
+    Raises a UsageError where another family has its name, its Config, one of its presets or classes, and where it has
+    no format "hf", in which training runs are written.
+    """
+    if "hf" not in family.formats:
+        raise UsageError(f"the family '{family.name}' has no format 'hf': training runs are written in it, add it")
+    mine = kept_names(family)
+    for other in FAMILIES.values():
+        taken = mine & kept_names(other)
+        if taken:
+            raise UsageError(f"the family '{other.name}' has {min(taken)} already: choose another")
+    FAMILIES[family.name] = family
+
+
+def kept_names(family: Family[Any]) -> set[str]:
+    """What no two families may share, in words."""
+    classes = family.formats["hf"].classes
+    return {
+        f"the name '{family.name}'",
+        f"the class {family.config.__module__}.{family.config.__qualname__}",
+        *(f"the preset '{name}'" for name in family.sizes),
+        *(f"the class '{name}'" for name in classes),
+        *(f"the model_type '{kind}'" for kind in classes.values()),
+    }
+
+
+for built_in in BUILT_IN:
+    register(built_in)
 
 
 def presets() -> dict[str, Config]:
@@ -121,7 +151,8 @@ def format_spec(config: C, format: str) -> FormatSpec[C]:
     """The FormatSpec of a config's family. Raises a UsageError where the family does not have this format."""
     family = family_of(config)
     if format not in family.formats:
-        there = " and ".join(families_with(format))
+        *first, last = families_with(format)
+        there = f"{', '.join(first)} and {last}" if first else last
         title = {"meta": "Meta's format"}.get(format, f"the format {format}")
         raise UsageError(f"{title} is for {there}, not for {family.name}")
     return family.formats[format]

@@ -322,6 +322,21 @@ def to_external(table: Table, weights: Mapping[str, Tensor]) -> Iterator[tuple[s
         yield from zip(rule.external, rule.to_external([weights[name] for name in rule.internal]), strict=True)
 
 
+def check_covers(table: Table, weights: Iterable[str], may_lack: tuple[str, ...] = ()) -> None:
+    """Raise a LuthierError where a table lacks one of the model's weights, so that a file would, or names another.
+
+    may_lack: the weights that a table need not have.
+    """
+    mapped, there = {name for rule in table.rules for name in rule.internal}, set(weights)
+    problems = {
+        "has no rule for": sorted(there - mapped - set(may_lack)),
+        "names what the model does not have:": sorted(mapped - there),
+    }
+    if any(problems.values()):
+        found = "; it ".join(f"{kind} {join_first(which)}" for kind, which in problems.items() if which)
+        raise LuthierError(f"the table of this format's weights {found}: correct it in the family's file")
+
+
 def to_internal(table: Table, checkpoint: Checkpoint, model: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Convert a checkpoint to every weight of `model` (its state dict on `meta`), lazily.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from luthier.architectures import registry
 from luthier.architectures.family import Config
-from luthier.formats.weight_table import Checkpoint, Table, to_external, to_internal
+from luthier.formats.weight_table import Checkpoint, Table, check_covers, to_external, to_internal
 from luthier.model.transformer import Transformer
 from luthier.native.blocks import BlockEmbedding, BlockLinear, Blocks
 from luthier.tokenizers.core.tokenizer import Tokenizer
@@ -92,8 +92,13 @@ def tensor_sum(tensor: Tensor) -> Tensor:
 
 
 def external_layout(table: Table, model: Transformer) -> dict[str, Tensor]:
-    """Name, shape and dtype of every tensor in a file of this model, as `meta` tensors."""
-    return dict(to_external(table, {name: weight.to("meta") for name, weight in model.state_dict().items()}))
+    """Name, shape and dtype of every tensor in a file of this model, as `meta` tensors.
+
+    Raises a LuthierError where the table and the model do not have the same weights.
+    """
+    weights = {name: weight.to("meta") for name, weight in model.state_dict().items()}
+    check_covers(table, weights, may_lack=("output.weight",) if model.tie_embeddings else ())
+    return dict(to_external(table, weights))
 
 
 def external_tensors(table: Table, model: Transformer, progress: ProgressCallback) -> Iterator[tuple[str, Tensor]]:

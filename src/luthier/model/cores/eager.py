@@ -36,7 +36,8 @@ class EagerCore:
         """See AttentionCore."""
         group = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        with torch.autocast(q.device.type, enabled=False):
+        device_type = "cpu" if q.is_meta else q.device.type  # meta has no autocast
+        with torch.autocast(device_type, enabled=False):
             scores = (q.float() * scale) @ k.float().transpose(2, 3)  # (B, H, T, S)
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
