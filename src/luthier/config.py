@@ -10,7 +10,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import tomli_w
 
 from luthier.errors import LuthierError, UsageError
@@ -34,6 +33,8 @@ def from_table(kind: type[Table], table: Mapping[str, Any], where: str) -> Table
             raise UsageError(f"{where} has no setting {key}: {hint}")
     given = {key: value for key, value in table.items() if value is not None}
     given |= {key: None for key in optional(kind) if given.get(key) == NONE}
+    import msgspec  # late: `luthier generate` does not need it
+
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:

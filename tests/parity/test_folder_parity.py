@@ -171,7 +171,12 @@ def test_the_config_of_every_preset_comes_back():
 
 # the first and the nano of each family, and those of other classes than theirs
 COUNTED = {
-    *(name for family in registry.FAMILIES.values() for name in (next(iter(family.sizes)), f"{family.name}-nano")),
+    *(
+        name
+        for family in registry.FAMILIES.values()
+        if family.name != "composed"  # transformers has no such class
+        for name in (next(iter(family.sizes)), f"{family.name}-nano")
+    ),
     *("gpt2-course", "llama3.2-1b", "llama4-maverick", "olmo3-7b", "granite4.0-micro", "deepseek-v3", "gemma3-4b"),
 } & set(registry.presets())
 

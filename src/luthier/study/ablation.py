@@ -113,8 +113,11 @@ def ablate(
 ) -> list[Training]:
     """Train variants of an architecture alike, compare them over seeds, and write a page, as `luthier ablate` does.
 
-        >>> luthier.ablate("book.txt", base="gpt2", to="qwen3", steps=200, out="study")
-        [Training(variant='gpt2', seed=1, ...
+        >>> tiny = {"dim": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 300}
+        >>> once = {"seeds": 1, "steps": 1, "batch_size": 2}
+        >>> trainings = luthier.ablate("book.txt", add=["rope"], model=tiny, out="study", **once)
+        >>> [training.variant for training in trainings]
+        ['gpt2', '+ rope']
 
     base: a family or preset. to: families; from the base to each of them one part changes at a time. add, remove: parts
     of the base to add or take away, a variant each. variants: a TOML file instead, with a table for each variant.
